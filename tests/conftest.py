@@ -1,0 +1,63 @@
+"""What every test stands on: several fake devices, and the data folder where it is at hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if "jax" in sys.modules:
+    raise RuntimeError("jax was imported before tests/conftest.py could ask for four CPU devices")
+_FLAG = "--xla_force_host_platform_device_count"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=4".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402  (the environment above must be set first)
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def shared_directory() -> Path:
+    """The folder with golden figures and real crops: $RCMSTR_SHARED, else beside the checkout."""
+    return Path(os.environ.get("RCMSTR_SHARED", REPOSITORY.parent / "shared"))
+
+
+def _shared(name: str) -> Path:
+    path = shared_directory() / name
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent (set RCMSTR_SHARED to the folder that holds {name}/)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Figures computed with the published ancestor; skips where they are absent."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """Real word crops; skips where they are absent."""
+    return _shared("real")
+
+
+@pytest.fixture(scope="session")
+def backgrounds_dir() -> Path:
+    """Photographs without text; skips where they are absent."""
+    return _shared("backgrounds")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Runs the test with 64-bit numbers enabled in JAX."""
+    with jax.enable_x64(True):
+        yield
