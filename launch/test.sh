@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what the checks need in .venv, then runs ruff, mypy and the test suite.
+# Usage: bash launch/test.sh [PYTEST ARGUMENTS]      e.g. bash launch/test.sh tests/models -k resnet
+# PYTHON names the interpreter of a new .venv (default: python3.11 or python3.12 on PATH).
+# Exits non-zero when any of the three fails; all three always run.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+. launch/venv.sh
+
+ensure_venv dev
+failed=""
+
+check() { # NAME COMMAND...: runs it, and remembers its failure
+  local name="$1" start=$SECONDS code=0
+  shift
+  echo "== $name"
+  "$@" || { code=$?; failed="$failed $name"; }
+  echo "== $name: exit $code after $((SECONDS - start)) s"
+}
+
+check ruff .venv/bin/python -m ruff check .
+check mypy .venv/bin/python -m mypy
+check pytest .venv/bin/python -m pytest -n 2 --dist worksteal --durations=15 "$@"
+
+[ -z "$failed" ] || fail "failed:$failed"

@@ -1,0 +1,237 @@
+"""The rules of the house that a machine can check: layers, sizes, config fields, the README."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LINES = 320
+
+# Layers that another project may lift out, and what they must therefore not know.
+PURE = ("rcmstr_jax/models", "rcmstr_jax/ssl", "rcmstr_jax/augment")
+FORBIDDEN = ("rcmstr_jax.data", "rcmstr_jax.training", "rcmstr_jax.evaluation", "configs")
+
+# Names under which code holds a config or one of its sections.
+CONFIG_HOLDERS = frozenset({"config", "cfg", "settings"})
+
+
+def python_files(*folders: str) -> list[Path]:
+    """All Python files below the named folders of the checkout, sorted."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported_names(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of each import in a module of `package`; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield node.lineno, ".".join([*base, alias.name])
+
+
+def test_pure_layers_import_no_pipeline_training_evaluation_or_config() -> None:
+    wrong = [
+        f"{relative(path)}:{line} imports {name}"
+        for path in python_files(*PURE)
+        for line, name in imported_names(syntax(path), path.relative_to(ROOT).parts[:-1])
+        if any(name == forbidden or name.startswith(f"{forbidden}.") for forbidden in FORBIDDEN)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_are_seen_through_their_relative_form() -> None:
+    tree = ast.parse("from ..data import lmdb\nfrom . import layers\nimport jax.numpy as jnp\n")
+    names = [name for _, name in imported_names(tree, ("rcmstr_jax", "models"))]
+    assert names == ["rcmstr_jax.data.lmdb", "rcmstr_jax.models.layers", "jax.numpy"]
+
+
+def test_no_file_outgrows_its_room() -> None:
+    long = {
+        relative(path): lines
+        for path in python_files("rcmstr_jax", "configs", "launch", "tests")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert not long, f"over {MAX_LINES} lines, split by subject: {long}"
+
+
+def test_no_file_is_named_utils() -> None:
+    wrong = [
+        relative(path)
+        for path in python_files("rcmstr_jax", "configs", "launch", "tests")
+        if path.stem in ("util", "utils", "helpers", "misc")
+    ]
+    assert not wrong, f"name these after what they hold: {wrong}"
+
+
+def test_only_parallel_uses_pmap() -> None:
+    """Names in code count; comments and docstrings may speak of it."""
+    wrong = []
+    for path in python_files("rcmstr_jax", "configs", "launch"):
+        with tokenize.open(path) as source:
+            tokens = tokenize.generate_tokens(io.StringIO(source.read()).readline)
+            if any(token.type == tokenize.NAME and token.string == "pmap" for token in tokens):
+                wrong.append(relative(path))
+    assert wrong in ([], ["rcmstr_jax/training/parallel.py"])
+
+
+def load_config(path: Path) -> ml_collections.ConfigDict:
+    """The config that a file's `get_config` gives without a variant."""
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def leaves(config: ml_collections.ConfigDict, section: str = "") -> Iterator[tuple[str, str]]:
+    """(name of the holding section or "", field) of every field that is no section itself."""
+    for name, value in config.items(preserve_field_references=True):
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from leaves(value, name)
+        else:
+            yield section, name
+
+
+@cache
+def fields_read() -> frozenset[tuple[str, str]]:
+    """(holder, field) of every attribute, `getattr`, `get` or `["field"]` read in the code."""
+
+    def last_name(node: ast.expr) -> str:
+        if isinstance(node, ast.Name):
+            return node.id
+        return node.attr if isinstance(node, ast.Attribute) else ""
+
+    found = set()
+    for path in python_files("rcmstr_jax", "launch"):
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add((last_name(node.value), node.attr))
+            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                found.add((last_name(node.value), str(node.slice.value)))
+            elif (
+                isinstance(node, ast.Call)
+                and last_name(node.func) in ("getattr", "get")
+                and (arguments := [a for a in node.args if isinstance(a, ast.Constant)])
+            ):
+                holder = node.func.value if isinstance(node.func, ast.Attribute) else node.args[0]
+                found.add((last_name(holder), str(arguments[0].value)))
+            elif isinstance(node, ast.keyword) and node.arg is None:
+                found.add((last_name(node.value), "**"))  # f(**config.section) hands on every field
+    return frozenset(found)
+
+
+CONFIG_FILES = [
+    path
+    for path in [ROOT / "configs/pretrain/common.py", *python_files("configs/evaluate")]
+    if path.name != "__init__.py"
+]
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=relative)
+def test_every_config_field_is_read(path: Path) -> None:
+    """A field counts where it is read off a config or its own section, or passed on by `**`."""
+    unread = []
+    for section, field in leaves(load_config(path)):
+        holders = CONFIG_HOLDERS | ({section, f"{section}_config"} if section else set())
+        if not any((holder, name) in fields_read() for holder in holders for name in (field, "**")):
+            unread.append(f"{section}.{field}".lstrip("."))
+    assert not unread, f"nothing in rcmstr_jax/ or launch/ reads {unread}: remove or use them"
+
+
+def test_every_flag_is_read() -> None:
+    unread = []
+    for path in python_files("launch"):
+        tree = syntax(path)
+        reads = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        loads = {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        for node in ast.walk(tree):
+            value = node.value if isinstance(node, (ast.Assign, ast.Expr)) else None
+            if not (isinstance(value, ast.Call) and "DEFINE_" in ast.unparse(value.func)):
+                continue
+            flag = value.args[0]
+            holders = {ast.unparse(t) for t in getattr(node, "targets", [])}
+            if not (holders & loads or (isinstance(flag, ast.Constant) and flag.value in reads)):
+                unread.append(f"{relative(path)}: {ast.unparse(flag)}")
+    assert not unread, f"flags that nothing reads: {unread}"
+
+
+def readme_snippet() -> str:
+    """The Python block after the comment `<!-- tested: reuse -->` of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    match = re.search(r"<!-- tested: reuse -->\s*```python\n(.*?)```", text, re.DOTALL)
+    assert match, "README.md has no ```python block after <!-- tested: reuse -->"
+    return match.group(1)
+
+
+@pytest.mark.slow
+def test_readme_reuse_snippet_runs_outside_the_checkout(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", readme_snippet()],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [float(number) for number in re.findall(r"loss (\d+\.\d+)", done.stdout)]
+    assert len(losses) >= 2 and losses[-1] < losses[0], done.stdout
+
+
+def test_paths_named_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.])((?:rcmstr_jax|configs|launch|docs|tests)/[\w./-]*[\w/])", text)
+    missing = sorted({path for path in named if not (ROOT / path).exists()})
+    assert not missing, f"README.md names files that are not there: {missing}"
+
+
+def test_public_names_exist() -> None:
+    import rcmstr_jax
+
+    for name in rcmstr_jax.__all__:
+        assert getattr(rcmstr_jax, name) is not None
+    assert set(rcmstr_jax.__all__) <= set(dir(rcmstr_jax))
+
+
+def test_import_is_light() -> None:
+    """`import rcmstr_jax` must not pull in JAX: command lines set its environment afterwards."""
+    code = "import sys, rcmstr_jax; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_unknown_public_name_is_an_attribute_error() -> None:
+    import rcmstr_jax
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = rcmstr_jax.no_such_name
