@@ -43,7 +43,7 @@ def syntax(path: Path) -> ast.Module:
 
 
 def imported_names(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of each import in a module of `package`; `from a import b` gives `a.b`."""
+    """(line, dotted name) of each import in a file of `package`; as `a.b` for `from a import b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
