@@ -1,0 +1,1 @@
+"""Pretraining runs; `common.py` holds and documents every field."""

@@ -1,0 +1,179 @@
+"""Every field of a pretraining run, with its default and its meaning.
+
+Not meant to be run by itself: `rcmstr_cnn.py`, `rcmstr_vit.py`, `ablation.py` and `mini.py` start
+from it. Any field can be overridden on the command line, `--config.mim.mask_ratio=0.6`; tuples by
+repeating the flag (`--config.data.source=lmdb:A --config.data.source=synthetic`) or as one quoted
+literal (`--config.contrast.pairs="('frame_subword',)"`).
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The full method on the CNN encoder, with data rendered on the fly."""
+    config = ConfigDict()
+    # One integer decides initialisation, order of the data, views, permutations and masks.
+    config.seed = 0
+    config.total_steps = 100_000
+    # Images per step over all devices and hosts.
+    config.batch_size = 256
+    # Steps between metric lines. Only these steps wait for the devices.
+    config.log_every = 50
+    # Steps between checkpoints; one more is written at the end and on SIGINT or SIGTERM.
+    config.checkpoint_every = 1000
+    # Newest checkpoints to keep, and in addition every step that this number divides (0: none).
+    config.keep_checkpoints = 3
+    config.keep_period = 0
+    # Steps between pictures in the workdir (0: only at the end; -1: never).
+    config.picture_every = 5000
+    # Where compiled programs are kept between runs: "auto" is $XDG_CACHE_HOME/rcmstr_jax (or
+    # ~/.cache/rcmstr_jax), "off" keeps nothing, anything else is a folder.
+    config.compilation_cache = "auto"
+
+    config.data = ConfigDict()
+    # One or several of "lmdb:PATH", "folder:PATH", "tfds:NAME[:split][@data_dir]",
+    # "synthetic[:seed]". Several are mixed by `weights`.
+    config.data.source = ("synthetic",)
+    # Share of each source in a mixture; empty: in proportion to their lengths.
+    config.data.weights = ()
+    # Worker processes that decode images (0: in this process).
+    config.data.workers = 8
+    # Batches that are moved to the device ahead of their use.
+    config.data.prefetch = 2
+    # Keep decoded images in memory: right for small sources that are passed many times.
+    config.data.cache = False
+
+    config.model = ConfigDict()
+    config.model.encoder = "cnn"  # "cnn" or "vit"
+    # Output width. CNN: 512 as published, every layer scales with it. ViT: 0 takes it from `size`.
+    config.model.width = 512
+    # CNN only: residual blocks per stage.
+    config.model.blocks = (1, 2, 5, 3)
+    # ViT only: "tiny" 192/12/3, "small" 384/12/6, "base" 512/12/8 (width/depth/heads); depth and
+    # heads other than 0 override it.
+    config.model.size = "tiny"
+    config.model.depth = 0
+    config.model.heads = 0
+    # Pixels; the height is 32. CNN 100 (26 frames), ViT 128 (32 frames).
+    config.model.image_width = 100
+    # Frozen thin-plate-spline rectifier in front of the CNN.
+    config.model.rectifier = False
+    config.model.projector = "bilstm"  # "bilstm" or "mlp"
+    config.model.projector_hidden = 256
+    # Length of the contrasted vectors.
+    config.model.predict_dim = 128
+    # Compute type, "float32" or "bfloat16". Parameters, statistics and losses are float32.
+    config.model.dtype = "float32"
+
+    config.views = ConfigDict()
+    # False: both views are the image itself (for debugging).
+    config.views.enabled = True
+    # Each view applies one to `max_ops` operations.
+    config.views.max_ops = 5
+
+    config.rearrange = ConfigDict()
+    config.rearrange.enabled = True
+    config.rearrange.group = 2  # G images exchange blocks
+    config.rearrange.blocks = 2  # P blocks per image; divides the frames and the image width
+    # True: one permutation per batch as in the ancestor; False: one per group.
+    config.rearrange.shared_permutation = False
+
+    config.contrast = ConfigDict()
+    # Which of "frame", "subword", "word" are contrasted within themselves.
+    config.contrast.hierarchies = ("frame", "subword", "word")
+    # Which of "frame_subword", "subword_word", "frame_word" are related to each other.
+    config.contrast.pairs = ("frame_subword", "subword_word")
+    config.contrast.subwords = 4
+    # Keys per queue; rounded down to a multiple of the keys that one global step adds.
+    config.contrast.queue_size = 65_536
+    config.contrast.temperature = 0.07
+    config.contrast.relation_temperature = 0.04
+    # Weight of every relation term; `relation=False` leaves them out.
+    config.contrast.alpha = 0.3
+    config.contrast.relation = True
+    # Weight of the contrast between hierarchies.
+    config.contrast.beta = 0.0
+    # "batchmean" sums the KL over the queue, "mean" averages over it as the ancestor's code does.
+    config.contrast.kl_reduction = "batchmean"
+    # Queue entries handled at a time by the streamed loss: memory against speed.
+    config.contrast.chunk = 2048
+
+    config.mim = ConfigDict()
+    config.mim.enabled = True
+    config.mim.weight = 1.0
+    config.mim.mask_ratio = 0.7
+    config.mim.block_ratio = 0.15
+    config.mim.kind = "patch_block"  # "patch_block", "patch" or "block"
+    # True: the query view itself is masked (ablation); False: a forward pass of its own.
+    config.mim.coupled = False
+    # CNN only: "masked_dense", "packed" or "auto"; the same numbers.
+    config.mim.form = "masked_dense"
+    # Targets normalised by each patch's own mean and deviation.
+    config.mim.normalize_targets = True
+
+    config.momentum = ConfigDict()
+    config.momentum.value = 0.999
+    # Set: the momentum rises to this value along a cosine.
+    config.momentum.final = placeholder(float)
+    # How batch statistics of the momentum branch are kept from leaking identity between devices:
+    # "shuffle" images over devices, "sync" the statistics, or leave them "local".
+    config.key_norm = "shuffle"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # "sgd" or "adamw"
+    # Learning rate at a global batch of `reference_batch` (0: at any batch); scales linearly.
+    config.optimizer.learning_rate = 0.0015
+    config.optimizer.reference_batch = 32
+    config.optimizer.momentum = 0.9  # sgd
+    config.optimizer.b1 = 0.9  # adamw
+    config.optimizer.b2 = 0.999  # adamw
+    # sgd: added to the gradient; adamw: decoupled.
+    config.optimizer.weight_decay = 1e-4
+    # False: biases, normalisation and other vectors are not decayed.
+    config.optimizer.decay_vectors = True
+    config.optimizer.schedule = "cosine"  # "cosine", "step" or "constant"
+    # "step": the rate falls to a tenth at these shares of the run.
+    config.optimizer.milestones = (0.6, 0.8)
+    config.optimizer.warmup_steps = 0
+    # Largest global norm of the gradient (0: no limit).
+    config.optimizer.clip = 0.0
+    return config
+
+
+def use_vit(config: ConfigDict, size: str = "tiny") -> ConfigDict:
+    """Turns the encoder into a ViT with the recipe of method section 7, in place."""
+    config.model.encoder = "vit"
+    config.model.size = size
+    config.model.width = 0
+    config.model.image_width = 128
+    config.model.projector = "mlp"
+    config.momentum.value = 0.99
+    config.momentum.final = 1.0
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.reference_batch = 1024
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_vectors = False
+    config.optimizer.warmup_steps = 5000
+    return config
+
+
+def pick_variant(variant: str | None, known: tuple[str, ...], default: str) -> str:
+    """Checks the part after the colon of `--config=FILE.py:variant`.
+
+    Raises:
+      ValueError: naming the closest known variant.
+    """
+    variant = variant or default
+    if variant not in known:
+        close = difflib.get_close_matches(variant, known, 1, 0.0)[0]
+        raise ValueError(
+            f"config variant {variant!r} is unknown: did you mean {close!r}? "
+            f"Known are {', '.join(known)}"
+        )
+    return variant

@@ -1,0 +1,63 @@
+r"""The quickstart: the whole method at one sixteenth of the width, for two CPU cores.
+
+Command:
+
+  python launch/pretrain.py --config=configs/pretrain/mini.py --workdir=runs/mini
+
+Variants: `cnn` (default), `vit`, and `test`, which takes three steps of a few images and exists for
+tests and for a first look at the pictures.
+
+Cost: minutes on two CPU cores, about one of them for compilation in the first run.
+
+Expected: launch/quickstart.sh prints it beside the same encoder at random initialisation.
+"""
+
+from __future__ import annotations
+
+from configs.pretrain import common
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Variants: "cnn" (default), "vit", "test"."""
+    variant = common.pick_variant(variant, ("cnn", "vit", "test"), "cnn")
+    config = common.get_config()
+    config.total_steps = 1000
+    config.batch_size = 32
+    config.log_every = 10
+    config.checkpoint_every = 250
+    config.picture_every = 500
+    config.data.workers = 0
+    config.contrast.queue_size = 4096
+    config.momentum.value = 0.99
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.reference_batch = 0
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.decay_vectors = False
+    config.optimizer.warmup_steps = 50
+    config.optimizer.clip = 5.0
+    config.model.projector_hidden = 64
+    config.model.predict_dim = 64
+    if variant == "vit":
+        config.model.encoder = "vit"
+        config.model.width, config.model.depth, config.model.heads = 64, 4, 2
+        config.model.image_width = 128
+        config.model.projector = "mlp"
+    else:
+        config.model.width = 64
+        config.model.blocks = (1, 1, 2, 1)
+    if variant == "test":
+        config.total_steps = 3
+        config.batch_size = 8
+        config.log_every = 1
+        config.checkpoint_every = 2
+        config.picture_every = 0
+        config.model.width = 16
+        config.model.blocks = (1, 1, 1, 1)
+        config.model.projector_hidden = 16
+        config.model.predict_dim = 16
+        config.contrast.queue_size = 512
+        config.contrast.chunk = 256
+        config.optimizer.warmup_steps = 1
+    return config
