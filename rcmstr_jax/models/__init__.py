@@ -1,0 +1,1 @@
+"""Flax linen modules: plain arguments, no configuration object, no input or output."""

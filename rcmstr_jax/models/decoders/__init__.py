@@ -1,0 +1,1 @@
+"""Recognition decoders: frames in, characters out."""

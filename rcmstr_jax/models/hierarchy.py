@@ -1,0 +1,137 @@
+"""Frames, sub-words and words: pooling, predictors and the per-frame MLP projector.
+
+RCMSTR section 3.3 (method section 3): an image is described at three hierarchies. Frames are the
+encoder's columns, sub-words are adaptive averages of neighbouring frames, the word is their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rcmstr_jax.models.linear import Linear
+
+HIERARCHIES: tuple[str, ...] = ("frame", "subword", "word")
+
+
+def pool_frames(feature_map: Float[Array, "batch rows frames dim"]) -> Float[Array, "b frames dim"]:
+    """Averages a feature map over its height: one vector per column, from left to right."""
+    return jnp.mean(feature_map, axis=1)
+
+
+def pooling_windows(frames: int, bins: int) -> tuple[tuple[int, int], ...]:
+    """Returns the half-open window of every bin: floor(i T / S) … ceil((i + 1) T / S).
+
+    Raises:
+        ValueError: if there are fewer frames than bins, so that one frame would be several words.
+    """
+    if not 1 <= bins <= frames:
+        raise ValueError(
+            f"bins={bins} does not fit frames={frames}: a sub-word needs at least one frame, "
+            f"so give 1 <= bins <= {frames} or a wider image"
+        )
+    return tuple((i * frames // bins, -(-(i + 1) * frames // bins)) for i in range(bins))
+
+
+def adaptive_average_pool(
+    x: Float[Array, "batch frames dim"], bins: int
+) -> Float[Array, "batch bins dim"]:
+    """Averages neighbouring frames into `bins` windows, which overlap where T % bins != 0.
+
+    Args:
+        x: frames, (B, T, D).
+        bins: number of windows S, at most T.
+
+    Returns:
+        (B, S, D) of x's dtype.
+
+    Raises:
+        ValueError: if bins is not within 1 … T.
+    """
+    windows = pooling_windows(x.shape[1], bins)
+    # Slices, not a product with an averaging matrix: accelerators multiply in reduced precision.
+    return jnp.stack([jnp.mean(x[:, start:stop], axis=1) for start, stop in windows], axis=1)
+
+
+def l2_normalize(x: Float[Array, "*batch dim"], epsilon: float = 1e-12) -> Float[Array, "*batch d"]:
+    """Divides by max(norm, epsilon) along the last axis; the gradient at zero is finite."""
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, jnp.asarray(epsilon, x.dtype) ** 2))
+
+
+class Predictors(nn.Module):
+    """One linear map per hierarchy, then L2 normalisation (method section 3).
+
+    Attributes:
+        dim: length of the vectors that are contrasted.
+        hierarchies: which of `HIERARCHIES` exist; only these have parameters.
+        subwords: number S of sub-words.
+        dtype: dtype of the linear maps; the vectors are normalised in float32 at least.
+    """
+
+    dim: int = 128
+    hierarchies: Sequence[str] = HIERARCHIES
+    subwords: int = 4
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, frames: Float[Array, "batch frames dim"], *, normalize: bool = True
+    ) -> dict[str, Float[Array, "batch n dim"]]:
+        """Returns {hierarchy: (B, n, dim)} with n = T, S, 1; `normalize=False` skips the norm.
+
+        Raises:
+            ValueError: if `hierarchies` names something else, or has more sub-words than frames.
+        """
+        unknown = [name for name in self.hierarchies if name not in HIERARCHIES]
+        if unknown or not self.hierarchies:
+            raise ValueError(
+                f"hierarchies={tuple(self.hierarchies)} must be chosen from {HIERARCHIES}"
+            )
+        vectors = {}
+        for name in self.hierarchies:
+            pooled = frames
+            if name != "frame":
+                pooled = adaptive_average_pool(frames, self.subwords if name == "subword" else 1)
+            y = Linear(self.dim, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(pooled)
+            y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+            vectors[name] = l2_normalize(y) if normalize else y
+        return vectors
+
+
+class MlpProjector(nn.Module):
+    """Linear maps with exact GELU between them, applied to every frame alone.
+
+    The default projector of the ViT (our choice, method section 3): frames of a ViT have already
+    seen one another. There is no batch normalisation, so nothing can leak between devices.
+
+    Attributes:
+        hidden: width of the hidden layers.
+        output: width of the result.
+        layers: number of linear maps.
+    """
+
+    hidden: int = 256
+    output: int = 256
+    layers: int = 3
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "b frames dim"]) -> Float[Array, "b frames output"]:
+        if self.layers < 1:
+            raise ValueError(f"layers={self.layers}: an MLP projector needs at least one layer")
+        for i in range(self.layers):
+            width = self.output if i == self.layers - 1 else self.hidden
+            frames = Linear(
+                width, dtype=self.dtype, param_dtype=self.param_dtype, name=f"linear_{i}"
+            )(frames)
+            if i < self.layers - 1:
+                frames = nn.gelu(frames, approximate=False)
+        return frames

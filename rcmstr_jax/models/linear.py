@@ -1,0 +1,50 @@
+"""The affine map used by every head: PyTorch's default initialisation, Flax's parameter layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float
+
+
+def uniform_within(bound: float) -> nn.initializers.Initializer:
+    """Returns an initialiser that draws from U(-bound, bound)."""
+
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, *_: Any, **__: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """`y = x @ kernel + bias`, initialised like `torch.nn.Linear`.
+
+    Kernel and bias are drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the published
+    recipes rely on; `nn.Dense` would start with a kernel of another scale and a zero bias.
+
+    Attributes:
+        features: size of the last axis of the result.
+        use_bias: whether a bias is added.
+        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+        param_dtype: dtype of the parameters when they are created.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
+        init = uniform_within(x.shape[-1] ** -0.5)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", init, (self.features,), self.param_dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = x @ kernel
+        return y if bias is None else y + bias
