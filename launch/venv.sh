@@ -60,7 +60,7 @@ ensure_venv() {
   key=$(pwd; cat setup.cfg pyproject.toml constraints.txt)
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$key" ]; then
     echo "installing $target with constraints.txt in .venv (a few minutes on a first run)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e "$target" -c constraints.txt ||
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -e "$target" -c constraints.txt ||
       fail "installing $target failed; see pip's message above (it needs a package index the first time)"
     printf '%s\n' "$key" >"$stamp"
   fi
