@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -98,6 +100,33 @@ def test_only_parallel_uses_pmap() -> None:
             if any(token.type == tokenize.NAME and token.string == "pmap" for token in tokens):
                 wrong.append(relative(path))
     assert wrong in ([], ["rcmstr_jax/training/parallel.py"])
+
+
+def declared_distributions() -> set[str]:
+    """Normalised names of everything setup.cfg installs, extras included."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"].values()
+    lines = "\n".join([setup["options"]["install_requires"], *extras])
+    return {canonical(name) for name in re.findall(r"^[\w.-]+", lines, re.MULTILINE)}
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_every_import_is_declared_in_setup_cfg() -> None:
+    """What arrives only with another package's dependencies goes when that package changes."""
+    own = {"rcmstr_jax", "configs", "launch", "tests"} | set(sys.stdlib_module_names)
+    installed = importlib.metadata.packages_distributions()
+    declared = declared_distributions()
+    missing = set()
+    for path in python_files("rcmstr_jax", "configs", "launch", "tests"):
+        for _, name in imported_names(syntax(path), path.relative_to(ROOT).parts[:-1]):
+            top = name.partition(".")[0]
+            if top not in own and not declared & set(map(canonical, installed.get(top, [top]))):
+                missing.add(f"{relative(path)}: {top}")
+    assert not missing, sorted(missing)
 
 
 def load_config(path: Path) -> ml_collections.ConfigDict:
