@@ -1,0 +1,69 @@
+"""Per-image randomness: one key per image, whatever the batch it travels in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Range = tuple[float, float]
+
+
+def image_keys(
+    key: Key[Array, ""], batch: int, indices: Int[Array, " batch"] | None = None
+) -> Key[Array, " batch"]:
+    """One key per image, folded from the image's own number.
+
+    Args:
+      key: the batch's typed key (`jax.random.key`).
+      batch: number of images.
+      indices: number of each image in the global batch (or in the dataset); `0 … batch-1` if
+        None. Passing them makes the draws independent of batch order and of how many devices
+        share the batch.
+
+    Returns:
+      `batch` typed keys.
+
+    Raises:
+      ValueError: `indices` does not hold one number per image.
+    """
+    numbers = jnp.arange(batch) if indices is None else indices
+    if numbers.shape != (batch,):
+        raise ValueError(
+            f"indices has shape {numbers.shape} for {batch} images; pass one integer per image"
+        )
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+
+def fold_all(keys: Key[Array, " batch"], purpose: int) -> Key[Array, " batch"]:
+    """Fold one purpose into the key of every image."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, purpose))(keys)
+
+
+def per_image(
+    keys: Key[Array, " batch"], draw: Callable[[Array], Float[Array, "..."]]
+) -> Float[Array, "batch ..."]:
+    """`draw(key)` for the key of every image."""
+    return jax.vmap(draw)(keys)
+
+
+def uniform(
+    keys: Key[Array, " batch"], bounds: Range, shape: tuple[int, ...] = ()
+) -> Float[Array, "batch ..."]:
+    """Uniform float32 draws in `bounds`, of `shape`, for every image.
+
+    Draws are float32 at any image type, so that a float64 run sees the same views.
+    """
+    low, high = bounds
+    return per_image(keys, lambda k: jax.random.uniform(k, shape, jnp.float32, low, high))
+
+
+def bounded_normal(
+    keys: Key[Array, " batch"], shape: tuple[int, ...], limit: float = 2.5
+) -> Float[Array, "batch ..."]:
+    """Standard normal float32 draws, clipped at `limit` deviations, for every image."""
+    return per_image(
+        keys, lambda k: jnp.clip(jax.random.normal(k, shape, jnp.float32), -limit, limit)
+    )
