@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
     config.keep_period = 0
     # Steps between pictures in the workdir (0: only at the end; -1: never).
     config.picture_every = 5000
+    # Steps in a row that may be skipped because loss or gradient was not finite, before the run stops.
+    config.max_skipped = 10
     # Where compiled programs are kept between runs: "auto" is $XDG_CACHE_HOME/rcmstr_jax (or
     # ~/.cache/rcmstr_jax), "off" keeps nothing, anything else is a folder.
     config.compilation_cache = "auto"

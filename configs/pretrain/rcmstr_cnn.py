@@ -8,8 +8,7 @@ Command:
 Variants: (none) five epochs of 5.5 M words at a global batch of 256; `step` the same with a step
 schedule instead of the cosine.
 
-Cost: 107,000 steps of 256 words. About 45 GFLOP per word over the five passes, so near 1.3e18
-FLOP: days on one accelerator, not a job for a CPU (`mini.py` is).
+Cost: 107,000 steps of 256 words: a job for accelerators, not for a CPU (`mini.py` is).
 
 Expected: the paper gives no figure for this protocol. Its published ancestor, which lacks the
 masked term, reaches 46.0 % mean word accuracy with a frozen encoder and a CTC decoder, 53.3 % with

@@ -1,0 +1,359 @@
+"""Checkpoints that are whole or absent, checked by digest, and exact (orbax underneath).
+
+A checkpoint of step `s` lies in `WORKDIR/checkpoints/s` and holds every array of the training state
+after `s` finished steps, and beside it: the resolved config, the version of the code, the position
+in the data, the shape of each array, and a SHA-256 over all of them. The digest is compared after
+reading, so that a flipped bit is found even where the file format would not notice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+import rcmstr_jax
+from rcmstr_jax.training.config_check import config_from_jsonable, config_to_jsonable
+from rcmstr_jax.training.digest import (
+    CheckpointMismatch,
+    check_shapes,
+    leaf_name,
+    named_arrays,
+    nested,
+    shapes_of,
+    state_digest,
+)
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+UNREADABLE = "checkpoints_unreadable"
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint could be written or read; the message says where and why."""
+
+
+class _Unreadable(Exception):
+    """One checkpoint is damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPosition:
+    """What, with the step, decides which images come next.
+
+    Attributes:
+      source: fingerprint of the data, from `source_fingerprint`.
+      seed: of the shuffle.
+      batch_size: global batch.
+    """
+
+    source: str
+    seed: int
+    batch_size: int
+
+
+class Restored(NamedTuple):
+    """A training state and the metadata that was stored beside it."""
+
+    step: int
+    state: Any
+    config: ConfigDict
+
+
+def source_fingerprint(source: Any) -> str:
+    """Name and length of a record source: enough to notice that the data were exchanged."""
+    return f"{source.name} ({len(source)} records)"
+
+
+def code_version() -> str:
+    """Version of the package, and the commit where it runs from a checkout."""
+    package = Path(rcmstr_jax.__file__).resolve().parent
+    version = rcmstr_jax.__version__
+    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return version
+    root, commit = answer.stdout.split("\n")[:2]
+    # An installation below some other repository must not be labelled with that one's commit.
+    return f"{version} {commit}" if Path(root) == package.parent else version
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 3,
+        keep_period: int = 0,
+        read_only: bool = False,
+    ) -> None:
+        """Opens `workdir/checkpoints`, and creates it unless `read_only`.
+
+        Args:
+          workdir: folder of the run.
+          keep: newest checkpoints that stay.
+          keep_period: every checkpoint whose step this number divides stays as well (0: none).
+          read_only: neither create, nor delete, nor move anything.
+
+        Raises:
+          CheckpointError: if the folder cannot be created or is not there to be read.
+        """
+        self.workdir = Path(workdir).absolute()
+        self.directory = self.workdir / CHECKPOINTS
+        self._read_only = read_only
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(
+                f"{self.workdir} holds no folder {CHECKPOINTS!r}: give the --workdir of a "
+                "pretraining run"
+            )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            keep_period=keep_period or None,
+            create=not read_only,
+            read_only=read_only,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write checkpoints below workdir {self.workdir}: {error}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def save(self, step: int, state: Any, config: ConfigDict, position: DataPosition) -> str:
+        """Starts writing a checkpoint in the background; the state may be changed at once.
+
+        Args:
+          step: number of finished steps.
+          state: host or single-device pytree of arrays.
+          config: resolved config of the run.
+          position: of the data.
+
+        Returns:
+          The state's digest.
+
+        Raises:
+          CheckpointError: if this or the previous, asynchronous, write failed.
+        """
+        arrays = named_arrays(state)
+        digest = state_digest(arrays)
+        if step in self.steps():
+            return digest
+        meta = {
+            "step": step,
+            "digest": digest,
+            "shapes": shapes_of(arrays),
+            "config": config_to_jsonable(config),
+            "position": dataclasses.asdict(position),
+            "code": code_version(),
+            "jax": jax.__version__,
+        }
+        # orbax refuses arrays without elements; the shapes bring them back.
+        full = {name: array for name, array in arrays.items() if array.size}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(full), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            raise self._write_error(error) from error
+        return digest
+
+    def wait(self) -> None:
+        """Returns when everything that was saved is on the disk.
+
+        Raises:
+          CheckpointError: if a write failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def close(self) -> None:
+        """Waits and releases the threads."""
+        self.wait()
+        self._manager.close()
+
+    def restore(self, template: Any, position: DataPosition | None = None) -> Restored | None:
+        """Reads the newest checkpoint; where it is damaged, the one before, with a warning.
+
+        Args:
+          template: pytree of arrays or `jax.ShapeDtypeStruct`, the state that the model needs.
+          position: of the data now; must equal the stored one where given.
+
+        Returns:
+          Step, state of host arrays and config, or None where there is no checkpoint.
+
+        Raises:
+          CheckpointMismatch: if the checkpoint is of another architecture or other data.
+          CheckpointError: if there are checkpoints and none is readable.
+        """
+        paths, treedef = jax.tree_util.tree_flatten_with_path(template)
+        wanted = shapes_of({leaf_name(path): leaf for path, leaf in paths})
+        found = self._newest(wanted, position)
+        if found is None:
+            return None
+        step, meta, arrays = found
+        state = treedef.unflatten([arrays[leaf_name(path)] for path, _ in paths])
+        return Restored(step, state, config_from_jsonable(meta["config"]))
+
+    def read(self) -> tuple[int, ConfigDict, dict[str, np.ndarray]]:
+        """Step, config and named arrays of the newest readable checkpoint.
+
+        Raises:
+          CheckpointError: if there is none.
+        """
+        found = self._newest(None, None)
+        if found is None:
+            raise CheckpointError(f"{self.directory} holds no checkpoint")
+        step, meta, arrays = found
+        return step, config_from_jsonable(meta["config"]), arrays
+
+    def _newest(
+        self, wanted: Mapping[str, list[Any]] | None, position: DataPosition | None
+    ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
+        steps = self.steps()
+        for step, older in zip(steps, [*steps[1:], None], strict=True):
+            try:
+                meta = self._read_meta(step)
+                self._check(step, meta, wanted, position)
+                return step, meta, self._read_arrays(step, meta)
+            except _Unreadable as error:
+                where = self._set_aside(step)
+                instead = "no older one is left" if older is None else f"taking step {older}"
+                logger.warning(
+                    "checkpoint of step %d in %s is unreadable (%s); %s%s",
+                    step, self.directory, error, instead, where,
+                )  # fmt: skip
+        if steps:
+            raise CheckpointError(
+                f"none of the checkpoints {steps} in {self.directory} is readable: remove the "
+                "workdir to start anew, or restore them from a copy"
+            )
+        return None
+
+    def _check(
+        self,
+        step: int,
+        meta: dict[str, Any],
+        wanted: Mapping[str, list[Any]] | None,
+        position: DataPosition | None,
+    ) -> None:
+        remedy = "use another --workdir, or the config that wrote it (config.json there)"
+        if wanted is not None:
+            try:
+                checkshapes_of(meta["shapes"], wanted)
+            except CheckpointMismatch as error:
+                raise CheckpointMismatch(
+                    f"checkpoint {self.directory / str(step)} is of another architecture: "
+                    f"{error}. Remedy: {remedy}"
+                ) from None
+        if position is not None:
+            for field, now in dataclasses.asdict(position).items():
+                then = meta["position"][field]
+                if then != now:
+                    raise CheckpointMismatch(
+                        f"checkpoint {self.directory / str(step)} was trained with data {field} "
+                        f"{then!r}, this run has {now!r}: the position in the data would be "
+                        f"meaningless. Remedy: {remedy}"
+                    )
+
+    def _read_meta(self, step: int) -> dict[str, Any]:
+        try:
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )
+            meta = items["meta"]
+            needed = {"digest", "shapes", "config", "position"}
+            if not isinstance(meta, dict) or needed - set(meta):
+                raise ValueError("metadata are incomplete")
+        except Exception as error:  # whatever a damaged folder provokes, reported by the caller
+            raise _Unreadable(_first_line(error)) from error
+        return meta
+
+    def _read_arrays(self, step: int, meta: dict[str, Any]) -> dict[str, np.ndarray]:
+        try:
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+            )
+            arrays = {name: np.asarray(value) for name, value in items["state"].items()}
+        except Exception as error:  # as above
+            raise _Unreadable(_first_line(error)) from error
+        for name, (shape, dtype) in meta["shapes"].items():
+            if 0 in shape:
+                arrays[name] = np.zeros(shape, dtype)
+        if state_digest(arrays) != meta["digest"]:
+            raise _Unreadable("its contents do not have the digest that was stored with them")
+        return arrays
+
+    def _set_aside(self, step: int) -> str:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again."""
+        if self._read_only:
+            return ""
+        target = self.workdir / UNREADABLE / str(step)
+        if jax.process_index() == 0:
+            attempt = 1
+            while target.exists():
+                attempt += 1
+                target = target.with_name(f"{step}.{attempt}")
+            target.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(target)
+        self._manager.reload()
+        return f"; moved to {target}"
+
+    def _write_error(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"cannot write a checkpoint below {self.directory}: {_first_line(error)}. Free space or "
+            f"make it writable, then run the same command again; it continues from "
+            f"step {max(self.steps(), default=0)}"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def load_pretrained(
+    workdir: str | Path, branch: str = "online"
+) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
+    """Config, parameters and running statistics of a pretraining run, for evaluation.
+
+    Args:
+      workdir: the run's --workdir.
+      branch: "online" or "momentum".
+
+    Returns:
+      `(config, params, batch_stats)`, arrays on the host.
+
+    Raises:
+      ValueError: on an unknown branch.
+      CheckpointError: if there is no readable checkpoint.
+    """
+    if branch not in ("online", "momentum"):
+        raise ValueError(f"branch={branch!r}; use 'online' or 'momentum'")
+    prefix = "" if branch == "online" else "momentum_"
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        _, config, arrays = checkpoints.read()
+    finally:
+        checkpoints.close()
+    params = {**nested(arrays, f"{prefix}params"), **nested(arrays, "frozen_params")}
+    return config, params, nested(arrays, f"{prefix}batch_stats")

@@ -1,0 +1,319 @@
+"""Checks of a run's config before any long work, and its JSON form.
+
+Every message names the field, its value and the remedy, because it is all that a user sees.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A run that cannot work as configured; `launch/` prints it as one line and exits with 2."""
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.encoder": ("cnn", "vit"),
+    "model.size": ("tiny", "small", "base"),
+    "model.projector": ("bilstm", "mlp"),
+    "model.dtype": ("float32", "bfloat16"),
+    "contrast.kl_reduction": ("batchmean", "mean"),
+    "mim.kind": ("patch_block", "patch", "block"),
+    "mim.form": ("masked_dense", "packed", "auto"),
+    "key_norm": ("shuffle", "sync", "local"),
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.schedule": ("cosine", "step", "constant"),
+}
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "contrast.hierarchies": ("frame", "subword", "word"),
+    "contrast.pairs": ("frame_subword", "subword_word", "frame_word"),
+}
+# Field -> (lowest, highest) value that makes sense, ends included; None is open.
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "total_steps": (1, None),
+    "batch_size": (2, None),
+    "log_every": (1, None),
+    "checkpoint_every": (1, None),
+    "keep_checkpoints": (1, None),
+    "keep_period": (0, None),
+    "picture_every": (-1, None),
+    "max_skipped": (1, None),
+    "data.workers": (0, None),
+    "data.prefetch": (0, None),
+    "model.depth": (0, None),
+    "model.heads": (0, None),
+    "model.projector_hidden": (1, None),
+    "model.predict_dim": (1, None),
+    "views.max_ops": (1, 7),
+    "rearrange.group": (1, None),
+    "rearrange.blocks": (1, None),
+    "contrast.subwords": (1, None),
+    "contrast.queue_size": (1, None),
+    "contrast.chunk": (1, None),
+    "contrast.alpha": (0, None),
+    "contrast.beta": (0, None),
+    "mim.weight": (0, None),
+    "mim.block_ratio": (0, 1),
+    "momentum.value": (0, 1),
+    "optimizer.reference_batch": (0, None),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, None),
+    "optimizer.warmup_steps": (0, None),
+    "optimizer.clip": (0, None),
+}
+POSITIVE = (
+    "contrast.temperature",
+    "contrast.relation_temperature",
+    "optimizer.learning_rate",
+)
+
+
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields `("mim.mask_ratio", 0.7)` for every leaf."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict | dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like `name`, also by its last part alone."""
+    known = list(known)
+    last = name.rsplit(".", 1)[-1]
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
+        part = difflib.SequenceMatcher(None, last, candidate.rsplit(".", 1)[-1]).ratio()
+        return max(whole, 0.95 * part)
+
+    return max(known, key=likeness)
+
+
+def config_to_jsonable(config: ConfigDict) -> dict[str, Any]:
+    """Plain dictionaries, lists and numbers."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def config_from_jsonable(data: Mapping[str, Any]) -> ConfigDict:
+    """The inverse of `config_to_jsonable`: lists become tuples again."""
+
+    def revive(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: revive(inner) for key, inner in value.items()}
+        return tuple(revive(inner) for inner in value) if isinstance(value, list) else value
+
+    return ConfigDict(revive(data))
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """One line per field whose value differs, in order of the names."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
+        for name in sorted(set(before) | set(after))
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            raise ConfigError(
+                f"config.{name}={values[name]!r} is unknown: did you mean "
+                f"{closest(str(values[name]), choices)!r}? Use one of {', '.join(choices)}"
+            )
+    for name, members in MEMBERS.items():
+        for value in values[name]:
+            if value not in members:
+                raise ConfigError(
+                    f"config.{name} holds {value!r}: did you mean "
+                    f"{closest(str(value), members)!r}? Choose from {', '.join(members)}"
+                )
+    for name, (low, high) in RANGES.items():
+        value = values[name]
+        if (low is not None and value < low) or (high is not None and value > high):
+            allowed = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"config.{name}={value} is out of range: set it {allowed}")
+    for name in POSITIVE:
+        if values[name] <= 0:
+            raise ConfigError(f"config.{name}={values[name]} must be positive")
+
+
+def _check_geometry(config: ConfigDict) -> None:
+    model = config.model
+    cnn = model.encoder == "cnn"
+    width, blocks = model.image_width, config.rearrange.blocks
+    if width < 8 or width % 4:
+        raise ConfigError(
+            f"config.model.image_width={width} must be a multiple of 4, at least 8: "
+            f"use {100 if cnn else 128}, or {max(8, width // 4 * 4)}"
+        )
+    if cnn:
+        if model.width < 16 or model.width % 16:
+            raise ConfigError(
+                f"config.model.width={model.width} must be a multiple of 16, because the first "
+                f"layer has a sixteenth of it: use {max(16, round(model.width / 16) * 16)}"
+            )
+        if len(model.blocks) != 4 or any(count < 0 for count in model.blocks):
+            raise ConfigError(
+                f"config.model.blocks={tuple(model.blocks)} must be four counts, one per stage: "
+                "the published network has (1, 2, 5, 3)"
+            )
+    else:
+        heads = model.heads or {"tiny": 3, "small": 6, "base": 8}[model.size]
+        width_needed = model.width or {"tiny": 192, "small": 384, "base": 512}[model.size]
+        if width_needed % heads:
+            raise ConfigError(
+                f"config.model.width={width_needed} is not divisible by the {heads} attention "
+                f"heads: set config.model.heads to a divisor of it"
+            )
+        if model.rectifier:
+            raise ConfigError(
+                "config.model.rectifier=True belongs to the CNN: set it to False or "
+                "config.model.encoder=cnn"
+            )
+    frames = width // 4 + cnn
+    if config.contrast.subwords > frames:
+        raise ConfigError(
+            f"config.contrast.subwords={config.contrast.subwords} exceeds the {frames} frames of "
+            f"config.model.image_width={width}: lower it"
+        )
+    if config.rearrange.enabled and (frames % blocks or width % blocks):
+        fits = [n for n in range(2, frames + 1) if not frames % n and not width % n]
+        raise ConfigError(
+            f"config.rearrange.blocks={blocks} must divide the {frames} frames and the "
+            f"config.model.image_width={width} pixels of an image: "
+            + (f"use {' or '.join(map(str, fits))}" if fits else "use another image width")
+        )
+
+
+def _check_batch(config: ConfigDict, devices: int, hosts: int) -> None:
+    batch, group = config.batch_size, config.rearrange.group
+    if batch % hosts or batch % devices:
+        smaller = batch // devices * devices
+        raise ConfigError(
+            f"config.batch_size={batch} cannot be divided over {devices} devices on {hosts} "
+            f"host(s): use {f'{smaller} or ' if smaller else ''}{smaller + devices}"
+        )
+    local = batch // devices
+    if config.rearrange.enabled and local % group:
+        unit = devices * group
+        raise ConfigError(
+            f"config.batch_size={batch} gives {local} images per device, which cannot be grouped "
+            f"by config.rearrange.group={group}: use {max(1, round(batch / unit)) * unit}"
+        )
+    contrast = config.contrast
+    if not contrast.hierarchies and not contrast.pairs:
+        raise ConfigError(
+            "config.contrast.hierarchies=() and config.contrast.pairs=() leave nothing to "
+            "contrast: name at least one of frame, subword, word"
+        )
+    frames = config.model.image_width // 4 + (config.model.encoder == "cnn")
+    per_image = {"frame": frames, "subword": contrast.subwords, "word": 1}
+    used = {*contrast.hierarchies, *(pair.split("_")[1] for pair in contrast.pairs)}
+    largest = max(used, key=lambda name: per_image[name])
+    keys = batch * per_image[largest]
+    if contrast.queue_size < keys:
+        raise ConfigError(
+            f"config.contrast.queue_size={contrast.queue_size} is smaller than the {keys} "
+            f"{largest} keys of one step ({batch} images, {per_image[largest]} each): set it to "
+            f"at least {keys}, or lower config.batch_size"
+        )
+
+
+def _check_mask(config: ConfigDict) -> None:
+    mim = config.mim
+    if not mim.enabled:
+        if mim.coupled:
+            raise ConfigError(
+                "config.mim.coupled=True without config.mim.enabled: there is no mask to share"
+            )
+        return
+    if not 0 < mim.mask_ratio < 1:
+        raise ConfigError(
+            f"config.mim.mask_ratio={mim.mask_ratio} must lie between 0 and 1, ends excluded: "
+            "0.7 is the default, and config.mim.enabled=False switches masking off"
+        )
+    columns = config.model.image_width // 4
+    block = round(mim.block_ratio * columns)
+    if mim.kind == "patch_block" and mim.block_ratio > mim.mask_ratio:
+        raise ConfigError(
+            f"config.mim.block_ratio={mim.block_ratio} exceeds config.mim.mask_ratio="
+            f"{mim.mask_ratio}: the block alone would hide more than the mask may"
+        )
+    if mim.kind == "block" and not 0 < block < columns:
+        raise ConfigError(
+            f"config.mim.block_ratio={mim.block_ratio} hides {block} of {columns} columns, and "
+            f"config.mim.kind='block' hides nothing else: use a ratio between {1 / columns:.3f} "
+            f"and {1 - 1 / columns:.3f}"
+        )
+
+
+def _check_data(config: ConfigDict) -> None:
+    sources = source_specs(config)
+    if not sources:
+        raise ConfigError(
+            "config.data.source is empty: give lmdb:PATH, folder:PATH, tfds:NAME or synthetic"
+        )
+    weights = tuple(config.data.weights)
+    if weights and (len(weights) != len(sources) or min(weights) < 0 or sum(weights) <= 0):
+        raise ConfigError(
+            f"config.data.weights={weights} must be {len(sources)} numbers, one per "
+            f"config.data.source, none negative and not all zero; or empty"
+        )
+
+
+def source_specs(config: ConfigDict) -> tuple[str, ...]:
+    """`config.data.source` as a tuple, also where a config file holds a single string."""
+    source = config.data.source
+    return (source,) if isinstance(source, str) else tuple(source)
+
+
+def check_config(config: ConfigDict, *, devices: int, hosts: int = 1) -> None:
+    """Finds what cannot work, before anything is built.
+
+    Args:
+      config: overridden and locked.
+      devices: over all hosts.
+      hosts: processes of the run.
+
+    Raises:
+      ConfigError: naming field, value and remedy.
+    """
+    _check_values(dict(flatten(config)))
+    _check_geometry(config)
+    _check_batch(config, devices, hosts)
+    _check_mask(config)
+    _check_data(config)
+    _check_schedule(config)
+
+
+def _check_schedule(config: ConfigDict) -> None:
+    optimizer = config.optimizer
+    if optimizer.warmup_steps >= config.total_steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps={optimizer.warmup_steps} leaves nothing of "
+            f"config.total_steps={config.total_steps}: set it below, "
+            f"for example {config.total_steps // 10}"
+        )
+    final = config.momentum.final
+    if final is not None and not config.momentum.value <= final <= 1:
+        raise ConfigError(
+            f"config.momentum.final={final} must lie between config.momentum.value="
+            f"{config.momentum.value} and 1, or be None"
+        )
+
+
+def write_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes `config.json`, the resolved config, whole or not at all."""
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(json.dumps(config_to_jsonable(config), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(workdir / "config.json")

@@ -1,0 +1,93 @@
+"""Names and bytes of a training state: its arrays by path, their digest, and what differs.
+
+Two runs are equal if and only if their digests are, so that a person can compare them by eye.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class CheckpointMismatch(ValueError):
+    """A readable checkpoint belongs to another architecture or to other data."""
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves of a pytree by slash-separated path, as host arrays of their own memory."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    # A copy, because on CPU the host view of a donated device buffer would change under our feet.
+    return {leaf_name(path): np.array(leaf, copy=True) for path, leaf in leaves}
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """A pytree path as `params/encoder/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def state_digest(state: Any) -> str:
+    """SHA-256 over names, types, shapes and bytes of all arrays, in order of their names.
+
+    Args:
+      state: a pytree of arrays, or the dictionary that `named_arrays` makes of one.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    arrays = state if isinstance(state, dict) else named_arrays(state)
+    for name, array in sorted(arrays.items()):
+        array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(array.tobytes() if array.ndim == 0 else memoryview(array).cast("B"))
+    return digest.hexdigest()
+
+
+def shapes_of(arrays: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """`{name: [shape, type]}`, JSON-ready."""
+    return {k: [list(np.shape(v)), np.dtype(v.dtype).name] for k, v in arrays.items()}
+
+
+def checkshapes_of(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]]) -> None:
+    """Compares names, shapes and types.
+
+    Raises:
+      CheckpointMismatch: listing every missing, unexpected and misshapen name.
+    """
+    missing = sorted(set(wanted) - set(stored))
+    unexpected = sorted(set(stored) - set(wanted))
+    misshapen = [
+        f"{name} is {tuple(stored[name][0])} {stored[name][1]}, "
+        f"needed {tuple(wanted[name][0])} {wanted[name][1]}"
+        for name in sorted(set(stored) & set(wanted))
+        if stored[name] != wanted[name]
+    ]
+    parts = [
+        f"{title} ({len(names)}): {'; '.join(names)}"
+        for title, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        )
+        if names
+    ]
+    if parts:
+        raise CheckpointMismatch(" | ".join(parts))
+
+
+def nested(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """The arrays below `prefix/` as nested dictionaries, as Flax keeps them."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        first, *middle, last = name.split("/") if "/" in name else ("", name)
+        if first != prefix:
+            continue
+        node = tree
+        for part in middle:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree
