@@ -147,31 +147,53 @@ def leaves(config: ml_collections.ConfigDict, section: str = "") -> Iterator[tup
             yield section, name
 
 
+def last_name(node: ast.expr) -> str:
+    """`c` of `a.b.c`, `a` of `a`; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def short_names(scope: ast.AST) -> dict[str, str]:
+    """{"m": "model"} after `m = config.model` or `m, other = config.model, 1` within the scope."""
+    names = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=False))
+            for left, right in pairs:
+                if isinstance(left, ast.Name) and isinstance(right, ast.Attribute):
+                    names[left.id] = right.attr
+    return names
+
+
+def reads(scope: ast.AST) -> Iterator[tuple[str, str]]:
+    """(holder, field) of every `holder.field`, `getattr`, `get`, `["field"]` or `**holder`."""
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            yield last_name(node.value), node.attr
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            yield last_name(node.value), str(node.slice.value)
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("getattr", "get"):
+            arguments = [a for a in node.args if isinstance(a, ast.Constant)]
+            if arguments:
+                holder = node.func.value if isinstance(node.func, ast.Attribute) else node.args[0]
+                yield last_name(holder), str(arguments[0].value)
+        elif isinstance(node, ast.keyword) and node.arg is None:
+            yield last_name(node.value), "**"
+
+
 @cache
 def fields_read() -> frozenset[tuple[str, str]]:
-    """(holder, field) of every attribute, `getattr`, `get` or `["field"]` read in the code."""
-
-    def last_name(node: ast.expr) -> str:
-        if isinstance(node, ast.Name):
-            return node.id
-        return node.attr if isinstance(node, ast.Attribute) else ""
-
-    found = set()
+    """(holder, field) of every read in the package and the launchers, short names written out."""
+    found: set[tuple[str, str]] = set()
     for path in python_files("rcmstr_jax", "launch"):
-        for node in ast.walk(syntax(path)):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                found.add((last_name(node.value), node.attr))
-            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-                found.add((last_name(node.value), str(node.slice.value)))
-            elif (
-                isinstance(node, ast.Call)
-                and last_name(node.func) in ("getattr", "get")
-                and (arguments := [a for a in node.args if isinstance(a, ast.Constant)])
-            ):
-                holder = node.func.value if isinstance(node.func, ast.Attribute) else node.args[0]
-                found.add((last_name(holder), str(arguments[0].value)))
-            elif isinstance(node, ast.keyword) and node.arg is None:
-                found.add((last_name(node.value), "**"))  # f(**config.section) hands on every field
+        functions = [n for n in ast.walk(syntax(path)) if isinstance(n, ast.FunctionDef)]
+        for scope in [syntax(path), *functions]:
+            short = short_names(scope) if scope in functions else {}
+            found.update((short.get(holder, holder), field) for holder, field in reads(scope))
     return frozenset(found)
 
 
@@ -191,6 +213,12 @@ def test_every_config_field_is_read(path: Path) -> None:
         if not any((holder, name) in fields_read() for holder in holders for name in (field, "**")):
             unread.append(f"{section}.{field}".lstrip("."))
     assert not unread, f"nothing in rcmstr_jax/ or launch/ reads {unread}: remove or use them"
+
+
+def test_reads_are_seen_through_short_names() -> None:
+    tree = ast.parse("def f(config):\n  m, n = config.mim, 1\n  return m.kind, g(**config.views)\n")
+    assert short_names(tree) == {"m": "mim"}
+    assert {("m", "kind"), ("config", "mim"), ("views", "**")} <= set(reads(tree))
 
 
 def test_every_flag_is_read() -> None:
