@@ -1,0 +1,231 @@
+"""Convolution, batch norm and max pooling for dense and for masked maps, with one set of weights.
+
+Every layer takes a map and, for a masked image, the `Sites` that are active in it. Hidden sites are
+zero on entry and on exit. Maps are channels last. No layer keeps a mask: it is always an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from rcmstr_jax.models.sites import Pair, Sites, output_size
+
+Dtype = Any
+
+
+class Conv(nn.Module):
+    """Convolution without bias; parameter `kernel` of shape (height, width, in, out).
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: height and width of the window.
+        strides: vertical and horizontal stride.
+        padding: zeros added at both ends of the height and of the width.
+        dtype: arithmetic; None takes the common type of input and kernel.
+    """
+
+    features: int
+    kernel_size: Pair = (3, 3)
+    strides: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], sites: Sites | None = None
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Convolves `x`; with `sites` (those of the input) hidden output sites are zero."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        top, left = self.padding
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides,
+            ((top, top), (left, left)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if sites is None:
+            return y
+        return keep_active(y, sites.through(self.kernel_size, self.strides, self.padding))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all sites of a dense map, or over the active sites of a masked one.
+
+    Statistics are computed in float32 (float64 for float64 input) and, as in PyTorch, the running
+    variance is the unbiased one. Running statistics (collection `batch_stats`: `mean`, `var`) move
+    only when the caller makes that collection mutable, so that a masked pass can leave them alone.
+
+    Attributes:
+        momentum: share of the old running statistics that is kept.
+        epsilon: added to the variance.
+        axis_name: device axis over which the batch statistics are shared; None keeps them local.
+        axis_index_groups: groups of devices that share statistics, as in `jax.lax.psum`.
+        dtype: type of the output; None keeps the input's.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch *sites channels"],
+        sites: Sites | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch *sites channels"]:
+        """Normalises `x` with the batch's statistics (`train`) or with the running ones."""
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        dtype = self.dtype or x.dtype
+        precise = jnp.promote_types(jnp.float32, x.dtype)
+        if train:
+            reduce = None if self.is_initializing() else self._sum_over_devices
+            mean, var, count = batch_moments(x.astype(precise), sites, reduce)
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                unbiased = var * (count / jnp.maximum(count - 1, 1)).astype(precise)
+                kept = self.momentum
+                running_mean.value = kept * running_mean.value + (1 - kept) * mean
+                running_var.value = kept * running_var.value + (1 - kept) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        y = ((x.astype(precise) - mean) * factor + bias).astype(dtype)
+        return y if sites is None else keep_active(y, sites)
+
+    def _sum_over_devices(self, value: Array) -> Array:
+        if self.axis_name is None:
+            return value
+        groups = self.axis_index_groups
+        return lax.psum(value, self.axis_name, axis_index_groups=groups)
+
+
+def batch_moments(
+    x: Float[Array, "*sites channels"], sites: Sites | None, reduce: Any = None
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Array]:
+    """Mean, biased variance and number of the (active) sites of `x`.
+
+    The sums are those of `x` minus one of its own sites, in one pass over `x`: the difference of
+    squares then keeps its digits however far the values lie from zero.
+
+    Args:
+        x: values, channels last.
+        sites: active sites, or None for all.
+        reduce: sums an array over the devices that share statistics; None for one device.
+    """
+    reduce = reduce or (lambda value: value)
+    flat = x.reshape(-1, x.shape[-1])
+    axes = tuple(range(x.ndim - 1))
+    if sites is None:
+        shift = lax.stop_gradient(flat[0])
+        shifted = x - shift
+        count = jnp.asarray(flat.shape[0], x.dtype)
+    else:
+        first = jnp.argmax(sites.active.reshape(-1))
+        shift = lax.stop_gradient(flat[first])
+        shifted = jnp.where(sites.active[..., None], x - shift, 0)
+        count = jnp.sum(sites.active, dtype=jnp.int32).astype(x.dtype)
+    total = jnp.sum(shifted, axes)
+    squares = jnp.sum(shifted * shifted, axes)
+    everywhere = jnp.maximum(reduce(count), 1)
+    mean = reduce(total + count * shift) / everywhere
+    # Sum of squared distances from the shared mean, by the parallel-axis rule.
+    distance = mean - shift
+    spread = squares - 2 * distance * total + count * distance * distance
+    var = jnp.maximum(reduce(spread) / everywhere, 0)
+    return mean, var, everywhere
+
+
+def keep_active(x: Array, sites: Sites) -> Array:
+    """`x` with zero at hidden sites."""
+    return jnp.where(sites.active[..., None], x, jnp.zeros((), x.dtype))
+
+
+def max_pool(
+    x: Float[Array, "batch height width channels"],
+    sites: Sites | None = None,
+    *,
+    window: Pair = (2, 2),
+    strides: Pair = (2, 2),
+    padding: Pair = (0, 0),
+) -> Float[Array, "batch out_height out_width channels"]:
+    """Maximum over windows; hidden and padded sites are left out of it.
+
+    Of equal maxima the first one in row-major order takes the gradient, as in PyTorch.
+    """
+    if sites is None:
+        return _max_pool(x, window, strides, padding)
+    lowest = jnp.asarray(-jnp.inf, x.dtype)
+    y = _max_pool(jnp.where(sites.active[..., None], x, lowest), window, strides, padding)
+    return keep_active(y, sites.through(window, strides, padding))
+
+
+def _windows(x: Array, window: Pair, strides: Pair, padding: Pair) -> list[Array]:
+    """For every place in the window (row-major), the map of the values that stand there."""
+    height, width = output_size(x.shape[1:3], window, strides, padding)
+    (top, left), lowest = padding, jnp.asarray(-jnp.inf, x.dtype)
+    if padding != (0, 0):
+        x = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=lowest)
+    return [
+        x[
+            :,
+            row : row + (height - 1) * strides[0] + 1 : strides[0],
+            column : column + (width - 1) * strides[1] + 1 : strides[1],
+        ]
+        for row in range(window[0])
+        for column in range(window[1])
+    ]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, window: Pair, strides: Pair, padding: Pair) -> Array:
+    values = _windows(x, window, strides, padding)
+    y = values[0]
+    for value in values[1:]:
+        y = jnp.maximum(y, value)
+    return y
+
+
+def _max_pool_forward(x: Array, window: Pair, strides: Pair, padding: Pair) -> Any:
+    y = _max_pool(x, window, strides, padding)
+    return y, (x, y)
+
+
+def _max_pool_backward(window: Pair, strides: Pair, padding: Pair, saved: Any, dy: Array) -> Any:
+    x, y = saved
+    zero = jnp.zeros((), dy.dtype)
+    padded = [size + 2 * pad for size, pad in zip(x.shape[1:3], padding, strict=True)]
+    free = jnp.ones(y.shape, bool)
+    dx = None
+    places = [(row, column) for row in range(window[0]) for column in range(window[1])]
+    for place, value in zip(places, _windows(x, window, strides, padding), strict=True):
+        here = free & (value == y)
+        free = free & ~here
+        config = [(0, 0, 0)]
+        for at, stride, size, out in zip(place, strides, padded, y.shape[1:3], strict=True):
+            config.append((at, size - at - (out - 1) * stride - 1, stride - 1))
+        part = lax.pad(jnp.where(here, dy, zero), zero, [*config, (0, 0, 0)])
+        dx = part if dx is None else dx + part
+    (top, left), (height, width) = padding, x.shape[1:3]
+    assert dx is not None
+    return (dx[:, top : top + height, left : left + width],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,149 @@
+"""The 29-layer ResNet of the FAN family, dense or masked (method sections 3 and 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
+from rcmstr_jax.models.sites import Pair, Sites
+
+FORMS = ("masked_dense", "packed", "auto")
+TALL = {"strides": (2, 1), "padding": (0, 1)}  # halves the height, keeps the columns (plus one)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (a 1x1 convolution where the width changes)."""
+
+    features: int
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, sites: Sites | None = None, *, train: bool = False) -> Array:
+        """Maps (batch, height, width, channels) to (batch, height, width, features)."""
+        common = {"dtype": self.dtype}
+        norm = {"axis_name": self.axis_name, "dtype": self.dtype}
+        y = Conv(self.features, **common, name="conv1")(x, sites)
+        y = nn.relu(BatchNorm(**norm, name="bn1")(y, sites, train=train))
+        y = Conv(self.features, **common, name="conv2")(y, sites)
+        y = BatchNorm(**norm, name="bn2")(y, sites, train=train)
+        if x.shape[-1] != self.features:
+            shortcut = Conv(self.features, (1, 1), (1, 1), (0, 0), **common, name="downsample_conv")
+            x = shortcut(x, sites)
+            x = BatchNorm(**norm, name="downsample_bn")(x, sites, train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """29-layer ResNet for lines of text: 32 x W pixels become one row of W/4 + 1 frames.
+
+    Attributes:
+        width: channels of the last stages; all others are 1/16, 1/8, 1/4 and 1/2 of it (512 is the
+            published size). A multiple of 16.
+        blocks: residual blocks of the four stages.
+        axis_name: device axis over which batch statistics are shared; None keeps them local.
+        dtype: arithmetic; None computes in the type of the input.
+    """
+
+    width: int = 512
+    blocks: tuple[int, int, int, int] = (1, 2, 5, 3)
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        mask: Bool[Array, "batch rows columns"] | None = None,
+        form: str = "masked_dense",
+    ) -> tuple[Float[Array, "batch out_height frames width"], Bool[Array, "batch frames"] | None]:
+        """Encodes images.
+
+        Args:
+            images: values in [-1, 1]; height and width divisible by 4.
+            train: normalise with the batch's statistics instead of the running ones. The running
+                ones move only where the caller makes `batch_stats` mutable.
+            mask: hidden patches (True = hidden), a grid that divides height and width; None encodes
+                the whole image. What lies under hidden patches has no influence.
+            form: how a masked image is computed: "masked_dense", "packed" or "auto". The numbers
+                are the same.
+
+        Returns:
+            The feature map, (batch, height / 32, W/4 + 1, width) with zero where everything is
+            hidden, and which frames are active, (batch, frames), None without a mask.
+
+        Raises:
+            ValueError: width, image size, mask or form do not fit.
+        """
+        if self.width % 16:
+            raise ValueError(f"width: {self.width} is not a multiple of 16")
+        if images.ndim != 4 or images.shape[1] % 4 or images.shape[2] % 4:
+            raise ValueError(
+                f"images: shape {images.shape}; want (batch, height, width, 3) with height and "
+                "width divisible by 4"
+            )
+        if form not in FORMS:
+            raise ValueError(f"form: {form!r} is unknown; use one of {', '.join(FORMS)}")
+        sites = None
+        if mask is not None:
+            if mask.ndim != 3 or mask.shape[0] != images.shape[0]:
+                raise ValueError(
+                    f"mask: shape {mask.shape} does not fit images of shape {images.shape}; want "
+                    "(batch, rows, columns)"
+                )
+            sites = Sites.from_patches(mask, (images.shape[1], images.shape[2]))
+            images = jnp.where(sites.active[..., None], images, jnp.zeros((), images.dtype))
+
+        x = self._conv(images, sites, "0_1", self.width // 16, train)
+        x = self._conv(x, sites, "0_2", self.width // 8, train)
+        x, sites = self._pool(x, sites, strides=(2, 2))
+        x = self._stage(x, sites, 1, self.width // 4, train)
+        x, sites = self._pool(x, sites, strides=(2, 2))
+        x = self._stage(x, sites, 2, self.width // 2, train)
+        x, sites = self._pool(x, sites, **TALL)
+        x = self._stage(x, sites, 3, self.width, train)
+        x = self._stage(x, sites, 4, self.width, train)
+        x = self._conv(x, sites, "4_1", self.width, train, kernel_size=(2, 2), **TALL)
+        sites = sites and sites.through((2, 2), **TALL)
+        x = self._conv(x, sites, "4_2", self.width, train, kernel_size=(2, 2), padding=(0, 0))
+        sites = sites and sites.through((2, 2))
+        return x, None if sites is None else jnp.any(sites.active, axis=1)
+
+    def _conv(
+        self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Any
+    ) -> Array:
+        """Convolution, normalisation, ReLU."""
+        conv = Conv(features, dtype=self.dtype, name=f"conv{name}", **window)
+        x = conv(x, sites)
+        if sites is not None:
+            sites = sites.through(conv.kernel_size, conv.strides, conv.padding)
+        norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f"bn{name}")
+        return nn.relu(norm(x, sites, train=train))
+
+    def _pool(self, x: Array, sites: Sites | None, **window: Pair) -> tuple[Array, Sites | None]:
+        y = max_pool(x, sites, window=(2, 2), **window)
+        return y, sites and sites.through((2, 2), **window)
+
+    def _stage(
+        self, x: Array, sites: Sites | None, stage: int, features: int, train: bool
+    ) -> Array:
+        """Residual blocks; all stages but the last end in a convolution of their own."""
+        for index in range(self.blocks[stage - 1]):
+            block = BasicBlock(features, self.axis_name, self.dtype, name=f"layer{stage}_{index}")
+            x = block(x, sites, train=train)
+        self.sow("intermediates", f"layer{stage}", x)
+        return x if stage == 4 else self._conv(x, sites, str(stage), features, train)
+
+
+def frames(
+    features: Float[Array, "batch height frames width"],
+) -> Float[Array, "batch frames width"]:
+    """Mean over the height. Hidden rows count as zeros; at 32 pixels of height there is one row."""
+    return jax.numpy.mean(features, axis=1)

@@ -1,0 +1,169 @@
+"""Reconstruction of hidden patches: targets, prediction heads, loss (method section 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Patch = tuple[int, int]
+
+DEVIATION_FLOOR = 1e-6
+
+
+def patchify(
+    images: Float[Array, "batch height width channels"], patch: Patch
+) -> Float[Array, "batch rows columns pixels"]:
+    """Cuts images into patches; the last axis runs over (patch row, patch column, channel).
+
+    Raises:
+        ValueError: the patch does not divide the image.
+    """
+    batch, height, width, channels = images.shape
+    high, wide = patch
+    if height % high or width % wide:
+        raise ValueError(f"patch: {high} x {wide} does not divide images of {height} x {width}")
+    cut = images.reshape(batch, height // high, high, width // wide, wide, channels)
+    return cut.swapaxes(2, 3).reshape(batch, height // high, width // wide, -1)
+
+
+def unpatchify(
+    patches: Float[Array, "batch rows columns pixels"], patch: Patch
+) -> Float[Array, "batch height width channels"]:
+    """Puts patches back into images; the inverse of `patchify`."""
+    batch, rows, columns, pixels = patches.shape
+    high, wide = patch
+    if pixels % (high * wide):
+        raise ValueError(f"patch: {pixels} values do not fill patches of {high} x {wide} pixels")
+    cut = patches.reshape(batch, rows, columns, high, wide, -1).swapaxes(2, 3)
+    return cut.reshape(batch, rows * high, columns * wide, -1)
+
+
+def patch_moments(
+    images: Float[Array, "batch height width channels"], patch: Patch
+) -> tuple[Float[Array, "batch rows columns pixels"], Float[Array, "batch rows columns pixels"]]:
+    """Mean and deviation (unbiased, + 1e-6) of every patch and channel, repeated for every pixel.
+
+    Args:
+        images: values in [-1, 1]; the moments are those of the pixels mapped to [0, 1].
+        patch: height and width of a patch in pixels.
+    """
+    patches = patchify((images + 1) / 2, patch)
+    split = patches.reshape(*patches.shape[:3], patch[0] * patch[1], -1)
+    mean = jnp.mean(split, axis=3, keepdims=True)
+    deviation = jnp.std(split, axis=3, keepdims=True, ddof=1) + DEVIATION_FLOOR
+    mean = jnp.broadcast_to(mean, split.shape).reshape(patches.shape)
+    return mean, jnp.broadcast_to(deviation, split.shape).reshape(patches.shape)
+
+
+def patch_targets(
+    images: Float[Array, "batch height width channels"], patch: Patch, normalize: bool = True
+) -> Float[Array, "batch rows columns pixels"]:
+    """What a head has to predict: the pixels of every patch, in [0, 1].
+
+    Args:
+        images: values in [-1, 1].
+        patch: height and width of a patch in pixels.
+        normalize: subtract each patch's mean and divide by its deviation, channel by channel.
+    """
+    patches = patchify((images + 1) / 2, patch)
+    if not normalize:
+        return patches
+    mean, deviation = patch_moments(images, patch)
+    return (patches - mean) / deviation
+
+
+def restore_images(
+    prediction: Float[Array, "batch rows columns pixels"],
+    images: Float[Array, "batch height width channels"],
+    patch: Patch,
+    normalized: bool = True,
+) -> Float[Array, "batch height width channels"]:
+    """Turns predictions back into images in [-1, 1], for pictures.
+
+    Normalised predictions take mean and deviation of the true patch, which the model never saw.
+    """
+    if normalized:
+        mean, deviation = patch_moments(images, patch)
+        prediction = prediction * deviation + mean
+    return jnp.clip(unpatchify(prediction, patch) * 2 - 1, -1, 1)
+
+
+def reconstruction_loss(
+    prediction: Float[Array, "batch rows columns pixels"],
+    target: Float[Array, "batch rows columns pixels"],
+    mask: Bool[Array, "batch rows columns"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Squared error over hidden patches.
+
+    Returns:
+        The sum of squared errors and the number of pixel values it runs over: `sum / count` is the
+        mean squared error. Both in float32 at least.
+    """
+    precise = jnp.promote_types(jnp.float32, prediction.dtype)
+    error = jnp.square(prediction.astype(precise) - target.astype(precise))
+    total = jnp.sum(jnp.where(mask[..., None], error, 0))
+    return total, (jnp.sum(mask, dtype=jnp.int32) * target.shape[-1]).astype(precise)
+
+
+class CnnReconstructionHead(nn.Module):
+    """One 1x2 convolution over the frames and one linear map to the pixels of a column of patches.
+
+    The convolution takes the T = W/4 + 1 frames of the ResNet to W/4 columns. Frames that hold
+    nothing are replaced by a learnt mask embedding first.
+
+    Attributes:
+        rows: patches in a column.
+        patch: height and width of a patch in pixels.
+        dtype: arithmetic; None computes in the type of the input.
+    """
+
+    rows: int = 4
+    patch: Patch = (8, 4)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        frames: Float[Array, "batch frames width"],
+        frame_active: Bool[Array, "batch frames"] | None = None,
+    ) -> Float[Array, "batch rows columns pixels"]:
+        """Predicts all patches, (batch, rows, T - 1, patch pixels * 3)."""
+        width = frames.shape[-1]
+        token = self.param("mask_embedding", nn.initializers.normal(0.02), (width,), jnp.float32)
+        if frame_active is not None:
+            frames = jnp.where(frame_active[..., None], frames, token.astype(frames.dtype))
+        pairs = jnp.concatenate([frames[:, :-1], frames[:, 1:]], axis=-1)
+        x = nn.Dense(width, dtype=self.dtype, name="conv")(pairs)
+        pixels = self.patch[0] * self.patch[1] * 3
+        x = nn.Dense(self.rows * pixels, dtype=self.dtype, name="linear")(x)
+        return x.reshape(*x.shape[:2], self.rows, pixels).swapaxes(1, 2)
+
+
+class VitReconstructionHead(nn.Module):
+    """Linear, linear, layer norm, exact GELU, linear: the pixel decoder of the ViT.
+
+    Attributes:
+        hidden: width between the linear maps.
+        patch: height and width of a patch in pixels.
+        dtype: arithmetic; None computes in the type of the input.
+    """
+
+    hidden: int = 192
+    patch: Patch = (4, 4)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "batch rows columns width"]
+    ) -> Float[Array, "batch rows columns pixels"]:
+        """Predicts every token's patch, (batch, rows, columns, patch pixels * 3)."""
+        common: dict[str, Any] = {"dtype": self.dtype}
+        x = nn.Dense(self.hidden, use_bias=False, **common, name="pix_decoder_0")(tokens)
+        x = nn.Dense(self.hidden, use_bias=False, **common, name="pix_decoder_1")(x)
+        x = nn.LayerNorm(epsilon=1e-6, **common, name="pix_decoder_2")(x)
+        x = nn.gelu(x, approximate=False)
+        pixels = self.patch[0] * self.patch[1] * 3
+        return nn.Dense(pixels, **common, name="pix_decoder_4")(x)
