@@ -11,20 +11,106 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    pass
+if TYPE_CHECKING:  # for type checkers and editors; the same names as below, which a test compares
+    from rcmstr_jax.augment.views import make_view
+    from rcmstr_jax.data.charset import Charset
+    from rcmstr_jax.data.pipeline import eval_batches, train_batches
+    from rcmstr_jax.data.sources import open_source
+    from rcmstr_jax.evaluation.metrics import score_words
+    from rcmstr_jax.models.bilstm import BiLSTM, BiLSTMProjector
+    from rcmstr_jax.models.decoders.attention import AttentionDecoder
+    from rcmstr_jax.models.decoders.ctc import CtcDecoder
+    from rcmstr_jax.models.hierarchy import MlpProjector, Predictors
+    from rcmstr_jax.models.rcmstr import RCMSTR
+    from rcmstr_jax.models.resnet import ResNet
+    from rcmstr_jax.models.tps import TpsRectifier
+    from rcmstr_jax.models.vit import VIT_SIZES, VisionTransformer
+    from rcmstr_jax.ssl.masking import draw_mask
+    from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
+    from rcmstr_jax.ssl.objective import ContrastOptions, contrastive_objective, contrastive_terms
+    from rcmstr_jax.ssl.queue import KeyQueue, enqueue, init_queue
+    from rcmstr_jax.ssl.rearrange import align_frames, draw_permutation, rearrange_images
+    from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
+    from rcmstr_jax.ssl.relational import relational_terms
 
-# Public name -> module that holds it.
-_PUBLIC: dict[str, str] = {}
+# Module, below this package, that holds each public name.
+_HOME = {
+    "AttentionDecoder": "models.decoders.attention",
+    "BiLSTM": "models.bilstm",
+    "BiLSTMProjector": "models.bilstm",
+    "Charset": "data.charset",
+    "ContrastOptions": "ssl.objective",
+    "CtcDecoder": "models.decoders.ctc",
+    "KeyQueue": "ssl.queue",
+    "MlpProjector": "models.hierarchy",
+    "Predictors": "models.hierarchy",
+    "RCMSTR": "models.rcmstr",
+    "ResNet": "models.resnet",
+    "TpsRectifier": "models.tps",
+    "VIT_SIZES": "models.vit",
+    "VisionTransformer": "models.vit",
+    "align_frames": "ssl.rearrange",
+    "contrastive_objective": "ssl.objective",
+    "contrastive_terms": "ssl.objective",
+    "draw_mask": "ssl.masking",
+    "draw_permutation": "ssl.rearrange",
+    "ema_update": "ssl.momentum",
+    "enqueue": "ssl.queue",
+    "eval_batches": "data.pipeline",
+    "init_queue": "ssl.queue",
+    "make_view": "augment.views",
+    "momentum_schedule": "ssl.momentum",
+    "open_source": "data.sources",
+    "patch_targets": "ssl.reconstruction",
+    "rearrange_images": "ssl.rearrange",
+    "reconstruction_loss": "ssl.reconstruction",
+    "relational_terms": "ssl.relational",
+    "score_words": "evaluation.metrics",
+    "train_batches": "data.pipeline",
+}
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "AttentionDecoder",
+    "BiLSTM",
+    "BiLSTMProjector",
+    "Charset",
+    "ContrastOptions",
+    "CtcDecoder",
+    "KeyQueue",
+    "MlpProjector",
+    "Predictors",
+    "RCMSTR",
+    "ResNet",
+    "TpsRectifier",
+    "VIT_SIZES",
+    "VisionTransformer",
+    "__version__",
+    "align_frames",
+    "contrastive_objective",
+    "contrastive_terms",
+    "draw_mask",
+    "draw_permutation",
+    "ema_update",
+    "enqueue",
+    "eval_batches",
+    "init_queue",
+    "make_view",
+    "momentum_schedule",
+    "open_source",
+    "patch_targets",
+    "rearrange_images",
+    "reconstruction_loss",
+    "relational_terms",
+    "score_words",
+    "train_batches",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next access does not come here
     return value
 
 

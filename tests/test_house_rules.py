@@ -19,6 +19,8 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+import rcmstr_jax
+
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 320
 
@@ -273,12 +275,17 @@ def test_paths_named_in_the_readme_exist() -> None:
     assert not missing, f"README.md names files that are not there: {missing}"
 
 
-def test_public_names_exist() -> None:
-    import rcmstr_jax
-
+def test_public_names_exist_and_are_written_alike_for_type_checkers() -> None:
+    """The three lists of `__init__.py` (imports for type checkers, homes, `__all__`) agree."""
+    typed = {
+        name.rpartition(".")[2]: name.rpartition(".")[0].removeprefix("rcmstr_jax.")
+        for _, name in imported_names(syntax(ROOT / "rcmstr_jax/__init__.py"), ())
+        if name.startswith("rcmstr_jax.")
+    }
+    assert typed == rcmstr_jax._HOME
+    assert {*typed, "__version__"} == set(rcmstr_jax.__all__) <= set(dir(rcmstr_jax))
     for name in rcmstr_jax.__all__:
         assert getattr(rcmstr_jax, name) is not None
-    assert set(rcmstr_jax.__all__) <= set(dir(rcmstr_jax))
 
 
 def test_import_is_light() -> None:
@@ -288,7 +295,5 @@ def test_import_is_light() -> None:
 
 
 def test_unknown_public_name_is_an_attribute_error() -> None:
-    import rcmstr_jax
-
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = rcmstr_jax.no_such_name

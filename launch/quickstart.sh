@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# The whole method in miniature on a CPU: renders words, pretrains a small RCMSTR on them without
+# labels, and scores its encoder beside the same encoder at random initialisation, frozen and fine-tuned.
+#
+# Usage: bash launch/quickstart.sh [OUTDIR]          (default: out)
+#   PYTHON   interpreter of a new .venv (default: python3.11 or python3.12 on PATH)
+#   SEED     seed of words, initialisation and everything drawn later (default: 0)
+#
+# Writes OUTDIR/results.json and prints one table and the paths of the pictures. Interrupted, it goes on
+# where it stopped when the same command is run again; finished phases with unchanged flags are reused.
+set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+[ $# -le 1 ] || { echo "quickstart.sh: takes one argument, OUTDIR; got $#: $*" >&2; exit 2; }
+invoked_from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/venv.sh
+
+out="${1:-out}"
+case "$out" in /*) ;; *) out="$invoked_from/$out" ;; esac
+seed="${SEED:-0}"
+[[ "$seed" =~ ^[0-9]+$ ]] || fail "SEED=$seed must be a whole number, 0 or more"
+
+# ---- the mini world and the share of time of each part -------------------------------------------
+# Three sets of words that share neither a word nor an image.
+world=(--preset=mini)
+num_unlabelled=20000 num_labelled=4000 num_test=2000
+pretrain=(--config=configs/pretrain/mini.py)
+frozen=(--config=configs/evaluate/frozen_ctc.py)
+finetuned=(--config=configs/evaluate/finetune_ctc.py)
+# --------------------------------------------------------------------------------------------------
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+SECONDS=0
+ensure_venv
+python="$PWD/.venv/bin/python"
+installed=$SECONDS
+timings=()
+chain="" # the commands so far: a phase is stale as soon as one before it changes
+
+# phase NAME DIR keep|clear COMMAND...: runs the command unless it already finished, unchanged, in DIR.
+# An interrupted DIR is continued (keep) or made anew (clear); one of other flags is always made anew.
+phase() {
+  local name="$1" dir="$2" partial="$3" start=$SECONDS
+  shift 3
+  chain+="$name: $*"$'\n'
+  local key="$dir.command" done_mark="$dir.done" state=none
+  if [ -e "$dir" ]; then
+    [ -f "$key" ] || fail "$dir is in the way and was not made by this script; move it or name another OUTDIR"
+    state=partial
+    [ "$(cat "$key")" = "${chain%$'\n'}" ] || state=stale
+    [ "$state" = partial ] && [ -f "$done_mark" ] && state=done
+  fi
+  if [ "$state" = done ]; then
+    echo "== $name: reused from $dir (same flags)"
+    timings+=("$name"$'\t'"reused, was $(cat "$done_mark") s")
+    return
+  fi
+  if [ "$state" = stale ] || { [ "$state" = partial ] && [ "$partial" = clear ]; }; then
+    rm -rf "$dir"
+  fi
+  rm -f "$done_mark"
+  mkdir -p "$(dirname "$dir")"
+  printf '%s\n' "${chain%$'\n'}" >"$key"
+  echo "== $name"
+  "$@" || fail "$name failed (exit $?); its command was: $*"
+  echo $((SECONDS - start)) >"$done_mark"
+  timings+=("$name"$'\t'"$((SECONDS - start)) s")
+  echo "== $name: $((SECONDS - start)) s"
+}
+
+render() { # NAME COUNT ARGUMENTS...
+  phase "render $1 words" "$out/words/$1" clear \
+    "$python" launch/render_words.py --out="$out/words/$1" --num="$2" --format=lmdb --seed="$seed" \
+    "${world[@]}" "${@:3}"
+}
+render unlabelled "$num_unlabelled" --split=unlabelled --contact_sheet="$out/words.png"
+render labelled "$num_labelled" --split=labelled
+render test "$num_test" --split=test
+
+phase "pretrain" "$out/pretrain" keep \
+  "$python" launch/pretrain.py "${pretrain[@]}" --workdir="$out/pretrain" --config.seed="$seed" \
+  --config.data.source="lmdb:$out/words/unlabelled"
+
+evaluate() { # NAME PRETRAINED CONFIG...
+  phase "evaluate $1" "$out/$1" clear \
+    "$python" launch/evaluate.py "${@:3}" --workdir="$out/$1" --pretrained="$2" \
+    --config.seed="$seed" --config.train.source="lmdb:$out/words/labelled" \
+    --config.benchmarks="$out/words/test"
+}
+evaluate frozen_random_init "random:$out/pretrain" "${frozen[@]}"
+evaluate frozen_pretrained "$out/pretrain" "${frozen[@]}"
+evaluate finetuned_random_init "random:$out/pretrain" "${finetuned[@]}"
+evaluate finetuned_pretrained "$out/pretrain" "${finetuned[@]}"
+
+echo
+"$python" launch/compare.py --runs="$out" --out="$out/results.json"
+echo
+echo "pictures:"
+find "$out" -name '*.png' | sort | sed 's/^/  /'
+echo "time, installation $installed s apart:"
+printf '%s\n' "${timings[@]}" | sed 's/^/  /' | expand -t 40
+echo "results: $out/results.json ($((SECONDS - installed)) s)"
