@@ -1,0 +1,100 @@
+"""The whole network of one branch: rectifier, encoder, projector, predictors, reconstruction head."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Bool, Float
+
+from rcmstr_jax.models.hierarchy import pool_frames
+
+MOMENTUM_PARTS = ("encoder", "projector", "predictors")
+FROZEN_PARTS = ("rectifier",)
+
+
+class RCMSTR(nn.Module):
+    """Encoder with its heads (method section 3); both branches use the same module.
+
+    Attributes:
+        encoder: `(images, train=, mask=) -> (feature map (B, rows, T, D), filled frames or None)`.
+        projector: `(B, T, D) -> (B, T, D')`.
+        predictors: `(B, T, D') -> {hierarchy: (B, n, dim)}`, L2-normalised.
+        reconstruction: head of masked image modelling, or None for pure contrast.
+        rectifier: `images -> images`, frozen, or None.
+        form: how a sparse encoder computes its masked pass; None for encoders without the choice.
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictors: nn.Module
+    reconstruction: nn.Module | None = None
+    rectifier: nn.Module | None = None
+    form: str | None = None
+
+    def rectify(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch height width 3"]:
+        """Straightens images with the frozen rectifier; without one they pass unchanged."""
+        if self.rectifier is None:
+            return images
+        return jax.lax.stop_gradient(self.rectifier(images))
+
+    def encode(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch frames dim"]:
+        """Frames of the encoder, what frozen evaluation uses; projector and predictors are left out."""
+        features, _ = self.encoder(self.rectify(images), train=train)
+        return pool_frames(features)
+
+    def project(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch frames dim"]:
+        """Frames after the projector, before alignment and pooling."""
+        return self.project_frames(self.encode(images, train=train))
+
+    def project_frames(
+        self, frames: Float[Array, "batch frames dim"]
+    ) -> Float[Array, "batch frames dim"]:
+        """The projector alone, on frames of the encoder."""
+        return self.projector(frames)
+
+    def predict(
+        self, frames: Float[Array, "batch frames dim"]
+    ) -> dict[str, Float[Array, "batch count dim"]]:
+        """Normalised vectors of every hierarchy."""
+        return self.predictors(frames)
+
+    def reconstruct(
+        self,
+        images: Float[Array, "batch height width 3"],
+        mask: Bool[Array, "batch rows columns"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch rows columns pixels"], Float[Array, "batch frames dim"]]:
+        """Masked pass: predicted patches and the encoder's frames of the masked image.
+
+        Args:
+            images: already rectified.
+            mask: True where a patch is hidden.
+            train: normalise with batch statistics.
+
+        Raises:
+            ValueError: if the module was built without a reconstruction head.
+        """
+        if self.reconstruction is None:
+            raise ValueError("this RCMSTR has no reconstruction head: build it with mim.enabled")
+        options = {} if self.form is None else {"form": self.form}
+        features, filled = self.encoder(images, train=train, mask=mask, **options)
+        return self.reconstruction(features, filled), pool_frames(features)
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        mask: Bool[Array, "batch rows columns"] | None = None,
+        *,
+        train: bool = False,
+    ) -> dict[str, Float[Array, "batch count dim"]]:
+        """Projects and predicts; with a mask also runs the reconstruction (to create parameters)."""
+        if mask is not None:
+            self.reconstruct(self.rectify(images), mask, train=train)
+        return self.predict(self.project(images, train=train))

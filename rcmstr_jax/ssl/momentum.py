@@ -1,0 +1,28 @@
+"""The momentum branch: an exponential moving average of the online parameters (method section 3)."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Tree = TypeVar("Tree")
+
+
+def ema_update(average: Tree, online: Tree, momentum: float | Float[Array, ""]) -> Tree:
+    """`average * momentum + online * (1 - momentum)`, leaf by leaf, in the dtype of `average`."""
+    return jax.tree.map(
+        lambda a, o: (a * momentum + o * (1.0 - momentum)).astype(a.dtype), average, online
+    )
+
+
+def momentum_schedule(
+    step: Array, total_steps: int, start: float, final: float | None
+) -> Float[Array, ""]:
+    """Momentum of a step: constant, or rising from `start` to `final` along half a cosine."""
+    if final is None:
+        return jnp.asarray(start)
+    progress = jnp.clip(step / max(total_steps, 1), 0.0, 1.0)
+    return final - (final - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))

@@ -1,0 +1,96 @@
+"""Data parallelism over devices and hosts. The only file that knows `jax.pmap`.
+
+A move to `jax.shard_map` changes this file alone: the step is written against `AXIS` and calls
+the collectives below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = "devices"
+Tree = TypeVar("Tree")
+
+
+def replicate(tree: Tree) -> Tree:
+    """Puts a copy of every leaf on each local device, along a new leading axis."""
+    devices = jax.local_devices()
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jax.pmap(lambda y: y, devices=devices)(np.broadcast_to(x, (len(devices), *x.shape)))
+
+    return jax.tree.map(put, tree)
+
+
+def unreplicate(tree: Tree) -> Tree:
+    """Reads one copy of every leaf back to the host, without gathering the others."""
+    return jax.tree.map(
+        lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
+    )
+
+
+def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """Splits this host's batch over its devices: `(B, ...) -> (devices, B / devices, ...)`.
+
+    Raises:
+      ValueError: if the batch cannot be divided.
+    """
+    count = jax.local_device_count()
+
+    def split(x: Any) -> Any:
+        if x.shape[0] % count:
+            raise ValueError(
+                f"a host batch of {x.shape[0]} cannot be divided over {count} devices: "
+                f"make batch_size a multiple of {jax.device_count()}"
+            )
+        return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs `step(state, batch)` on every device; the old state's buffers are reused."""
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
+
+
+def gather_rows(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Concatenates the devices' rows in device order; the identity without an axis."""
+    if axis_name is None:
+        return x
+    return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
+    """Averages every leaf over the devices; the identity without an axis."""
+    if axis_name is None:
+        return tree
+    return jax.lax.pmean(tree, axis_name)
+
+
+def shuffle_rows(
+    x: jax.Array, key: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Deals the global batch anew over the devices; returns this device's rows and the way back.
+
+    Keys that are normalised beside other images than their queries cannot be recognised by their
+    batch statistics. `restore` takes rows in dealt order and returns this device's own.
+    """
+    if axis_name is None:
+        return x, lambda rows: rows
+    everything = gather_rows(x, axis_name)
+    local, total = x.shape[0], everything.shape[0]
+    order = jax.random.permutation(key, total)
+    index = jax.lax.axis_index(axis_name)
+    mine = jax.lax.dynamic_slice_in_dim(order, index * local, local)
+
+    def restore(rows: jax.Array) -> jax.Array:
+        back = jax.lax.dynamic_slice_in_dim(jnp.argsort(order), index * local, local)
+        return jnp.take(gather_rows(rows, axis_name), back, axis=0)
+
+    return jnp.take(everything, mine, axis=0), restore

@@ -1,0 +1,111 @@
+"""Everything a restart needs, in one pytree (host-side data position excepted: it is the step)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import FrozenDict
+from jaxtyping import Array, Int, UInt
+
+from rcmstr_jax.models.rcmstr import FROZEN_PARTS, MOMENTUM_PARTS, RCMSTR
+from rcmstr_jax.ssl.queue import KeyQueue, init_queue
+
+Variables = dict[str, Any] | FrozenDict
+
+# Purposes folded into the base key before the first step; the step's own live in pretrain_step.
+_INIT, _QUEUES, _RUN = 0, 1, 2
+
+
+@flax.struct.dataclass
+class PretrainState:
+    """State of pretraining.
+
+    Attributes:
+      step: optimiser steps done, also the position in the data.
+      params: online parameters that are trained.
+      frozen_params: parameters no branch trains (the rectifier).
+      momentum_params: EMA copy of encoder, projector and predictors.
+      batch_stats: running statistics of the online branch.
+      momentum_batch_stats: running statistics of the momentum branch.
+      opt_state: optimiser state.
+      queues: keys by hierarchy.
+      key_data: raw data of the base key; steps fold their number into it.
+      skipped: steps skipped because loss or gradient was not finite.
+      skipped_in_row: the same, since the last finite step.
+    """
+
+    step: Int[Array, ""]
+    params: Variables
+    frozen_params: Variables
+    momentum_params: Variables
+    batch_stats: Variables
+    momentum_batch_stats: Variables
+    opt_state: optax.OptState
+    queues: dict[str, KeyQueue]
+    key_data: UInt[Array, " words"]
+    skipped: Int[Array, ""]
+    skipped_in_row: Int[Array, ""]
+
+
+def select_parts(tree: Variables, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The named top-level parts of a parameter or statistics tree, where they exist."""
+    return {name: tree[name] for name in parts if name in tree}
+
+
+def init_variables(
+    model: RCMSTR, key: Array, image_size: tuple[int, int], mask_grid: tuple[int, int] | None
+) -> Variables:
+    """Initialises the network; the same key gives the same encoder with and without MIM."""
+    images = jnp.zeros((2, *image_size, 3))
+    mask = None
+    if mask_grid is not None:
+        mask = jnp.zeros((2, *mask_grid), bool).at[:, :, 0].set(True)
+    return jax.jit(lambda k: model.init(k, images, mask))(key)
+
+
+def create_state(
+    model: RCMSTR,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    image_size: tuple[int, int],
+    mask_grid: tuple[int, int] | None,
+    queue_sizes: dict[str, int],
+    predict_dim: int,
+) -> PretrainState:
+    """Fresh state: random network, momentum branch equal to the online one, random queues.
+
+    Args:
+      model: the network.
+      optimizer: its state is created here.
+      key: base key of the run.
+      image_size: height and width.
+      mask_grid: rows and columns of the patch mask, or None without MIM.
+      queue_sizes: entries by hierarchy.
+      predict_dim: length of a key.
+    """
+    variables = init_variables(model, jax.random.fold_in(key, _INIT), image_size, mask_grid)
+    trained = {k: v for k, v in variables["params"].items() if k not in FROZEN_PARTS}
+    stats = dict(variables.get("batch_stats", {}))
+    queues = {}
+    for i, (name, size) in enumerate(sorted(queue_sizes.items())):
+        queue_key = jax.random.fold_in(jax.random.fold_in(key, _QUEUES), i)
+        queues[name] = init_queue(queue_key, size, predict_dim)
+    copied = jax.tree.map(jnp.copy, select_parts(trained, MOMENTUM_PARTS))
+    return PretrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=trained,
+        frozen_params=select_parts(variables["params"], FROZEN_PARTS),
+        momentum_params=copied,
+        batch_stats=stats,
+        momentum_batch_stats=jax.tree.map(jnp.copy, stats),
+        opt_state=optimizer.init(trained),
+        queues=queues,
+        key_data=jax.random.key_data(jax.random.fold_in(key, _RUN)),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
