@@ -1,0 +1,291 @@
+"""Scene-text LMDBs: `num-samples`, `image-%09d`, `label-%09d`, counted from 1.
+
+The layout is that of the field's published sets. An environment is opened once per process and
+kept open; worker processes open their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+
+from rcmstr_jax.data.records import BadRecord, Record, check_index
+
+_log = logging.getLogger(__name__)
+# LMDB refuses to open a file twice in one process, so all sources of a process share these:
+# file -> (process id, inode, environment).
+_environments: dict[str, tuple[int, int, lmdb.Environment]] = {}
+_FIRST_MAP_BYTES = 1 << 26
+_COMMIT_EVERY = 1000
+# A set is taken as unlabelled if none of so many records at its beginning has a label.
+_LABEL_PROBES = 1000
+_LAYOUT = "a scene-text LMDB has the keys num-samples, image-000000001, label-000000001, ..."
+
+
+class LmdbSource:
+    """Records of one scene-text LMDB.
+
+    Attributes:
+        path: folder that holds `data.mdb` (or the file itself).
+        name: "lmdb:" and the path.
+        labelled: whether labels are read and the set has some.
+        filtered: number of records left out, per reason.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_length: int | None = None,
+        labels: bool = True,
+    ) -> None:
+        """Opens the LMDB and checks that it is one of this layout.
+
+        Args:
+            path: folder that holds `data.mdb`, or such a file.
+            max_length: leave out labels of more characters (reads all labels once); sets
+                without labels are kept whole.
+            labels: whether to read labels; without them every text is None.
+
+        Raises:
+            ValueError: missing, foreign, truncated or empty LMDB, or nothing passes the filter.
+        """
+        self.path = Path(path)
+        self.name = f"lmdb:{self.path}"
+        self.filtered: dict[str, int] = {}
+        self._pid = -1
+        self._env: lmdb.Environment | None = None
+        self._numbers: np.ndarray | None = None
+        self._size = self._count_records()
+        self.labelled = labels and self._has_labels()
+        if max_length is not None:
+            self._filter(max_length)
+
+    def __len__(self) -> int:
+        return self._size if self._numbers is None else len(self._numbers)
+
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self), self.name)
+        number = index + 1 if self._numbers is None else int(self._numbers[index])
+        key = f"image-{number:09d}"
+        try:
+            with self._environment().begin() as transaction:
+                image = transaction.get(key.encode())
+                label = transaction.get(b"label-%09d" % number) if self.labelled else None
+        except lmdb.Error as error:
+            raise BadRecord("LMDB read error", str(error), source=self.name, key=key) from error
+        if image is None:
+            raise BadRecord("missing image key", source=self.name, key=key)
+        if label is None:
+            return Record(image, None, self.name, key)
+        try:
+            return Record(image, label.decode("utf-8"), self.name, key)
+        except UnicodeDecodeError as error:
+            raise BadRecord("label is not UTF-8", str(error), source=self.name, key=key) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_env": None, "_pid": -1}
+
+    def _environment(self) -> lmdb.Environment:
+        if self._env is None or self._pid != os.getpid():
+            self._env = _open_once(self.path)
+            self._pid = os.getpid()
+        return self._env
+
+    def _count_records(self) -> int:
+        env = self._environment()
+        with env.begin() as transaction:
+            count = transaction.get(b"num-samples")
+            if count is None:
+                with transaction.cursor() as cursor:
+                    keys = itertools.islice(cursor.iternext(keys=True, values=False), 3)
+                    first = [bytes(key)[:40] for key in keys]
+                raise ValueError(
+                    f"{self.path} is an LMDB of another layout: it has no key num-samples and "
+                    f"begins with {first}; {_LAYOUT}"
+                )
+        try:
+            size = int(count)
+        except ValueError:
+            raise ValueError(
+                f"{self.path}: num-samples is {count[:40]!r}, not a number; {_LAYOUT}"
+            ) from None
+        if size <= 0:
+            raise ValueError(
+                f"{self.path} is empty: num-samples is {size}; leave it out of the source, "
+                "or write it again"
+            )
+        entries = env.stat()["entries"] - 1
+        if size > entries:
+            _log.warning(
+                "%s: num-samples is %d, but there are at most %d images; the missing ones are "
+                "counted as unusable",
+                self.path,
+                size,
+                entries,
+            )
+        return size
+
+    def _has_labels(self) -> bool:
+        numbers = range(1, min(self._size, _LABEL_PROBES) + 1)
+        with self._environment().begin() as transaction:
+            return any(transaction.get(b"label-%09d" % n) is not None for n in numbers)
+
+    def _filter(self, max_length: int) -> None:
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}; it must be at least 1")
+        if not self.labelled:
+            return
+        keep = np.ones(self._size, np.bool_)
+        with self._environment().begin() as transaction:
+            for number in range(1, self._size + 1):
+                label = transaction.get(b"label-%09d" % number)
+                # Characters are at most bytes; one that is not UTF-8 stays, to be reported.
+                if label is not None and len(label) > max_length:
+                    keep[number - 1] = len(label.decode("utf-8", "replace")) <= max_length
+        if keep.all():
+            return
+        self._numbers = np.flatnonzero(keep) + 1
+        self.filtered = {f"label longer than {max_length} characters": int((~keep).sum())}
+        if not len(self._numbers):
+            raise ValueError(
+                f"{self.path}: none of {self._size} labels has {max_length} characters or fewer; "
+                "raise max_length"
+            )
+
+
+def find_lmdbs(root: str | os.PathLike[str]) -> list[Path]:
+    """All LMDBs at or below a folder, in the order of their paths.
+
+    Args:
+        root: a folder with `data.mdb`, a folder of such folders at any depth, or an LMDB file.
+
+    Raises:
+        ValueError: nothing is there, or no `data.mdb` lies in it.
+    """
+    root = Path(root)
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise ValueError(
+            f"there is no LMDB at {root}: the path does not exist; give the folder that holds "
+            "data.mdb, or a folder of such folders"
+        )
+    found = sorted(
+        Path(folder) for folder, _, files in os.walk(root, followlinks=True) if "data.mdb" in files
+    )
+    if not found:
+        raise ValueError(
+            f"there is no LMDB under {root}: no file data.mdb in it or in a folder below; "
+            "folders of images are read with folder:PATH"
+        )
+    return found
+
+
+def write_lmdb(
+    path: str | os.PathLike[str], records: Iterable[Record], *, overwrite: bool = False
+) -> int:
+    """Writes a scene-text LMDB; it appears at `path` when it is complete, or not at all.
+
+    Args:
+        path: folder to make.
+        records: written in order; a text of None writes no label.
+        overwrite: replace a folder that is there.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        ValueError: the folder exists, or there are no records.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; delete it, or choose another place for the LMDB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        with lmdb.open(str(partial), map_size=_FIRST_MAP_BYTES, lock=False, sync=False) as env:
+            count = 0
+            waiting: list[tuple[bytes, bytes]] = []
+            for record in records:
+                count += 1
+                waiting.append((b"image-%09d" % count, record.image))
+                if record.text is not None:
+                    waiting.append((b"label-%09d" % count, record.text.encode("utf-8")))
+                if count % _COMMIT_EVERY == 0:
+                    _put(env, waiting)
+                    waiting = []
+            if count == 0:
+                raise ValueError(f"no records to write to {path}")
+            _put(env, [*waiting, (b"num-samples", b"%d" % count)])
+            env.sync(True)
+        partial.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return count
+
+
+def _put(env: lmdb.Environment, pairs: list[tuple[bytes, bytes]]) -> None:
+    while True:
+        try:
+            with env.begin(write=True) as transaction:
+                for key, value in pairs:
+                    # An empty value is legal in an LMDB and a legal (damaged) image for us.
+                    transaction.put(key, value)
+            return
+        except lmdb.MapFullError:
+            env.set_mapsize(env.info()["map_size"] * 2)
+
+
+def _open_once(path: Path) -> lmdb.Environment:
+    """The process's environment of an LMDB; opened at the first call."""
+    file = path / "data.mdb" if path.is_dir() else path
+    try:
+        inode = file.stat().st_ino
+    except OSError as error:
+        raise ValueError(
+            f"there is no LMDB at {path}: {file} cannot be read ({error.strerror}); give the "
+            "folder that holds data.mdb"
+        ) from error
+    place = str(file.resolve())
+    known = _environments.get(place)
+    if known is not None:
+        pid, known_inode, env = known
+        if pid == os.getpid() and known_inode == inode:
+            return env
+        # A handle inherited through fork, or one of a file that has been replaced since.
+        env.close()
+        del _environments[place]
+    try:
+        env = lmdb.open(
+            str(path),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            subdir=path.is_dir(),
+            max_spare_txns=8,
+        )
+    except lmdb.Error as error:
+        raise ValueError(f"{path} cannot be opened as an LMDB: {error}; {_LAYOUT}") from error
+    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    actual = file.stat().st_size
+    if actual < needed:
+        env.close()
+        # Reading on would end in a bus error at the first missing page.
+        raise ValueError(
+            f"{file} is truncated: {actual} bytes of {needed}; copy or download it again"
+        )
+    _environments[place] = (os.getpid(), inode, env)
+    return env

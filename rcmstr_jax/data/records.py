@@ -1,0 +1,162 @@
+"""One record type, and the random-access sources that hold records.
+
+A source is anything with a length, `source[index] -> Record` and a name. Sources are sent to
+worker processes by pickling, so one that holds a file handle reopens it there.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Record:
+    """One word image as it lies on disk.
+
+    Attributes:
+        image: encoded image (JPEG, PNG, ... bytes), not yet decoded.
+        text: the word, or None where the set has no labels.
+        source: name of the source that holds the record.
+        key: where the record lies in that source (an LMDB key, a file name); may be empty.
+    """
+
+    image: bytes
+    text: str | None
+    source: str
+    key: str = ""
+
+
+class BadRecord(ValueError):
+    """A record that cannot be used: its bytes, its label or its image are damaged.
+
+    Attributes:
+        reason: short and free of numbers, so that reports can count by it ("truncated JPEG").
+        detail: what else is known ("40000 x 40000 pixels"); may be empty.
+        source: name of the source, where the source itself found the damage; else None.
+        key: key in that source; else None.
+    """
+
+    def __init__(
+        self, reason: str, detail: str = "", *, source: str | None = None, key: str | None = None
+    ) -> None:
+        self.reason = reason
+        self.detail = detail
+        self.source = source
+        self.key = key
+        place = f"{source} {key}: " if source is not None else ""
+        super().__init__(f"{place}{reason}" + (f" ({detail})" if detail else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only fields do not survive the default pickling between worker processes.
+        return (_rebuild_bad_record, (type(self), self.reason, self.detail, self.source, self.key))
+
+
+def _rebuild_bad_record(
+    kind: type[BadRecord], reason: str, detail: str, source: str | None, key: str | None
+) -> BadRecord:
+    return kind(reason, detail, source=source, key=key)
+
+
+@runtime_checkable
+class RecordSource(Protocol):
+    """Random access to records; `source[index]` may raise `BadRecord`."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+def is_endless(source: object) -> bool:
+    """Whether a source sets its own order and never ends (the renderer, a mixture).
+
+    Such a source is read at growing positions as they come; a finite one is shuffled by epochs.
+    """
+    return bool(getattr(source, "endless", False))
+
+
+def filtered_counts(source: object) -> dict[str, dict[str, int]]:
+    """Records that a source left out on purpose, `{source name: {reason: count}}`."""
+    counts: dict[str, dict[str, int]] = {}
+    for part in getattr(source, "components", ()):
+        counts.update(filtered_counts(part))
+    own = getattr(source, "filtered", None)
+    if own:
+        counts[str(getattr(source, "name", "source"))] = dict(own)
+    return counts
+
+
+def check_index(index: int, size: int, name: str) -> int:
+    """Returns `index`, or raises IndexError if it is outside `[0, size)` (no negative indices)."""
+    if not 0 <= index < size:
+        raise IndexError(f"index {index} is outside source {name!r}, which has {size} records")
+    return index
+
+
+class ConcatSource:
+    """Several finite sources one after the other, as one.
+
+    Attributes:
+        components: the sources in order.
+        name: "+"-joined names of the components.
+    """
+
+    def __init__(self, components: Sequence[RecordSource], name: str | None = None) -> None:
+        if not components:
+            raise ValueError("ConcatSource needs at least one source; got none")
+        endless = [source.name for source in components if is_endless(source)]
+        if endless:
+            raise ValueError(
+                f"source {endless[0]!r} never ends, so nothing can follow it; "
+                "give weights to mix it with the others"
+            )
+        self.components = tuple(components)
+        self.name = name if name is not None else "+".join(part.name for part in components)
+        self._ends: list[int] = []
+        total = 0
+        for part in self.components:
+            total += len(part)
+            self._ends.append(total)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, len(self), self.name)
+        part = bisect.bisect_right(self._ends, index)
+        return self.components[part][index - (self._ends[part - 1] if part else 0)]
+
+
+class SubsetSource:
+    """The first `count` records of a source; makes a finite set of an endless one.
+
+    Attributes:
+        components: the source itself, as a tuple.
+        name: name of the source and the count.
+    """
+
+    def __init__(self, source: RecordSource, count: int) -> None:
+        if not 0 < count <= len(source):
+            raise ValueError(
+                f"subset of {count} records of {source.name!r}: must be 1 to {len(source)}"
+            )
+        self.components = (source,)
+        self.name = f"{source.name}[:{count}]"
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        return self.components[0][check_index(index, self._count, self.name)]
+
+
+def iterate(source: RecordSource) -> Iterator[Record]:
+    """All records of a finite source in order."""
+    if is_endless(source):
+        raise ValueError(f"source {source.name!r} never ends; take a SubsetSource of it")
+    return (source[index] for index in range(len(source)))

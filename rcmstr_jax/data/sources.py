@@ -1,0 +1,109 @@
+"""Opens record sources by their specs, which are what configs and command lines hold.
+
+| spec | what |
+| --- | --- |
+| `lmdb:PATH` | every scene-text LMDB at or below PATH, one after the other |
+| `folder:PATH` | the images below PATH, with `labels.tsv` if there is one |
+| `tfds:NAME[:SPLIT][@DATA_DIR]` | a prepared TFDS builder; split `train` by default |
+| `synthetic[:SEED[:COUNT]]` | rendered words; the first COUNT of them, or endless |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rcmstr_jax.data.folder import FolderSource
+from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
+from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.records import ConcatSource, RecordSource, SubsetSource
+from rcmstr_jax.data.tfds import TfdsSource
+
+_FORMS = "lmdb:PATH, folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], synthetic[:SEED[:COUNT]]"
+
+
+def open_source(
+    spec: str | Sequence[str],
+    *,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+    labels: bool = True,
+    max_length: int | None = None,
+    synthetic_options: Mapping[str, Any] | None = None,
+) -> RecordSource:
+    """Opens a source, or several as one.
+
+    Args:
+        spec: one spec (see above), or several.
+        weights: one per spec: an endless mixture in these proportions. Without them several
+            finite sources follow one another, so that each counts by its size.
+        seed: seed of the mixture's order.
+        labels: whether to read labels.
+        max_length: LMDB records with longer labels are left out.
+        synthetic_options: further arguments of the word renderer.
+
+    Raises:
+        ValueError: unknown or malformed spec, a source that cannot be opened or is empty, or
+            weights that do not fit.
+    """
+    specs = (spec,) if isinstance(spec, str) else tuple(spec)
+    if not specs or not all(specs):
+        raise ValueError(f"data.source is {spec!r}: name at least one source ({_FORMS})")
+    opened = [
+        _open_one(one, labels=labels, max_length=max_length, options=synthetic_options or {})
+        for one in specs
+    ]
+    if weights:
+        return MixtureSource(opened, weights, seed)
+    if len(opened) == 1:
+        return opened[0]
+    try:
+        return ConcatSource(opened)
+    except ValueError as error:
+        raise ValueError(f"data.source: {error} (data.weights)") from error
+
+
+def _open_one(
+    spec: str, *, labels: bool, max_length: int | None, options: Mapping[str, Any]
+) -> RecordSource:
+    kind, _, rest = spec.partition(":")
+    if kind == "synthetic":
+        return _open_synthetic(spec, rest, options)
+    if kind not in ("lmdb", "folder", "tfds"):
+        hint = f"; for a folder of LMDBs write lmdb:{spec}" if "/" in kind else ""
+        raise ValueError(f"data.source: unknown source {spec!r}{hint}; known are {_FORMS}")
+    if not rest:
+        raise ValueError(f"data.source: {spec!r} names no place; known are {_FORMS}")
+    if kind == "lmdb":
+        parts = [
+            LmdbSource(path, max_length=max_length, labels=labels) for path in find_lmdbs(rest)
+        ]
+        return parts[0] if len(parts) == 1 else ConcatSource(parts, name=spec)
+    if kind == "folder":
+        return FolderSource(rest, labels=labels)
+    name, _, data_dir = rest.partition("@")
+    name, split = _split_of(name)
+    return TfdsSource(name, split, data_dir=data_dir or None, labels=labels)
+
+
+def _split_of(name: str) -> tuple[str, str]:
+    """Builder and split of NAME[:SPLIT], where NAME may end in a version ("words:1.0.0")."""
+    head, colon, tail = name.rpartition(":")
+    if not colon or re.fullmatch(r"\d+\.(\d+|\*)\.(\d+|\*)", tail):
+        return name, "train"
+    return head, tail
+
+
+def _open_synthetic(spec: str, rest: str, options: Mapping[str, Any]) -> RecordSource:
+    from rcmstr_jax.data.synthetic.source import SyntheticSource
+
+    numbers = rest.split(":") if rest else []
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(
+            f"data.source: {spec!r} must be synthetic, synthetic:SEED or synthetic:SEED:COUNT "
+            "with whole numbers"
+        )
+    seed = int(numbers[0]) if numbers else 0
+    source: RecordSource = SyntheticSource(seed=seed, **options)
+    return SubsetSource(source, int(numbers[1])) if len(numbers) == 2 else source

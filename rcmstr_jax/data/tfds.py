@@ -1,0 +1,153 @@
+"""Records of any TFDS builder with an image feature, read without TensorFlow.
+
+The set must have been prepared in a random-access format (array_record). Images are taken as
+the encoded bytes, so that they are decoded like those of every other source.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rcmstr_jax.data.records import BadRecord, Record, check_index
+
+_TEXT_FEATURES = ("text", "label", "word", "transcription")
+
+
+class TfdsSource:
+    """One split of a TFDS builder.
+
+    Attributes:
+        name: "tfds:" and builder, split and data folder, as `open_source` takes it.
+        image_feature: name of the image feature that is read.
+        text_feature: name of the text feature, or None where there is none.
+        labelled: whether texts are read.
+    """
+
+    def __init__(
+        self,
+        builder: str,
+        split: str = "train",
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        labels: bool = True,
+    ) -> None:
+        """Opens a prepared builder.
+
+        Args:
+            builder: name of the builder, with config and version if need be
+                ("words/small:1.0.0"), or a folder that holds a prepared one.
+            split: the split, TFDS slices ("train[:90%]") included.
+            data_dir: where builders were prepared; TFDS's own default if None.
+            labels: whether to read the text feature. It is the first of text, label, word,
+                transcription that holds strings.
+
+        Raises:
+            ValueError: TFDS is not installed, no such prepared builder or split, a format
+                without random access, no image feature, or no records.
+        """
+        where = f"@{data_dir}" if data_dir is not None else ""
+        self.name = f"tfds:{builder}:{split}{where}"
+        self._builder_name = builder
+        self._split = split
+        self._data_dir = os.fspath(data_dir) if data_dir is not None else None
+        self._pid = -1
+        self._reader: Any = None
+        features = self._open().info.features
+        self.image_feature = _image_feature(features, self.name)
+        self.text_feature = _text_feature(features) if labels else None
+        self.labelled = self.text_feature is not None
+        self._size = len(self._records())
+        if self._size == 0:
+            raise ValueError(f"{self.name} is empty; choose another split")
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Record:
+        check_index(index, self._size, self.name)
+        try:
+            example = self._records()[index]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise BadRecord(
+                "TFDS read error", str(error)[:200], source=self.name, key=str(index)
+            ) from error
+        text: str | None = None
+        if self.text_feature is not None:
+            raw = example[self.text_feature]
+            try:
+                text = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
+            except UnicodeDecodeError as error:
+                raise BadRecord(
+                    "label is not UTF-8", str(error), source=self.name, key=str(index)
+                ) from error
+        return Record(bytes(example[self.image_feature]), text, self.name, str(index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None, "_pid": -1}
+
+    def _records(self) -> Any:
+        if self._reader is None or self._pid != os.getpid():
+            self._reader = self._make_reader()
+            self._pid = os.getpid()
+        return self._reader
+
+    def _make_reader(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        # Undecoded, and nothing but what is needed.
+        wanted = {self.image_feature: True}
+        if self.text_feature is not None:
+            wanted[self.text_feature] = True
+        decoders = tfds.decode.PartialDecoding(
+            wanted, decoders={self.image_feature: tfds.decode.SkipDecoding()}
+        )
+        try:
+            return self._open().as_data_source(self._split, decoders=decoders)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.name} has no random access; prepare the builder with "
+                f"file_format='array_record' ({error})"
+            ) from error
+        except (KeyError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"{self.name}: no such prepared split {self._split!r} ({error}); prepare the "
+                "builder first, or name another split"
+            ) from error
+
+    def _open(self) -> Any:
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise ValueError(
+                f"{self.name} needs tensorflow_datasets ({error}); install it"
+            ) from error
+        try:
+            if os.path.isdir(self._builder_name):
+                return tfds.builder_from_directory(self._builder_name)
+            return tfds.builder(self._builder_name, data_dir=self._data_dir)
+        except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{self.name}: no TFDS builder of this name is known or prepared ({first}); check "
+                "the name, and the folder after @"
+            ) from error
+
+
+def _image_feature(features: Any, name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    images = [key for key in features if isinstance(features[key], tfds.features.Image)]
+    if not images:
+        raise ValueError(f"{name} has no image feature; its features are {sorted(features)}")
+    return "image" if "image" in images else images[0]
+
+
+def _text_feature(features: Any) -> str | None:
+    import tensorflow_datasets as tfds
+
+    for key in _TEXT_FEATURES:
+        # A class label is a number, not a word.
+        if key in features and isinstance(features[key], tfds.features.Text):
+            return key
+    return None
