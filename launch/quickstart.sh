@@ -7,7 +7,8 @@
 #   SEED     seed of words, initialisation and everything drawn later (default: 0)
 #
 # Writes OUTDIR/results.json and prints one table and the paths of the pictures. Interrupted, it goes on
-# where it stopped when the same command is run again; finished phases with unchanged flags are reused.
+# where it stopped when the same command is run again; finished phases are reused
+# while their flags and code stay as they are.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 [ $# -le 1 ] || { echo "quickstart.sh: takes one argument, OUTDIR; got $#: $*" >&2; exit 2; }
@@ -21,8 +22,9 @@ seed="${SEED:-0}"
 [[ "$seed" =~ ^[0-9]+$ ]] || fail "SEED=$seed must be a whole number, 0 or more"
 
 # ---- the mini world and the share of time of each part -------------------------------------------
-# Three sets of words that share neither a word nor an image.
-world=(--preset=mini)
+# The words that are scored are in none of the others: --split goes by a hash of the word.
+world=(--difficulty=easy --alphabet=abcdefghijklmnopqrstuvwxyz --case=lower --numbers=0 --punctuation=0
+  --min_length=3 --max_length=6 --num_fonts=12)
 num_unlabelled=20000 num_labelled=4000 num_test=2000
 pretrain=(--config=configs/pretrain/mini.py)
 frozen=(--config=configs/evaluate/frozen_ctc.py)
@@ -36,10 +38,17 @@ ensure_venv
 python="$PWD/.venv/bin/python"
 installed=$SECONDS
 timings=()
-chain="" # the commands so far: a phase is stale as soon as one before it changes
+chain="" # commands and checksums of code so far: a phase is stale as soon as one before it changes
+trap 'echo "interrupted: the same command goes on from here" >&2; exit 130' INT
+
+depends_on() { # PATHS...: from here on, another content of these files makes a phase stale
+  local sum
+  sum=$(find "$@" -name '*.py' | LC_ALL=C sort | xargs cat | cksum)
+  chain+="code $sum"$'\n'
+}
 
 # phase NAME DIR keep|clear COMMAND...: runs the command unless it already finished, unchanged, in DIR.
-# An interrupted DIR is continued (keep) or made anew (clear); one of other flags is always made anew.
+# An interrupted DIR is continued (keep) or made anew (clear); a stale one is always made anew.
 phase() {
   local name="$1" dir="$2" partial="$3" start=$SECONDS
   shift 3
@@ -52,7 +61,7 @@ phase() {
     [ "$state" = partial ] && [ -f "$done_mark" ] && state=done
   fi
   if [ "$state" = done ]; then
-    echo "== $name: reused from $dir (same flags)"
+    echo "== $name: reused from $dir (same flags and code)"
     timings+=("$name"$'\t'"reused, was $(cat "$done_mark") s")
     return
   fi
@@ -69,19 +78,22 @@ phase() {
   echo "== $name: $((SECONDS - start)) s"
 }
 
-render() { # NAME COUNT ARGUMENTS...
+render() { # NAME COUNT SPLIT DRAW ARGUMENTS...: draws of one seed share no image
   phase "render $1 words" "$out/words/$1" clear \
-    "$python" launch/render_words.py --out="$out/words/$1" --num="$2" --format=lmdb --seed="$seed" \
-    "${world[@]}" "${@:3}"
+    "$python" launch/render_words.py --out="$out/words/$1" --num="$2" --format=lmdb --split="$3" \
+    --seed="$((3 * seed + $4))" "${world[@]}" "${@:5}"
 }
-render unlabelled "$num_unlabelled" --split=unlabelled --contact_sheet="$out/words.png"
-render labelled "$num_labelled" --split=labelled
-render test "$num_test" --split=test
+depends_on launch/render_words.py rcmstr_jax/data/synthetic
+render unlabelled "$num_unlabelled" train 0 --sheet="$out/words.png"
+render labelled "$num_labelled" train 1
+render test "$num_test" test 2
 
+depends_on configs/pretrain rcmstr_jax/augment rcmstr_jax/models rcmstr_jax/ssl rcmstr_jax/training
 phase "pretrain" "$out/pretrain" keep \
   "$python" launch/pretrain.py "${pretrain[@]}" --workdir="$out/pretrain" --config.seed="$seed" \
   --config.data.source="lmdb:$out/words/unlabelled"
 
+depends_on configs/evaluate rcmstr_jax/data rcmstr_jax/evaluation
 evaluate() { # NAME PRETRAINED CONFIG...
   phase "evaluate $1" "$out/$1" clear \
     "$python" launch/evaluate.py "${@:3}" --workdir="$out/$1" --pretrained="$2" \

@@ -227,7 +227,7 @@ def test_every_flag_is_read() -> None:
     unread = []
     for path in python_files("launch"):
         tree = syntax(path)
-        reads = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        reads_of_tree = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         loads = {
             node.id
             for node in ast.walk(tree)
@@ -239,7 +239,11 @@ def test_every_flag_is_read() -> None:
                 continue
             flag = value.args[0]
             holders = {ast.unparse(t) for t in getattr(node, "targets", [])}
-            if not (holders & loads or (isinstance(flag, ast.Constant) and flag.value in reads)):
+            if not isinstance(flag, ast.Constant):  # defined in a loop: read as FLAGS[that name]
+                read = f"FLAGS[{ast.unparse(flag)}]" in ast.unparse(tree)
+            else:
+                read = bool(holders & loads) or flag.value in reads_of_tree
+            if not read:
                 unread.append(f"{relative(path)}: {ast.unparse(flag)}")
     assert not unread, f"flags that nothing reads: {unread}"
 
