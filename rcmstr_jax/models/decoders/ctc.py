@@ -1,0 +1,73 @@
+"""CTC decoder: two BiLSTMs and a linear map (method section 8), with its loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from rcmstr_jax.models.bilstm import BiLSTMProjector
+from rcmstr_jax.models.linear import Linear
+
+BLANK = 0
+
+
+class CtcDecoder(nn.Module):
+    """Two stacked BiLSTMs, then one logit per frame and class.
+
+    Attributes:
+        num_classes: classes, the blank (class 0) among them: `Charset.num_ctc_classes`.
+        hidden: width of the BiLSTMs.
+        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+    """
+
+    num_classes: int
+    hidden: int = 256
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "batch frames dim"]) -> Float[Array, "b frames class"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        context = BiLSTMProjector(hidden=self.hidden, **dtypes, name="context")(frames)
+        return Linear(self.num_classes, **dtypes, name="generator")(context)
+
+
+def ctc_loss(
+    logits: Float[Array, "batch frames classes"],
+    labels: Int[Array, "batch length"],
+    lengths: Int[Array, " batch"],
+    weights: Float[Array, " batch"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Connectionist temporal classification, each word's loss divided by its length.
+
+    A word that no alignment can spell (longer, with its repeats, than there are frames) has an
+    infinite loss; it counts as 0 and has no gradient, but it does count as a word. The quotient of
+    both results is what `torch.nn.CTCLoss(zero_infinity=True)` calls `mean`.
+
+    Args:
+        logits: before the softmax; computed in float32 at least.
+        labels: tokens as from `Charset.encode_ctc`; what lies beyond `lengths` is not read.
+        lengths: characters per word.
+        weights: 0 for padding of the batch.
+
+    Returns:
+        (sum over words, number of words), the latter also a float.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    batch, frames, _ = logits.shape
+    beyond = jnp.arange(labels.shape[1]) >= lengths[:, None]
+    losses = optax.ctc_loss(
+        logits,
+        jnp.zeros((batch, frames), logits.dtype),
+        jnp.where(beyond, BLANK, labels),
+        beyond.astype(logits.dtype),
+        blank_id=BLANK,
+    )
+    repeats = jnp.sum((labels[:, 1:] == labels[:, :-1]) & ~beyond[:, 1:], axis=1)
+    losses = jnp.where(lengths + repeats <= frames, losses / jnp.maximum(lengths, 1), 0)
+    weights = jnp.ones(batch, losses.dtype) if weights is None else weights.astype(losses.dtype)
+    return jnp.sum(losses * weights), jnp.sum(weights)
