@@ -1,0 +1,27 @@
+r"""Feature representation: a CTC decoder on the frames of a frozen encoder (method section 8.1).
+
+Command:
+
+  python launch/evaluate.py --config=configs/evaluate/frozen_ctc.py --workdir=runs/frozen_ctc \
+      --pretrained=runs/rcmstr_cnn --config.train.source=lmdb:data/train \
+      --config.benchmarks=data/benchmark
+
+and `--pretrained=random:runs/rcmstr_cnn` for the row beside it: the same encoder, untrained.
+
+Cost: not yet measured.
+
+Expected: not yet measured. Published for the ancestor, pretrained on 5.5 million rendered words:
+46.0 % word accuracy, average of seven sets.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.evaluate import common
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Variants: "full" (default), and "test", which takes three steps of a few words."""
+    config = common.get_config()
+    return common.use_variant(config, variant)

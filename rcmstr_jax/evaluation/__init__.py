@@ -1,0 +1,1 @@
+"""Evaluation: protocols that train a recogniser on an encoder, metrics, reports."""

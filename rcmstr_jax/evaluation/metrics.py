@@ -1,0 +1,218 @@
+"""Word accuracy and 1-NED under a stated case and symbol policy (method section 8).
+
+Every score is a pair (sum, count) until the moment that it is shown, so that scores of several sets
+pool exactly: adding two :class:`Score` objects gives the score of the union of their words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+POLICIES: dict[str, str] = {
+    "alphanumeric": "case-insensitive, letters and digits only, on label and prediction",
+    "case_sensitive": "case-sensitive, letters and digits only, on label and prediction",
+    "symbols": "case-sensitive, with symbols; white space around a word is left out",
+}
+
+
+def check_policy(policy: str) -> str:
+    """Returns ``policy``; raises ValueError naming the known ones if it is none of them."""
+    if policy not in POLICIES:
+        raise ValueError(f"policy={policy!r} is unknown: choose one of {', '.join(POLICIES)}")
+    return policy
+
+
+def normalize_text(text: str, policy: str = "alphanumeric") -> str:
+    """Reduces a label or a prediction to what the policy compares.
+
+    Unicode rule, the same for all policies: compatibility composition (NFKC), and an accented
+    letter whose base is ASCII becomes its base (``é`` -> ``e``); other scripts keep their marks.
+
+    Args:
+      text: a label or a prediction.
+      policy: a key of ``POLICIES``.
+
+    Returns:
+      The text that is compared; it may be empty.
+
+    Raises:
+      ValueError: unknown policy.
+    """
+    check_policy(policy)
+    text = text.strip()
+    if not text.isascii():
+        composed = unicodedata.normalize("NFKC", text)
+        text = "".join(_ascii_base(character) for character in composed)
+    if policy == "symbols":
+        return text
+    if policy == "alphanumeric":
+        text = text.lower()
+    return "".join(character for character in text if character.isalnum())
+
+
+def _ascii_base(character: str) -> str:
+    base = unicodedata.normalize("NFKD", character)[0]
+    return base if base.isascii() else character
+
+
+def edit_similarity(prediction: str, label: str) -> float:
+    """``1 - edit distance / max(len(prediction), len(label))``; 1 where both are empty.
+
+    The edit distance is Levenshtein's: insertions, deletions and substitutions cost 1 each.
+    """
+    longest = max(len(prediction), len(label))
+    return 1.0 if longest == 0 else 1.0 - Levenshtein.distance(prediction, label) / longest
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Sums over the words of one set, or of several.
+
+    Attributes:
+      num_words: words that count in the means (the denominator).
+      correct: words whose normalised prediction equals the normalised label.
+      similarity: sum of ``edit_similarity`` over the words.
+      similarity_squared: sum of its squares, for the standard error.
+      unreadable: words among ``num_words`` whose image could not be decoded. They are errors.
+      empty_labels: words left out, because the policy leaves nothing of their label.
+    """
+
+    num_words: int = 0
+    correct: int = 0
+    similarity: float = 0.0
+    similarity_squared: float = 0.0
+    unreadable: int = 0
+    empty_labels: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Score(*(mine + theirs for mine, theirs in pairs))
+
+    @property
+    def word_accuracy(self) -> float:
+        """Share of words that are right, in [0, 1]; NaN for no words."""
+        return self.correct / self.num_words if self.num_words else math.nan
+
+    @property
+    def one_minus_ned(self) -> float:
+        """Mean ``edit_similarity``, in [0, 1]; NaN for no words."""
+        return self.similarity / self.num_words if self.num_words else math.nan
+
+    @property
+    def word_accuracy_stderr(self) -> float:
+        """Binomial standard error ``sqrt(p (1 - p) / n)``; NaN for no words."""
+        p = self.word_accuracy
+        return math.sqrt(p * (1.0 - p) / self.num_words) if self.num_words else math.nan
+
+    @property
+    def one_minus_ned_stderr(self) -> float:
+        """Sample deviation (n - 1) of the similarity over ``sqrt(n)``; NaN below two words."""
+        n = self.num_words
+        if n < 2:
+            return math.nan
+        variance = max(self.similarity_squared - n * self.one_minus_ned**2, 0.0) / (n - 1)
+        return math.sqrt(variance / n)
+
+    def as_percent(self) -> dict[str, Any]:
+        """The score as a JSON-ready dict: rates and standard errors in %, None where undefined."""
+        return {
+            "word_accuracy": percent(self.word_accuracy),
+            "one_minus_ned": percent(self.one_minus_ned),
+            "word_accuracy_stderr": percent(self.word_accuracy_stderr),
+            "one_minus_ned_stderr": percent(self.one_minus_ned_stderr),
+            "num_words": self.num_words,
+            "num_correct": self.correct,
+            "num_unreadable": self.unreadable,
+            "num_empty_labels_left_out": self.empty_labels,
+        }
+
+
+def percent(value: float) -> float | None:
+    """A rate in [0, 1] as % with four decimals, None for NaN (JSON has no NaN)."""
+    return None if math.isnan(value) else round(100.0 * value, 4)
+
+
+def score_words(
+    predictions: Sequence[str],
+    labels: Sequence[str],
+    *,
+    policy: str = "alphanumeric",
+    readable: Sequence[bool] | None = None,
+) -> Score:
+    """Scores predictions against labels.
+
+    A word whose image could not be decoded is an error with similarity 0, whatever was predicted.
+    A word of whose label the policy leaves nothing is left out and counted in ``empty_labels``:
+    there is nothing to read in it.
+
+    Args:
+      predictions: n predicted strings.
+      labels: n ground-truth strings.
+      policy: a key of ``POLICIES``, applied to both.
+      readable: per word, whether its image could be decoded; all of them by default.
+
+    Returns:
+      The sums over the words.
+
+    Raises:
+      ValueError: lengths differ or the policy is unknown.
+    """
+    check_policy(policy)
+    readable = [True] * len(labels) if readable is None else readable
+    if not len(predictions) == len(labels) == len(readable):
+        raise ValueError(
+            f"predictions ({len(predictions)}), labels ({len(labels)}) and readable"
+            f" ({len(readable)}) must have the same length"
+        )
+    correct = unreadable = empty = 0
+    similarities: list[float] = []
+    for prediction, label, has_image in zip(predictions, labels, readable, strict=True):
+        target = normalize_text(label, policy)
+        if not target:
+            empty += 1
+            continue
+        if not has_image:
+            unreadable += 1
+            similarities.append(0.0)
+            continue
+        guess = normalize_text(prediction, policy)
+        correct += guess == target
+        similarities.append(edit_similarity(guess, target))
+    return Score(
+        num_words=len(similarities),
+        correct=correct,
+        similarity=math.fsum(similarities),
+        similarity_squared=math.fsum(value * value for value in similarities),
+        unreadable=unreadable,
+        empty_labels=empty,
+    )
+
+
+def weighted_mean(scores: Iterable[Score]) -> Score:
+    """The score of all words together: every word weighs the same."""
+    return sum(scores, Score())
+
+
+def plain_mean(scores: Iterable[Score]) -> dict[str, Any]:
+    """Mean over sets, in %: every set that has words weighs the same.
+
+    The standard error treats the sets as independent: ``sqrt(sum of squared errors) / sets``.
+    """
+    kept = [score for score in scores if score.num_words]
+    if not kept:
+        empty: dict[str, Any] = {"num_sets": 0, "word_accuracy": None, "one_minus_ned": None}
+        return empty | {"word_accuracy_stderr": None, "one_minus_ned_stderr": None}
+    result: dict[str, Any] = {"num_sets": len(kept)}
+    for name in ("word_accuracy", "one_minus_ned"):
+        result[name] = percent(math.fsum(getattr(score, name) for score in kept) / len(kept))
+        errors = [getattr(score, f"{name}_stderr") for score in kept]
+        result[f"{name}_stderr"] = percent(
+            math.sqrt(math.fsum(error * error for error in errors)) / len(kept)
+        )
+    return result

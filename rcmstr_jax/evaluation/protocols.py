@@ -1,0 +1,337 @@
+"""The evaluation protocols: train a recogniser on an encoder, score it on every benchmark.
+
+``run_evaluation`` reads from top to bottom: check, load the encoder, choose the words, train,
+score, report. Method section 8; its section 9 names the slips that are kept out here: running
+statistics are restored with the weights and used in inference mode, nothing of a benchmark is
+trained on, and an image that cannot be decoded is skipped in training and an error in a score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rcmstr_jax.data.benchmarks import resolve_benchmarks
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.evaluation import fitting, metrics, report, words
+from rcmstr_jax.evaluation.encoders import Encoder, load_encoder, split_pretrained
+from rcmstr_jax.evaluation.features import calibrate_statistics, extract_features
+from rcmstr_jax.evaluation.scoring import Recognizer, SetResult, count_outside, score_benchmarks
+from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.checkpoint import CheckpointError
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.loop import enable_compilation_cache
+
+PROTOCOLS = ("frozen", "finetune")
+FEATURE_DTYPES = ("float32", "bfloat16", "float16")
+FAULTS = "faults.json"
+# Words that show a random encoder the data when not all of them are held in memory.
+CALIBRATION_WORDS = 4096
+Log = Callable[[str], None]
+
+
+def run_evaluation(
+    config: ConfigDict,
+    workdir: str | Path,
+    pretrained: str,
+    *,
+    log: Log | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Trains a recogniser on labels and scores it on every benchmark.
+
+    Args:
+      config: an evaluation config (``configs/evaluate/common.py`` explains the fields).
+      workdir: where results.json, results.md, predictions.jsonl and faults.json are written.
+      pretrained: workdir of a pretraining run; ``random:DIR`` for the encoder as this run started
+        from it; ``random`` for the config's own model, untrained.
+      log: takes progress lines; they are printed by default.
+      command: the command line for the report; ``sys.argv`` by default.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ConfigError: an impossible config, source, benchmark root or pretrained folder; raised before
+        any training.
+    """
+    log = log or (lambda line: print(line, flush=True))
+    clock = Clock()
+    train = config.train
+    specs = (train.source,) if isinstance(train.source, str) else tuple(train.source)
+    with reported_as_config_error():
+        check_config(config)
+        words.refuse_benchmark_training(specs, config.benchmarks)
+        benchmarks = resolve_benchmarks(config.benchmarks)
+        enable_compilation_cache(config.compilation_cache)
+        encoder = load_encoder(pretrained, config)
+        charset = make_charset(config.decoder.charset)
+        head = rs.make_head(
+            config.decoder.name,
+            charset,
+            hidden=config.decoder.hidden,
+            max_length=config.decoder.max_length,
+        )
+        source = open_source(specs, weights=tuple(train.weights) or None, seed=config.seed)
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        faults = FaultLog(Path(workdir) / FAULTS)
+        subset, texts, counts = words.choose_words(
+            source,
+            labels=train.labels,
+            seed=config.seed,
+            charset=charset,
+            max_length=config.decoder.max_length,
+            faults=faults,
+        )
+    log(f"labels: {len(subset)} words of {source.name}")
+    is_random = split_pretrained(pretrained)[0]
+    recognizer = train_recognizer(
+        config,
+        encoder,
+        head,
+        Words(subset, texts, counts, faults),
+        is_random=is_random,
+        log=log,
+        clock=clock,
+    )
+    read = score_benchmarks(
+        recognizer,
+        benchmarks,
+        batch_size=config.eval_batch_size,
+        workers=config.workers,
+        faults=faults,
+        log=log,
+    )
+    faults.write()
+    clock.mark("score")
+    results = {
+        "protocol": config.protocol,
+        "initialisation": "random_init" if is_random else "pretrained",
+        "encoder": recognizer.encoder.origin,
+        "decoder": config.decoder.name,
+        "charset": len(charset.characters),
+        **score_table(read, config.policy),
+        "labels_outside_charset": count_outside(read, charset),
+        "train": {
+            "source": list(specs),
+            "labels_asked": train.labels,
+            "labels": counts.as_dict(),
+            "steps": train.steps,
+            "batch_size": train.batch_size,
+        },
+        "benchmarks": str(config.benchmarks),
+        "seed": config.seed,
+        "command": command or shlex.join(sys.argv),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "seconds": clock.report(),
+        "config": config.to_dict(),
+    }
+    report.write_results(workdir, results, (line for result in read for line in result.lines()))
+    log(report.text_table(report.table_rows(results)))
+    log("\n".join(report.describe(results)))
+    log(f"written: {Path(workdir) / report.RESULTS_JSON}, and {report.RESULTS_MD} beside it")
+    return results
+
+
+@contextlib.contextmanager
+def reported_as_config_error() -> Iterator[None]:
+    """What is wrong before any work begins is a mistake in what was asked for."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, CheckpointError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def score_table(read: Sequence[SetResult], policy: str) -> dict[str, Any]:
+    """Sets, both means and the other policies as they lie in results.json."""
+
+    def pooled(policy: str) -> metrics.Score:
+        return metrics.weighted_mean(result.score(policy) for result in read)
+
+    return {
+        "policy": policy,
+        "sets": [
+            {
+                "name": result.name,
+                "path": result.path,
+                "published_size": result.accepted,
+                **result.score(policy).as_percent(),
+            }
+            for result in read
+        ],
+        "weighted_mean": pooled(policy).as_percent(),
+        "plain_mean": metrics.plain_mean(result.score(policy) for result in read),
+        "policies": {name: pooled(name).as_percent() for name in metrics.POLICIES},
+    }
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses values that no run can work with.
+
+    Raises:
+      ValueError: naming the field, its value and what it may be.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise ValueError(
+            f"protocol={config.protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}"
+        )
+    metrics.check_policy(config.policy)
+    if config.train.feature_dtype not in FEATURE_DTYPES:
+        raise ValueError(
+            f"train.feature_dtype={config.train.feature_dtype!r} is unknown: choose one of"
+            f" {', '.join(FEATURE_DTYPES)}"
+        )
+    positive = {
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.steps_per_call": config.train.steps_per_call,
+        "train.log_every": config.train.log_every,
+        "eval_batch_size": config.eval_batch_size,
+        "decoder.hidden": config.decoder.hidden,
+        "decoder.max_length": config.decoder.max_length,
+    }
+    for field, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{field}={value}: must be at least 1")
+
+
+def make_charset(name: str) -> Charset:
+    """The alphabet of ``"36"``, ``"62"`` or ``"94"`` characters, or that of a text file.
+
+    Raises:
+      ValueError: another size, or a file that holds no charset.
+    """
+    return Charset.preset(int(name)) if str(name).isdecimal() else Charset.from_file(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The words to train on.
+
+    Attributes:
+      subset: their records.
+      texts: their labels, in the charset's case.
+      counts: what became of the others; brought up to date while images are decoded.
+      faults: takes the images that cannot be decoded.
+    """
+
+    subset: words.Subset
+    texts: list[str]
+    counts: words.LabelCounts
+    faults: FaultLog
+
+
+def train_recognizer(
+    config: ConfigDict,
+    encoder: Encoder,
+    head: rs.DecoderHead,
+    chosen: Words,
+    *,
+    is_random: bool,
+    log: Log,
+    clock: Clock,
+) -> Recognizer:
+    """Trains the decoder on frozen frames, or encoder and decoder on images.
+
+    Words are held in memory, as frames or as images, where they fit into ``train.memory_gib``;
+    else they are read, decoded and, when the encoder is frozen, encoded again in every step.
+    """
+    train, size = config.train, encoder.image_size
+    frozen, number = config.protocol == "frozen", len(chosen.subset)
+    frames, width = encoder.frames_shape()
+    frame_bytes = frames * width * jnp.dtype(train.feature_dtype).itemsize
+    gib = number * (frame_bytes if frozen else 3 * size[0] * size[1]) / 2**30
+    in_memory = gib <= train.memory_gib
+    calibrate = frozen and is_random and config.calibrate_random_statistics
+    images, texts = np.zeros((0, *size, 3), np.uint8), chosen.texts
+    if in_memory or calibrate:
+        limit = number if in_memory else min(number, CALIBRATION_WORDS)
+        images, texts = fitting.load_images(
+            chosen.subset.first(limit),
+            texts,
+            image_size=size,
+            batch_size=config.eval_batch_size,
+            workers=config.workers,
+            counts=chosen.counts,
+            faults=chosen.faults,
+        )
+        log(f"images: {len(images)} decoded")
+    clock.mark("load")
+    if calibrate:
+        encoder = calibrate_statistics(
+            encoder, images, batch_size=config.eval_batch_size, seed=config.seed
+        )
+    optimizer, _ = rs.recognition_optimizer(
+        train.steps,
+        learning_rate=train.learning_rate,
+        clip=train.clip,
+        warmup_share=train.warmup_share,
+        encoder_multiplier=train.encoder_multiplier,
+    )
+    state = rs.create_state(
+        jax.random.key(config.seed),
+        head,
+        (frames, width),
+        optimizer,
+        encoder_params=None if frozen else encoder.params,
+        batch_stats=None if frozen else encoder.batch_stats,
+    )
+    encode = None if frozen and in_memory else (encoder.frozen if frozen else encoder.train)
+    step = rs.make_step(head, optimizer, encode=encode, view_ops=0 if frozen else train.view_ops)
+    if in_memory:
+        inputs = images
+        if frozen:
+            inputs = extract_features(
+                encoder,
+                images,
+                batch_size=config.eval_batch_size,
+                dtype=train.feature_dtype,
+                log=log,
+            )
+            clock.mark("features")
+        feed = fitting.memory_feed({"inputs": inputs, **head.targets(texts)}, config)
+    else:
+        log(f"words are streamed: {gib:.1f} GiB exceed train.memory_gib={train.memory_gib}")
+        feed = fitting.streamed_feed(chosen.subset, head, size, config, chosen.faults)
+    state = fitting.train_loop(rs.make_chunk(step), state, feed, config, log)
+    clock.mark("train")
+    if not frozen:
+        encoder = dataclasses.replace(
+            encoder, params=state.params["encoder"], batch_stats=state.batch_stats
+        )
+    return Recognizer(encoder=encoder, head=head, decoder_params=state.params["decoder"])
+
+
+class Clock:
+    """Seconds per part of a run."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    def mark(self, part: str) -> None:
+        """Books the time since the last mark under ``part``."""
+        now = time.perf_counter()
+        self._parts[part] = self._parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def report(self) -> dict[str, float]:
+        """Seconds by part, and ``total``; rounded to tenths."""
+        total = time.perf_counter() - self._start
+        parts = {"load": 0.0, "features": 0.0, "train": 0.0, "score": 0.0} | self._parts
+        return {name: round(value, 1) for name, value in (parts | {"total": total}).items()}

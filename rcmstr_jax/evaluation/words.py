@@ -1,0 +1,192 @@
+"""Which labelled words a recogniser trains on: label filter, nested subsets, images in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.data.faults import FaultLog, fault_of
+from rcmstr_jax.data.records import BadRecord, Record, RecordSource, is_endless
+
+# Encoded images are kept between the pass over the labels and the decoding up to so many bytes.
+KEPT_BYTES = 2 * 1024**3
+LOCAL_KINDS = ("lmdb", "folder")
+
+
+class Subset:
+    """Some records of a source, in a given order; their bytes are kept where given."""
+
+    def __init__(
+        self, source: RecordSource, indices: Sequence[int], kept: dict[int, Record] | None = None
+    ) -> None:
+        self.source = source
+        self.indices = indices
+        self.name = f"{source.name}[{len(indices)}]"
+        self._kept = kept or {}
+
+    def first(self, count: int) -> Subset:
+        """The first ``count`` records."""
+        return Subset(self.source, self.indices[:count], self._kept)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        at = int(self.indices[index])
+        return self._kept[at] if at in self._kept else self.source[at]
+
+
+@dataclasses.dataclass
+class LabelCounts:
+    """What became of the labels; every number is a count of words.
+
+    Attributes:
+      available: words in the sources, None for an endless one.
+      examined: words whose label was looked at.
+      unlabelled: of these, words without a label or with an empty one.
+      outside_charset: words left out for a character that the charset lacks.
+      too_long: words left out for their length.
+      unreadable: words left out because the image cannot be decoded.
+      trained_on: words that remain.
+    """
+
+    available: int | None = None
+    examined: int = 0
+    unlabelled: int = 0
+    outside_charset: int = 0
+    too_long: int = 0
+    unreadable: int = 0
+    trained_on: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+
+def fit_case(text: str, charset: Charset) -> str:
+    """Lower-cases a label for an alphabet without upper-case letters."""
+    return text if any(c.isupper() for c in charset.characters) else text.lower()
+
+
+def known_characters(charset: Charset) -> frozenset[str]:
+    """What a label may hold; the space has a token of its own in every charset."""
+    return frozenset(charset.characters) | {" "}
+
+
+def choose_words(
+    source: RecordSource,
+    *,
+    labels: float,
+    seed: int,
+    charset: Charset,
+    max_length: int,
+    faults: FaultLog | None = None,
+) -> tuple[Subset, list[str], LabelCounts]:
+    """Draws the labelled subset.
+
+    The words are put into one seeded order. A share (``labels`` up to 1) takes the beginning of
+    that order and keeps the usable words of it; a number (above 1) goes on until it has so many
+    usable words. So subsets of one seed are nested, and do not depend on method or initialisation.
+
+    Args:
+      source: labelled records.
+      labels: share in (0, 1], or a number of words above 1.
+      seed: of the order.
+      charset: words with a character outside of it are left out and counted.
+      max_length: longer words are left out and counted, in characters.
+      faults: takes the records that cannot be read at all.
+
+    Returns:
+      The records, their labels in the charset's case, and the counts.
+
+    Raises:
+      ValueError: impossible ``labels``, or no usable word.
+    """
+    total = len(source)
+    endless = is_endless(source)
+    if labels <= 0 or (labels > 1 and labels != int(labels)):
+        raise ValueError(
+            f"train.labels={labels}: give a share in (0, 1] or a whole number of words above 1"
+        )
+    if endless and labels <= 1:
+        raise ValueError(
+            f"train.labels={labels}: a share of the endless source {source.name!r} is not defined;"
+            " give a number of words, as in train.labels=20000"
+        )
+    if not endless and labels > total:
+        raise ValueError(
+            f"train.labels={int(labels)}, but {source.name!r} holds {total} words: ask for fewer,"
+            " or train.labels=1.0 for all"
+        )
+    wanted = int(labels) if labels > 1 else None
+    order: Iterable[int] = (
+        range(total) if endless else np.random.default_rng(seed).permutation(total)
+    )
+    limit = total if wanted is not None else max(1, round(labels * total))
+    counts = LabelCounts(available=None if endless else total)
+    known = known_characters(charset)
+    indices: list[int] = []
+    texts: list[str] = []
+    kept: dict[int, Record] = {}
+    kept_bytes = 0
+    for index in order:
+        if counts.examined == limit or len(indices) == wanted:
+            break
+        counts.examined += 1
+        try:
+            record = source[int(index)]
+        except BadRecord as error:
+            counts.unreadable += 1
+            if faults is not None:
+                faults.add(fault_of(error, source, int(index)))
+            continue
+        if not record.text:
+            counts.unlabelled += 1
+            continue
+        text = fit_case(record.text, charset)
+        if not known.issuperset(text):
+            counts.outside_charset += 1
+            continue
+        if len(text) > max_length:
+            counts.too_long += 1
+            continue
+        indices.append(int(index))
+        texts.append(text)
+        kept_bytes += len(record.image)
+        if kept_bytes <= KEPT_BYTES:
+            kept[int(index)] = record
+    if not indices:
+        raise ValueError(
+            f"train.source {source.name!r} has no usable word among {counts.examined} examined:"
+            f" {counts.unlabelled} without label, {counts.outside_charset} outside the charset of"
+            f" {len(charset)} characters, {counts.too_long} above {max_length} characters"
+        )
+    counts.trained_on = len(indices)
+    return Subset(source, indices, kept), texts, counts
+
+
+def local_path(spec: str) -> Path | None:
+    """The folder that a source specification names, None for one without a folder."""
+    kind, _, rest = spec.partition(":")
+    return Path(rest).resolve() if kind in LOCAL_KINDS and rest else None
+
+
+def refuse_benchmark_training(sources: Sequence[str], benchmarks: str | Path) -> None:
+    """Refuses to train on what is scored.
+
+    Raises:
+      ValueError: a source lies below the benchmark root, or its folder holds that root.
+    """
+    root = Path(benchmarks).resolve()
+    for spec in sources:
+        path = local_path(spec)
+        if path is not None and (path.is_relative_to(root) or root.is_relative_to(path)):
+            raise ValueError(
+                f"train.source={spec!r} overlaps with benchmarks={str(benchmarks)!r}: what is"
+                " scored must not be trained on; keep the two in separate folders"
+            )

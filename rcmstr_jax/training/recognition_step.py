@@ -1,0 +1,340 @@
+"""Training a recogniser on labels: a decoder on fixed frames, or encoder and decoder together.
+
+Method section 8. The same step serves both protocols:
+
+* frozen: the inputs are frames that the encoder produced once, in inference mode with its own
+  running statistics; only the decoder has parameters in the state;
+* fine-tuning: the inputs are images, the encoder runs in training mode inside the step, and its
+  parameters and running statistics are part of the state.
+
+Several steps run inside one compiled call (``make_chunk``): the dispatch of a small decoder's step
+costs as much as the step, and the words stay where they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from rcmstr_jax.augment.views import make_view
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.models.decoders.attention import AttentionDecoder
+from rcmstr_jax.models.decoders.ctc import CtcDecoder, ctc_loss
+
+Tree = Any
+Targets = Mapping[str, Any]
+EncodeFn = Callable[[Tree, Tree, Any], tuple[Any, Tree]]
+"""(encoder params, statistics, float images (B, 32, W, 3)) -> (frames (B, T, D), statistics)."""
+
+DECODERS = ("ctc", "attention")
+# Purposes that are folded into the base key, so that no two draws share one.
+INIT_PURPOSE, VIEW_PURPOSE = 0, 1
+
+
+@struct.dataclass
+class RecognitionState:
+    """All that a continued training run needs.
+
+    Attributes:
+      step: int32 scalar, optimiser steps done.
+      params: ``{"decoder": ...}`` and, when it is trained too, ``{"encoder": ...}``.
+      batch_stats: running statistics of the encoder; empty when it is frozen.
+      opt_state: optimiser state of ``params``.
+      key: base key, a typed scalar key.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    key: Array
+
+
+def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any:
+    """uint8 [0, 255] images as float32 in [-1, 1]; float images pass unchanged."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderHead:
+    """A decoder together with its alphabet: the one thing that knows how text becomes targets.
+
+    Attributes:
+      name: one of ``DECODERS``.
+      module: the Flax module, (B, T, D) frames -> logits.
+      charset: what it reads and writes.
+      max_length: longest word, in characters.
+    """
+
+    name: str
+    module: nn.Module
+    charset: Charset
+    max_length: int
+
+    def init(self, key: Array, frames: Float[Array, "batch frames dim"]) -> Tree:
+        """Fresh parameters for frames of this shape."""
+        if self.name == "ctc":
+            return self.module.init(key, frames)["params"]
+        tokens = jnp.zeros((frames.shape[0], self.max_length + 1), jnp.int32)
+        return self.module.init(key, frames, tokens)["params"]
+
+    def targets(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Token arrays of n words, int32: what ``loss`` takes, one row per word."""
+        if self.name == "ctc":
+            tokens, lengths = self.charset.encode_ctc(texts, self.max_length)
+        else:
+            tokens, lengths = self.charset.encode_attention(texts, self.max_length)
+        return {"tokens": np.asarray(tokens, np.int32), "lengths": np.asarray(lengths, np.int32)}
+
+    def loss(
+        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of the losses and what to divide it by (words for CTC, tokens for attention)."""
+        tokens, lengths = targets["tokens"], targets["lengths"]
+        if self.name == "ctc":
+            return ctc_loss(self._apply(params, frames), tokens, lengths)
+        logits = self._apply(params, frames, tokens[:, :-1])
+        wanted = tokens[:, 1:]
+        per_token = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), wanted
+        )
+        weights = (wanted != self.charset.pad_token).astype(jnp.float32)
+        return jnp.sum(per_token * weights), jnp.sum(weights)
+
+    def predict(
+        self, params: Tree, frames: Float[Array, "batch frames dim"]
+    ) -> Int[Array, "batch length"]:
+        """Greedy token indices."""
+        if self.name == "ctc":
+            return jnp.argmax(self._apply(params, frames), axis=-1)
+        steps, start = self.max_length + 1, self.charset.sos_token
+        return jnp.argmax(self._apply(params, frames, steps, start, method="decode"), axis=-1)
+
+    def _apply(self, params: Tree, *arguments: Any, method: str | None = None) -> Any:
+        return self.module.apply({"params": params}, *arguments, method=method)
+
+    def texts(self, tokens: Int[np.ndarray, "batch length"]) -> list[str]:
+        """Strings of the greedy token indices."""
+        tokens = np.asarray(tokens)
+        if self.name == "ctc":
+            return self.charset.decode_ctc(tokens)
+        return self.charset.decode_attention(tokens)
+
+
+def make_head(
+    name: str, charset: Charset, *, hidden: int = 256, max_length: int = 25
+) -> DecoderHead:
+    """The decoder called ``name`` for this alphabet.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    module: nn.Module
+    if name == "ctc":
+        module = CtcDecoder(num_classes=charset.num_ctc_classes, hidden=hidden)
+    elif name == "attention":
+        module = AttentionDecoder(num_classes=charset.num_attention_classes, hidden=hidden)
+    else:
+        raise ValueError(f"decoder.name={name!r} is unknown: choose one of {', '.join(DECODERS)}")
+    return DecoderHead(name=name, module=module, charset=charset, max_length=max_length)
+
+
+def recognition_optimizer(
+    total_steps: int,
+    *,
+    learning_rate: float = 5e-4,
+    clip: float = 5.0,
+    warmup_share: float = 0.3,
+    encoder_multiplier: float = 1.0,
+) -> tuple[optax.GradientTransformation, Callable[[Any], Any]]:
+    """Adam with a one-cycle schedule and clipping by the global norm (method section 8).
+
+    The rectifier's parameters stay as they are: it is frozen in every protocol.
+
+    Args:
+      total_steps: length of the cycle, in steps.
+      learning_rate: peak of the cycle, for the decoder.
+      clip: largest norm of the whole gradient; 0 switches clipping off.
+      warmup_share: share of the steps in which the rate rises.
+      encoder_multiplier: rate of the encoder relative to the decoder's.
+
+    Returns:
+      The transformation for params ``{"decoder": ..., "encoder": ...}`` and the decoder's schedule.
+    """
+    schedule = optax.cosine_onecycle_schedule(
+        max(total_steps, 2), learning_rate, pct_start=warmup_share
+    )
+    parts: dict[Any, optax.GradientTransformation] = {
+        "decoder": optax.adam(schedule),
+        "encoder": optax.adam(lambda step: encoder_multiplier * schedule(step)),
+        "fixed": optax.set_to_zero(),
+    }
+
+    def label(path: Sequence[Any], _: Any) -> str:
+        names = [getattr(entry, "key", str(entry)) for entry in path]
+        return "fixed" if "rectifier" in names[:2] else names[0]
+
+    def labels(params: Tree) -> Tree:
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    chain = [optax.clip_by_global_norm(clip)] if clip else []
+    return optax.chain(*chain, optax.partition(parts, labels)), schedule
+
+
+def create_state(
+    key: Array,
+    head: DecoderHead,
+    frames_shape: tuple[int, int],
+    optimizer: optax.GradientTransformation,
+    *,
+    encoder_params: Tree = None,
+    batch_stats: Tree = None,
+) -> RecognitionState:
+    """A fresh decoder, beside the given encoder if that is to be trained too.
+
+    Args:
+      key: base key; purposes are folded into it.
+      head: the decoder.
+      frames_shape: (T, D) of one word.
+      optimizer: from ``recognition_optimizer``.
+      encoder_params: None when the encoder is frozen.
+      batch_stats: the encoder's running statistics, None when it is frozen.
+    """
+    frames = jnp.zeros((2, *frames_shape), jnp.float32)
+    params = {"decoder": head.init(jax.random.fold_in(key, INIT_PURPOSE), frames)}
+    if encoder_params is not None:
+        # Copies: the training loop donates its state, and the caller's arrays must stay.
+        params["encoder"] = jax.tree.map(jnp.copy, encoder_params)
+    return RecognitionState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats={} if batch_stats is None else jax.tree.map(jnp.copy, batch_stats),
+        opt_state=optimizer.init(params),
+        key=key,
+    )
+
+
+def make_step(
+    head: DecoderHead,
+    optimizer: optax.GradientTransformation,
+    *,
+    encode: EncodeFn | None = None,
+    view_ops: int = 0,
+) -> Callable[[RecognitionState, Mapping[str, Any]], tuple[RecognitionState, dict[str, Any]]]:
+    """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
+
+    Args:
+      head: the decoder.
+      optimizer: from ``recognition_optimizer``.
+      encode: the encoder in training mode; None for inputs that are frames already.
+      view_ops: with ``encode``: light augmentation of the images with at most so many operations
+        (method section 1); 0 for none.
+
+    Returns:
+      The step. ``batch["inputs"]`` holds frames (B, T, D), or uint8 images (B, 32, W, 3) with
+      ``encode``; the rest is ``head.targets``. Metrics: ``loss``, ``grad_norm``, scalars.
+    """
+
+    def step(
+        state: RecognitionState, batch: Mapping[str, Any]
+    ) -> tuple[RecognitionState, dict[str, Any]]:
+        inputs = batch["inputs"]
+        if encode is not None:
+            inputs = images_to_float(inputs)
+            if view_ops:
+                key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), VIEW_PURPOSE)
+                inputs = make_view(key, inputs, max_ops=view_ops)
+
+        def objective(params: Tree) -> tuple[Any, Tree]:
+            frames, statistics = inputs, state.batch_stats
+            if encode is not None:
+                frames, statistics = encode(params.get("encoder"), state.batch_stats, inputs)
+            total, count = head.loss(params["decoder"], frames.astype(jnp.float32), batch)
+            return total / jnp.maximum(count, 1.0), statistics
+
+        (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        state = RecognitionState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=statistics,
+            opt_state=opt_state,
+            key=state.key,
+        )
+        return state, metrics
+
+    return step
+
+
+def make_chunk(
+    step: Callable[..., tuple[RecognitionState, dict[str, Any]]],
+) -> Callable[..., tuple[RecognitionState, dict[str, Any]]]:
+    """Several steps in one compiled call, over words that lie in device memory.
+
+    Returns:
+      ``chunk(state, memory, rows, active) -> (state, metrics)``: ``memory`` holds arrays with one
+      row per word, ``rows`` (steps, batch) int32 says which words enter each step, ``active``
+      (steps,) bool is False for steps that only fill the last call up (they are skipped, so that
+      one compilation serves all calls). Metrics are arrays (steps,), NaN for skipped steps.
+    """
+
+    def body(
+        memory: Tree, state: RecognitionState, x: tuple[Int[Array, "batch"], Bool[Array, ""]]
+    ) -> tuple[RecognitionState, dict[str, Any]]:
+        rows, active = x
+
+        def run(state: RecognitionState) -> tuple[RecognitionState, dict[str, Any]]:
+            state, metrics = step(state, jax.tree.map(lambda column: column[rows], memory))
+            return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+        def skip(state: RecognitionState) -> tuple[RecognitionState, dict[str, Any]]:
+            return state, {"loss": jnp.float32(jnp.nan), "grad_norm": jnp.float32(jnp.nan)}
+
+        return jax.lax.cond(active, run, skip, state)
+
+    def chunk(
+        state: RecognitionState,
+        memory: Tree,
+        rows: Int[Array, "steps batch"],
+        active: Bool[Array, "steps"],
+    ) -> tuple[RecognitionState, dict[str, Any]]:
+        def scanned(
+            state: RecognitionState, x: tuple[Any, Any]
+        ) -> tuple[RecognitionState, dict[str, Any]]:
+            return body(memory, state, x)
+
+        return jax.lax.scan(scanned, state, (rows, active))
+
+    return jax.jit(chunk, donate_argnums=0)
+
+
+def epoch_rows(
+    seed: int, num_words: int, batch_size: int, first_step: int, steps: int
+) -> np.ndarray:
+    """Which words enter the steps ``first_step … first_step + steps - 1``.
+
+    Words are shuffled anew in every epoch, and the epochs follow one another without a gap, so that
+    every word is seen equally often and a batch may be larger than the set. A pure function of its
+    arguments: a continued run draws the same rows.
+
+    Returns:
+      int32 (steps, batch_size), values in [0, num_words).
+    """
+    start, stop = first_step * batch_size, (first_step + steps) * batch_size
+    epochs = range(start // num_words, (stop - 1) // num_words + 1)
+    orders = [np.random.default_rng((seed, epoch)).permutation(num_words) for epoch in epochs]
+    offset = start - epochs.start * num_words
+    flat = np.concatenate(orders)[offset : offset + stop - start]
+    return flat.astype(np.int32).reshape(steps, batch_size)
