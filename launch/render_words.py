@@ -1,0 +1,100 @@
+"""Renders synthetic words to an LMDB or a TFDS dataset.
+
+    python launch/render_words.py --num=100000 --out=data/words --format=lmdb --sheet=words.png
+
+Every look is a flag: `--difficulty` sets them all, and each field of RenderOptions
+(rcmstr_jax/data/synthetic/options.py) is a flag of its own that overrides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import cv2
+from absl import app, flags
+from tqdm import tqdm
+
+from rcmstr_jax.data.synthetic.export import FORMATS, check_target, export_words
+from rcmstr_jax.data.synthetic.options import DIFFICULTIES, RenderOptions
+from rcmstr_jax.data.synthetic.sheet import write_sheet
+from rcmstr_jax.data.synthetic.source import SyntheticSource
+
+_NUM = flags.DEFINE_integer("num", 10_000, "number of words")
+_OUT = flags.DEFINE_string("out", None, "folder to write; it appears when it is complete")
+_FORMAT = flags.DEFINE_enum("format", "lmdb", FORMATS, "what to write")
+_SEED = flags.DEFINE_integer("seed", 0, "words of different seeds are unrelated")
+_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 renders in this one")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace rendered words at --out")
+_DIFFICULTY = flags.DEFINE_enum("difficulty", "medium", DIFFICULTIES, "what other flags start from")
+_SHEET = flags.DEFINE_string("sheet", None, "write a contact sheet of the first words, a PNG")
+_SHEET_WORDS = 300
+
+
+def _define_options() -> None:
+    for field in dataclasses.fields(RenderOptions):
+        text = f"{field.metadata['help']} (default: {field.default!r}, or by --difficulty)"
+        if isinstance(field.default, tuple):
+            flags.DEFINE_list(field.name, None, text)
+        elif isinstance(field.default, int):
+            flags.DEFINE_integer(field.name, None, text)
+        elif isinstance(field.default, float):
+            flags.DEFINE_float(field.name, None, text)
+        else:
+            flags.DEFINE_string(field.name, None, text)
+
+
+_define_options()
+
+
+def options_from_flags() -> RenderOptions:
+    """The difficulty with the fields that were given as flags."""
+    given = {
+        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(RenderOptions)
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return RenderOptions.preset(_DIFFICULTY.value, **changes)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; flags look like --num=1000")
+    if _OUT.value is None and _SHEET.value is None:
+        raise app.UsageError("give --out=FOLDER, or --sheet=PNG, or both")
+    cv2.setNumThreads(1)  # words are small, and workers share the cores already
+    try:
+        if _OUT.value is not None:
+            check_target(_OUT.value, _NUM.value, _FORMAT.value, _OVERWRITE.value)
+        source = SyntheticSource(_SEED.value, _NUM.value, options_from_flags())
+        print(f"{len(source.faces)} faces; {_NUM.value} words, seed {_SEED.value}")
+        if _SHEET.value is not None:
+            write_sheet((source[i] for i in range(min(_SHEET_WORDS, _NUM.value))), _SHEET.value)
+            print(f"contact sheet: {_SHEET.value}")
+        if _OUT.value is not None:
+            _export(source)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+
+
+def _export(source: SyntheticSource) -> None:
+    start = time.perf_counter()
+    with tqdm(total=_NUM.value, unit=" words", smoothing=0.1) as bar:
+        count = export_words(
+            source,
+            _OUT.value,
+            num=_NUM.value,
+            form=_FORMAT.value,
+            workers=_WORKERS.value,
+            overwrite=_OVERWRITE.value,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    seconds = time.perf_counter() - start
+    rate, cores = count / seconds, max(1, _WORKERS.value)
+    print(
+        f"{count} words in {seconds:.1f} s: {rate:.0f} words/s, {rate / cores:.0f} per process"
+        f" -> {_OUT.value} ({_FORMAT.value})"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

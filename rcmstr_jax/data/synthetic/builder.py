@@ -1,0 +1,66 @@
+"""Rendered words as a TFDS dataset in array_record files, written without TensorFlow."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from rcmstr_jax.data.records import Record
+
+SPLIT = "train"
+
+
+class SyntheticWords(tfds.core.GeneratorBasedBuilder):
+    """Word crops with their text, split "train". Give the records to `write_tfds`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+
+    def __init__(self, *, records: Iterable[Record] = (), **kwargs: Any) -> None:
+        self._records = records
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description="Word crops rendered by rcmstr_jax.data.synthetic.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "text": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "text"),
+            # The order on disk is the order of the renderer.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        del dl_manager  # nothing is downloaded
+        return {SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, record in enumerate(self._records):
+            yield number, {"image": io.BytesIO(record.image), "text": record.text or ""}
+
+
+def write_tfds(data_dir: str | os.PathLike[str], records: Iterable[Record]) -> int:
+    """Prepares the builder below a folder.
+
+    Read it back with `tfds.builder("synthetic_words", data_dir=...).as_data_source("train")`.
+
+    Args:
+        data_dir: the TFDS data folder.
+        records: written in order.
+
+    Returns:
+        The number of records.
+    """
+    builder = SyntheticWords(
+        records=records, data_dir=os.fspath(data_dir), file_format="array_record"
+    )
+    builder.download_and_prepare()
+    return int(builder.info.splits[SPLIT].num_examples)

@@ -1,0 +1,54 @@
+"""In which colours: pairs for text and background that can be read."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def luminance(colour: np.ndarray) -> float:
+    """Luma of an RGB colour of 0 to 255, from 0 to 1."""
+    return float(colour @ _LUMA) / 255
+
+
+def draw_colour(rng: np.random.Generator) -> np.ndarray:
+    """A colour of signs and print, float32 (3,), RGB, 0 to 255: often grey, sometimes vivid."""
+    kind = rng.random()
+    hue, share = rng.random(), rng.random()
+    if kind < 0.45:
+        saturation, value = 0.12 * share, rng.beta(0.7, 0.7)
+    elif kind < 0.75:
+        saturation, value = 0.15 + 0.4 * share, rng.uniform(0.15, 0.95)
+    else:
+        saturation, value = 0.55 + 0.45 * share, rng.uniform(0.3, 1.0)
+        # Reds, yellows and blues carry most signs.
+        if rng.random() < 0.6:
+            hue = (0.0, 0.12, 0.6)[int(rng.random() * 3)] + 0.04 * (hue - 0.5)
+    rgb = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return np.array(rgb, np.float32) * 255
+
+
+def draw_against(rng: np.random.Generator, ground: np.ndarray, contrast: float) -> np.ndarray:
+    """A text colour whose luminance differs from a background's by `contrast` at least.
+
+    Args:
+        rng: the word's generator.
+        ground: background colour, float32 (3,), 0 to 255.
+        contrast: from 0 to 0.5.
+    """
+    level = luminance(ground)
+    for _ in range(6):
+        colour = draw_colour(rng)
+        if abs(luminance(colour) - level) >= contrast:
+            return colour
+    # Nothing vivid fits: near white on dark, near black on light.
+    white = level < 0.5
+    grey = (
+        rng.uniform(max(level + contrast, 0.75), 1)
+        if white
+        else rng.uniform(0, min(level - contrast, 0.25))
+    )
+    return np.full(3, 255 * grey, np.float32)

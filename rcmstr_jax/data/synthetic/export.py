@@ -1,0 +1,157 @@
+"""Writes rendered words to disk, with worker processes: LMDB, TFDS, contact sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+
+from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.records import Record
+from rcmstr_jax.data.synthetic.source import SyntheticSource
+
+FORMATS = ("lmdb", "tfds")
+_CHUNK = 256
+
+_worker_source: SyntheticSource | None = None
+
+
+def check_target(out: str, num: int, form: str, overwrite: bool) -> Path:
+    """Checks what `export_words` is asked for, before anything is rendered.
+
+    Raises:
+        ValueError: naming the flag, its value and the remedy.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"--format={form} is unknown; choose one of {', '.join(FORMATS)}")
+    if num < 1:
+        raise ValueError(f"--num={num}: give at least 1")
+    if not out:
+        raise ValueError("--out is empty; name the folder to write")
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out={out} is a file; name a folder that does not exist yet")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise ValueError(f"--out={out} exists; add --overwrite, or name another folder")
+        ours = (path / "render.json", path / "data.mdb", *path.glob("*/*/dataset_info.json"))
+        if not any(file.exists() for file in ours):
+            raise ValueError(
+                f"--out={out} holds something other than rendered words, which --overwrite does "
+                "not delete; name another folder"
+            )
+    return path
+
+
+def export_words(
+    source: SyntheticSource,
+    out: str,
+    *,
+    num: int,
+    form: str = "lmdb",
+    workers: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Writes the first words of a source; the folder appears when it is complete.
+
+    Beside the data lies `render.json`: seed, options, faces and package versions.
+
+    Args:
+        source: the words.
+        out: folder to write.
+        num: number of words.
+        form: "lmdb" or "tfds".
+        workers: processes that render; 0 renders in this one. The result is the same.
+        overwrite: replace rendered words that lie there.
+        progress: called with the number of words rendered so far.
+
+    Returns:
+        The number of words written.
+
+    Raises:
+        ValueError: as `check_target`, or `num` exceeds the length of the source.
+    """
+    path = check_target(out, num, form, overwrite)
+    if num > len(source):
+        raise ValueError(f"--num={num} exceeds the source's length {len(source)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        records = render_many(source, num, workers, progress)
+        if form == "lmdb":
+            count = write_lmdb(draft, records)
+        else:
+            from rcmstr_jax.data.synthetic.builder import write_tfds
+
+            draft.mkdir()
+            count = write_tfds(draft, records)
+        note = json.dumps(describe(source, num), indent=2, sort_keys=True)
+        (draft / "render.json").write_text(note + "\n", encoding="utf-8")
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return count
+
+
+def render_many(
+    source: SyntheticSource,
+    num: int,
+    workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Record]:
+    """Records 0 to num - 1 in order, rendered by worker processes or, with 0, in this one."""
+    if workers < 0:
+        raise ValueError(f"--workers={workers}: give 0 or more")
+    spans = [(start, min(start + _CHUNK, num)) for start in range(0, num, _CHUNK)]
+    if workers == 0:
+        for start, stop in spans:
+            for index in range(start, stop):
+                yield source[index]
+            if progress is not None:
+                progress(stop)
+        return
+    # Spawned, because a process that holds JAX's threads must not fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(spans)), _start_worker, (source,)) as pool:
+        for (_, stop), chunk in zip(spans, pool.imap(_render_span, spans), strict=True):
+            yield from chunk
+            if progress is not None:
+                progress(stop)
+
+
+def describe(source: SyntheticSource, num: int) -> dict[str, object]:
+    """What is needed to render the same words again."""
+    import numpy
+    import PIL
+
+    options = dataclasses.asdict(source.options)
+    faces = [f"{Path(face.path).name} ({face.family})" for face in source.faces]
+    versions = {"numpy": numpy.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
+    return {
+        "num": num,
+        "seed": source.seed,
+        "options": options,
+        "faces": faces,
+        "versions": versions,
+    }
+
+
+def _start_worker(source: SyntheticSource) -> None:
+    global _worker_source
+    cv2.setNumThreads(1)  # the processes share the cores already
+    _worker_source = source
+
+
+def _render_span(span: tuple[int, int]) -> list[Record]:
+    assert _worker_source is not None
+    return [_worker_source[index] for index in range(*span)]

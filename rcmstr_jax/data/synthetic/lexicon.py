@@ -1,0 +1,199 @@
+"""What is written: words by frequency, numbers, random strings, letter case and punctuation."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+
+from rcmstr_jax.data.synthetic.options import RenderOptions
+
+_TRIES = 2000
+# Letter case of text in view: signs prefer capitals.
+_CASE_SHARES = (("upper", 0.38), ("title", 0.32), ("lower", 0.30))
+_TAILS = (".", ",", "!", "?", ":", ";", "'s", "...", "-", "%", "&")
+_BRACKETS = ("()", '""', "''", "[]", "<>", "**", "//", "--")
+
+
+def word_share(text: str) -> float:
+    """A stable number in [0, 1) for a word, the same for every letter case and punctuation.
+
+    Words below `holdout` form the test split. The hash does not depend on the process, the
+    machine or the Python version.
+
+    Args:
+        text: the word, in any case.
+    """
+    core = "".join(re.findall(r"\w", text.casefold())) or text
+    digest = hashlib.blake2b(core.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+class Lexicon:
+    """Draws texts that satisfy the alphabet, the lengths and the split of `RenderOptions`.
+
+    Args:
+        options: the fields alphabet to holdout are used.
+
+    Raises:
+        ValueError: no word is left after the filters, or `words_from` cannot be read.
+    """
+
+    def __init__(self, options: RenderOptions):
+        self._options = options
+        self._allowed = frozenset(options.alphabet)
+        self.words: list[str] = []
+        self._cumulative = np.zeros(0)
+        if options.random_words + options.numbers < 1:
+            self._load()
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One text."""
+        o = self._options
+        kind = rng.random()
+        if kind < o.random_words:
+            return self._until_fits(rng, self._random_string, "random_words")
+        if kind < o.random_words + o.numbers and any(c.isdigit() for c in o.alphabet):
+            return self._until_fits(rng, self._number, "numbers")
+        if not self.words:
+            raise ValueError(
+                "numbers need digits in the alphabet, and no lexicon words are left over; "
+                "add digits to alphabet or set numbers=0"
+            )
+        place = rng.random() * self._cumulative[-1]
+        index = min(
+            int(np.searchsorted(self._cumulative, place, side="right")), len(self.words) - 1
+        )
+        text = self._with_case(self.words[index], rng)
+        if o.punctuation and rng.random() < o.punctuation:
+            text = self._with_punctuation(text, rng)
+        return text
+
+    # How texts are made.
+
+    def _random_string(self, rng: np.random.Generator) -> str:
+        o = self._options
+        length = int(rng.integers(o.min_length, o.max_length + 1))
+        return "".join(o.alphabet[i] for i in rng.integers(len(o.alphabet), size=length))
+
+    def _number(self, rng: np.random.Generator) -> str:
+        kind = int(rng.integers(9))
+        digits = "".join(str(d) for d in rng.integers(10, size=12))
+        if kind <= 2:
+            count = int(rng.integers(1, 6))
+            return str(int(digits[:count]))
+        if kind == 3:
+            return str(int(rng.integers(1850, 2031)))
+        if kind == 4:
+            mark = "$£€"[int(rng.integers(3))] if rng.random() < 0.6 else ""
+            return f"{mark}{int(digits[:2])}.{digits[2]}{'9' if rng.random() < 0.5 else digits[3]}"
+        if kind == 5:
+            return f"{int(rng.integers(0, 24))}:{int(rng.integers(0, 60)):02d}"
+        if kind == 6:
+            return f"{digits[:3]}-{digits[3:7]}"
+        if kind == 7:
+            return f"{int(rng.integers(1, 101))}%"
+        return digits[: int(rng.integers(3, 11))]
+
+    def _with_case(self, word: str, rng: np.random.Generator) -> str:
+        case = self._options.case
+        if case == "as_given" or (case == "mixed" and word != word.lower()):
+            wanted = "as_given"  # the list spells names its own way
+        elif case == "mixed":
+            place = rng.random()
+            wanted = "lower"
+            for name, share in _CASE_SHARES:
+                place -= share
+                if place < 0:
+                    wanted = name
+                    break
+        else:
+            wanted = case
+        text = _spell(word, wanted)
+        if self._fits(text):
+            return text
+        for name in ("lower", "upper", "title"):
+            if self._fits(_spell(word, name)):
+                return _spell(word, name)
+        return word
+
+    def _with_punctuation(self, text: str, rng: np.random.Generator) -> str:
+        if rng.random() < 0.75:
+            tail = _TAILS[int(rng.integers(len(_TAILS)))]
+            changed = text + tail
+        else:
+            pair = _BRACKETS[int(rng.integers(len(_BRACKETS)))]
+            changed = pair[0] + text + pair[1]
+        return changed if self._fits(changed) else text
+
+    # What is allowed.
+
+    def _fits(self, text: str) -> bool:
+        o = self._options
+        return o.min_length <= len(text) <= o.max_length and self._allowed.issuperset(text)
+
+    def _in_split(self, text: str) -> bool:
+        o = self._options
+        return o.split == "all" or (word_share(text) < o.holdout) == (o.split == "test")
+
+    def _until_fits(self, rng: np.random.Generator, make, name: str) -> str:  # type: ignore[no-untyped-def]
+        for _ in range(_TRIES):
+            text = make(rng)
+            if self._fits(text) and self._in_split(text):
+                return text
+        o = self._options
+        raise ValueError(
+            f"RenderOptions.{name} = {getattr(o, name)}: no such text of {o.min_length} to "
+            f"{o.max_length} characters over {o.alphabet!r} in split {o.split!r} after {_TRIES} "
+            f"tries; widen the lengths or the alphabet, or set {name}=0"
+        )
+
+    def _load(self) -> None:
+        o = self._options
+        entries = _read_words(o.words_from) if o.words_from else _frequent_words(o.lexicon_size)
+        spelt = ("as_given",) if o.case == "as_given" else ("as_given", "lower", "upper", "title")
+        weights = []
+        for word, frequency in entries:
+            if not any(self._fits(_spell(word, case)) for case in spelt):
+                continue
+            if self._in_split(word):
+                self.words.append(word)
+                weights.append(frequency**o.frequency_power)
+        if not self.words:
+            raise ValueError(
+                f"no word is left of {len(entries)} from {o.words_from or 'wordfreq'} with "
+                f"alphabet={o.alphabet!r}, lengths {o.min_length} to {o.max_length}, case={o.case}, "
+                f"split={o.split}, holdout={o.holdout}; widen them or set random_words=1"
+            )
+        self._cumulative = np.cumsum(np.asarray(weights, np.float64))
+
+
+def _spell(word: str, case: str) -> str:
+    if case == "lower":
+        return word.lower()
+    if case == "upper":
+        return word.upper()
+    if case == "title":
+        return word[:1].upper() + word[1:].lower()
+    return word
+
+
+def _frequent_words(count: int) -> list[tuple[str, float]]:
+    from wordfreq import get_frequency_dict, top_n_list
+
+    frequencies = get_frequency_dict("en", "best")
+    return [(word, frequencies[word]) for word in top_n_list("en", count) if word in frequencies]
+
+
+def _read_words(path: str) -> list[tuple[str, float]]:
+    """Words of a text file, most frequent first by assumption: rank r weighs 1/(r + 10)."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"words_from = {path!r} is no file; give a text file, one word per line")
+    try:
+        lines = file.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"words_from = {path!r} is not UTF-8 ({error}); convert it") from error
+    return [(word, 1.0 / (rank + 10)) for rank, word in enumerate(dict.fromkeys(lines))]

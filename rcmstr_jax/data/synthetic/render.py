@@ -1,0 +1,114 @@
+"""One synthetic word: layout, view, colours, camera, in this order, from (seed, index) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from rcmstr_jax.data.synthetic import degrade
+from rcmstr_jax.data.synthetic.background import draw_background, find_photos
+from rcmstr_jax.data.synthetic.colour import draw_against, draw_colour
+from rcmstr_jax.data.synthetic.fonts import Face, FontBook
+from rcmstr_jax.data.synthetic.geometry import View
+from rcmstr_jax.data.synthetic.layout import lay_out
+from rcmstr_jax.data.synthetic.lexicon import Lexicon
+from rcmstr_jax.data.synthetic.options import RenderOptions
+
+
+class WordRenderer:
+    """Draws words. Holds no state but caches: the same (seed, index) gives the same bytes.
+
+    Args:
+        options: what words may look like.
+        faces: fonts that were checked already, for these options.
+
+    Raises:
+        ValueError: no usable font, no word after the filters, or no photograph; at once, not
+            when the first word is drawn.
+    """
+
+    def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):
+        self.options = options
+        self.lexicon = Lexicon(options)
+        self.fonts = FontBook(options, faces=faces)
+        if options.backgrounds:
+            find_photos(options.backgrounds)
+
+    def render(self, seed: int, index: int) -> tuple[bytes, str]:
+        """The encoded crop and the text of one word."""
+        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        text = self.lexicon.draw(rng)
+        picture = self.draw(rng, text)
+        return degrade.encode(rng, picture, self.options), text
+
+    def draw(self, rng: np.random.Generator, text: str) -> np.ndarray:
+        """A crop of a given text, uint8 (height, width, 3), RGB."""
+        options = self.options
+        face = self.fonts.draw(rng, text)
+        layout = lay_out(rng, face, text, options)
+        view = View(rng, layout.box, options)
+        style = _Style(rng, options)
+        layers = view.warp(style.layers(layout.mask))
+        picture, ground = draw_background(rng, view.size, options)
+        picture = style.paint(rng, picture, ground, layers, options)
+        picture = degrade.light(rng, picture, options)
+        return degrade.expose(rng, picture, options)
+
+
+class _Style:
+    """Which effects a word has: an outline, a shadow that is soft, hard or a raised edge."""
+
+    def __init__(self, rng: np.random.Generator, options: RenderOptions):
+        self.outline = self.shift = self.reach = 0
+        self.softness = 0.0
+        if options.outline and rng.random() < options.outline:
+            self.outline = 1 + int(rng.random() * 3)
+        if options.shadow and rng.random() < options.shadow:
+            self.shift = (1 + int(rng.random() * 4)) * (1 if rng.random() < 0.7 else -1)
+            self.reach = 1 + int(rng.random() * 4)
+            self.softness = float(rng.uniform(0.8, 3)) if rng.random() < 0.6 else 0.0
+
+    def layers(self, mask: np.ndarray) -> np.ndarray:
+        """Letters, letters with outline, and shadow as channels, uint8 (height, width, 3)."""
+        wide = mask
+        if self.outline:
+            size = 2 * self.outline + 1
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+            wide = cv2.dilate(mask, kernel)
+        shadow = np.zeros_like(mask)
+        if self.shift:
+            height, width = mask.shape
+            move = np.array([[1, 0, self.shift], [0, 1, self.reach]], np.float32)
+            shadow = cv2.warpAffine(wide, move, (width, height))
+            if self.softness:
+                shadow = cv2.GaussianBlur(shadow, (0, 0), self.softness)
+        return cv2.merge([mask, wide, shadow])
+
+    def paint(
+        self,
+        rng: np.random.Generator,
+        picture: np.ndarray,
+        ground: np.ndarray,
+        layers: np.ndarray,
+        options: RenderOptions,
+    ) -> np.ndarray:
+        """Lays shadow, outline and letters over a background, float32 (height, width, 3)."""
+        ink = draw_against(rng, ground, options.contrast)
+        cover = layers.astype(np.float32) * np.float32(1 / 255)
+        if self.shift:
+            dark = rng.random() < 0.8
+            tone = ground * np.float32(0.25) if dark else draw_colour(rng)
+            share = cover[..., 2:] * np.float32(rng.uniform(0.3, 0.9))
+            picture = picture + share * (tone.astype(np.float32) - picture)
+        if self.outline:
+            rim = draw_against(rng, ink, options.contrast)
+            picture = picture + cover[..., 1:2] * (rim - picture)
+        fill: np.ndarray = ink
+        if options.gradient and rng.random() < 0.3 * options.gradient:
+            height = picture.shape[0]
+            change = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(rng.uniform(-40, 40))
+            fill = ink + change[:, None, None]
+        share = cover[..., :1] * np.float32(1 - 0.25 * rng.random() ** 3)
+        return picture + share * (fill - picture)
