@@ -39,7 +39,13 @@ python="$PWD/.venv/bin/python"
 installed=$SECONDS
 timings=()
 chain="" # commands and checksums of code so far: a phase is stale as soon as one before it changes
-trap 'echo "interrupted: the same command goes on from here" >&2; exit 130' INT
+resume="interrupted: the same command goes on from here"
+trap 'echo "$resume" >&2; exit 130' INT
+
+stopped() { # CODE NAME COMMAND...; 75 is what training leaves with when it was asked to stop
+  [ "$1" -ne 75 ] || fail "$resume"
+  fail "$2 failed (exit $1); its command was: ${*:3}"
+}
 
 depends_on() { # PATHS...: from here on, another content of these files makes a phase stale
   local sum
@@ -72,7 +78,7 @@ phase() {
   mkdir -p "$(dirname "$dir")"
   printf '%s\n' "${chain%$'\n'}" >"$key"
   echo "== $name"
-  "$@" || fail "$name failed (exit $?); its command was: $*"
+  "$@" || stopped $? "$name" "$@"
   echo $((SECONDS - start)) >"$done_mark"
   timings+=("$name"$'\t'"$((SECONDS - start)) s")
   echo "== $name: $((SECONDS - start)) s"
