@@ -150,9 +150,7 @@ class BiLSTM(nn.Module):
         projected = jnp.stack([projected[:, 0], projected[::-1, 1]], axis=1)
         states = scan_directions(projected, weight_hh)
         both = jnp.concatenate([states[:, 0], states[::-1, 1]], axis=-1)
-        linear = Linear(
-            self.output, dtype=self.dtype, param_dtype=self.param_dtype, name="linear"
-        )
+        linear = Linear(self.output, dtype=self.dtype, param_dtype=self.param_dtype, name="linear")
         return linear(jnp.swapaxes(both, 0, 1))
 
 

@@ -179,7 +179,11 @@ class PixelDecoder(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "*batch width"]) -> Float[Array, "*batch output"]:
+    def __call__(
+        self, tokens: Float[Array, "*batch width"], filled: None = None
+    ) -> Float[Array, "*batch output"]:
+        """Predicts the numbers of every patch; `filled` is the CNN head's second argument."""
+        del filled  # every token of a ViT is filled
         hidden = self.hidden or max(1, tokens.shape[-1] // 2)
         dtypes = (self.dtype, self.param_dtype)
         x = _xavier(hidden, *dtypes, "linear_0", use_bias=False)(tokens)
