@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from rcmstr_jax.models import packed
 from rcmstr_jax.models.sites import Pair, Sites, output_size
 
 Dtype = Any
@@ -46,6 +47,9 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        if sites is not None and sites.packed:
+            window = (self.kernel_size, self.strides, self.padding)
+            return packed.convolve(x, kernel, sites, window)
         top, left = self.padding
         y = lax.conv_general_dilated(
             x,
@@ -138,10 +142,10 @@ def batch_moments(
         shifted = x - shift
         count = jnp.asarray(flat.shape[0], x.dtype)
     else:
-        first = jnp.argmax(sites.active.reshape(-1))
-        shift = lax.stop_gradient(flat[first])
-        shifted = jnp.where(sites.active[..., None], x - shift, 0)
-        count = jnp.sum(sites.active, dtype=jnp.int32).astype(x.dtype)
+        active = sites.valid if sites.packed else sites.active
+        shift = lax.stop_gradient(flat[jnp.argmax(active.reshape(-1))])
+        shifted = jnp.where(active[..., None], x - shift, 0)
+        count = jnp.sum(active, dtype=jnp.int32).astype(x.dtype)
     total = jnp.sum(shifted, axes)
     squares = jnp.sum(shifted * shifted, axes)
     everywhere = jnp.maximum(reduce(count), 1)
@@ -154,8 +158,9 @@ def batch_moments(
 
 
 def keep_active(x: Array, sites: Sites) -> Array:
-    """`x` with zero at hidden sites."""
-    return jnp.where(sites.active[..., None], x, jnp.zeros((), x.dtype))
+    """`x` with zero at hidden sites (at unused slots, where packed)."""
+    active = sites.valid if sites.packed else sites.active
+    return jnp.where(active[..., None], x, jnp.zeros((), x.dtype))
 
 
 def max_pool(
@@ -172,6 +177,8 @@ def max_pool(
     """
     if sites is None:
         return _max_pool(x, window, strides, padding)
+    if sites.packed:
+        return packed.max_pool(x, sites, (window, strides, padding))
     lowest = jnp.asarray(-jnp.inf, x.dtype)
     y = _max_pool(jnp.where(sites.active[..., None], x, lowest), window, strides, padding)
     return keep_active(y, sites.through(window, strides, padding))

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
+from rcmstr_jax.models.layers import BatchNorm, Conv, keep_active, max_pool
+from rcmstr_jax.models.packed import pack, unpack
 from rcmstr_jax.models.sites import Pair, Sites
 
 FORMS = ("masked_dense", "packed", "auto")
@@ -63,6 +64,7 @@ class ResNet(nn.Module):
         train: bool = False,
         mask: Bool[Array, "batch rows columns"] | None = None,
         form: str = "masked_dense",
+        visible_count: int | None = None,
     ) -> tuple[Float[Array, "batch out_height frames width"], Bool[Array, "batch frames"] | None]:
         """Encodes images.
 
@@ -74,6 +76,8 @@ class ResNet(nn.Module):
                 the whole image. What lies under hidden patches has no influence.
             form: how a masked image is computed: "masked_dense", "packed" or "auto". The numbers
                 are the same.
+            visible_count: number of visible patches in every image of the mask; static. The packed
+                form needs it, "auto" stays with "masked_dense" without it.
 
         Returns:
             The feature map, (batch, height / 32, W/4 + 1, width) with zero where everything is
@@ -98,8 +102,13 @@ class ResNet(nn.Module):
                     f"mask: shape {mask.shape} does not fit images of shape {images.shape}; want "
                     "(batch, rows, columns)"
                 )
-            sites = Sites.from_patches(mask, (images.shape[1], images.shape[2]))
-            images = jnp.where(sites.active[..., None], images, jnp.zeros((), images.dtype))
+            size = (images.shape[1], images.shape[2])
+            if self._is_packed(mask, form, visible_count):
+                sites = Sites.from_patches(mask, size, visible_count)
+                images = pack(images, sites)
+            else:
+                sites = Sites.from_patches(mask, size)
+                images = keep_active(images, sites)
 
         x = self._conv(images, sites, "0_1", self.width // 16, train)
         x = self._conv(x, sites, "0_2", self.width // 8, train)
@@ -114,7 +123,19 @@ class ResNet(nn.Module):
         sites = sites and sites.through((2, 2), **TALL)
         x = self._conv(x, sites, "4_2", self.width, train, kernel_size=(2, 2), padding=(0, 0))
         sites = sites and sites.through((2, 2))
-        return x, None if sites is None else jnp.any(sites.active, axis=1)
+        if sites is None:
+            return x, None
+        if sites.packed:
+            x = unpack(x, sites)
+        return x, jnp.any(sites.active, axis=1)
+
+    def _is_packed(self, mask: Array, form: str, visible_count: int | None) -> bool:
+        if form == "packed" and visible_count is None:
+            raise ValueError(
+                "visible_count: None; form 'packed' needs the static number of visible patches per "
+                "image (ssl.masking.visible_count), or use form 'masked_dense'"
+            )
+        return form == "packed"
 
     def _conv(
         self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Any

@@ -3,16 +3,25 @@
 A masked image keeps some sites and hides the others. A hidden site holds nothing: it is not
 computed, contributes zero to its neighbours, and stays empty after every layer (method section 5).
 `Sites` says which sites of one resolution are active; `Sites.through` gives those of the next one.
+
+Packed maps hold the active sites alone, (batch, capacity, channels). `Sites` then also holds the
+index tables: which site each slot holds, and where the neighbours of a slot's site are found. They
+depend on the mask alone, are computed once per mask and resolution, and their shapes are static,
+so that other masks of the same number of visible patches need no recompilation.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property, lru_cache, partial
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Int
 
 Pair = tuple[int, int]
+Window = tuple[Pair, Pair, Pair]  # kernel, strides, padding
 
 
 def output_size(size: Pair, kernel: Pair, strides: Pair, padding: Pair) -> Pair:
@@ -23,26 +32,43 @@ def output_size(size: Pair, kernel: Pair, strides: Pair, padding: Pair) -> Pair:
     return height, width
 
 
-@dataclasses.dataclass(frozen=True)
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("visible",),
+    meta_fields=("rows_of", "column_of", "visible_count"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sites:
     """Which sites of one resolution are active.
 
+    Whether a site is active follows from the patch grid by static rules: site (r, c) is active iff
+    a patch of column `column_of[c]` is visible in any of the patch rows `rows_of[r]`.
+
     Attributes:
-        active: True where a site is active, shape (batch, height, width).
+        visible: patches that are not hidden, shape (batch, rows, columns).
+        rows_of: for every row of sites the patch rows that activate it.
+        column_of: for every column of sites the patch column that activates it.
+        visible_count: largest number of visible patches of any image. Given, maps are packed;
+            None, they are dense with zeros at hidden sites. An image with more visible patches
+            than promised loses the last ones.
     """
 
-    active: Bool[Array, "batch height width"]
+    visible: Bool[Array, "batch rows columns"]
+    rows_of: tuple[tuple[int, ...], ...]
+    column_of: tuple[int, ...]
+    visible_count: int | None = None
 
     @classmethod
-    def from_patches(cls, hidden: Bool[Array, "batch rows columns"], size: Pair) -> Sites:
-        """Sites of an image of `size` whose patches are `hidden` (True = hidden).
-
-        Args:
-            hidden: patch mask, shape (batch, rows, columns).
-            size: height and width of the map in sites.
+    def from_patches(
+        cls,
+        hidden: Bool[Array, "batch rows columns"],
+        size: Pair,
+        visible_count: int | None = None,
+    ) -> Sites:
+        """Sites of a map of `size` (height, width) whose patches are `hidden` (True = hidden).
 
         Raises:
-            ValueError: the map cannot be cut into this grid.
+            ValueError: the grid does not divide the map, or the count is impossible.
         """
         rows, columns = hidden.shape[1:]
         height, width = size
@@ -51,14 +77,32 @@ class Sites:
                 f"mask: a grid of {rows} x {columns} patches does not divide a map of "
                 f"{height} x {width}; use rows that divide {height} and columns that divide {width}"
             )
-        active = jnp.logical_not(hidden.astype(bool))
-        active = jnp.repeat(active, height // rows, axis=1)
-        return cls(jnp.repeat(active, width // columns, axis=2))
+        if visible_count is not None and not 0 < visible_count <= rows * columns:
+            raise ValueError(
+                f"visible_count: {visible_count} is not between 1 and the {rows * columns} patches"
+            )
+        rows_of = tuple((row * rows // height,) for row in range(height))
+        column_of = tuple(column * columns // width for column in range(width))
+        return cls(jnp.logical_not(hidden.astype(bool)), rows_of, column_of, visible_count)
 
     @property
     def size(self) -> Pair:
         """Height and width of the map."""
-        return self.active.shape[1], self.active.shape[2]
+        return len(self.rows_of), len(self.column_of)
+
+    @property
+    def packed(self) -> bool:
+        """Whether maps hold the active sites alone."""
+        return self.visible_count is not None
+
+    @cached_property
+    def active(self) -> Bool[Array, "batch height width"]:
+        """True where a site is active."""
+        columns = jnp.take(self.visible, jnp.asarray(self.column_of, jnp.int32), axis=2)
+        if all(len(rows) == 1 for rows in self.rows_of):
+            return jnp.take(columns, jnp.asarray([rows[0] for rows in self.rows_of]), axis=1)
+        rows = [jnp.any(columns[:, np.asarray(rows, int)], axis=1) for rows in self.rows_of]
+        return jnp.stack(rows, axis=1)
 
     def through(self, kernel: Pair, strides: Pair = (1, 1), padding: Pair = (0, 0)) -> Sites:
         """Sites after a layer with this window.
@@ -67,14 +111,137 @@ class Sites:
         an output site is active iff any input site is active among its window's rows in the anchor
         column `min(output column * stride, last column)`.
         """
-        out = output_size(self.size, kernel, strides, padding)
-        if out == self.size and strides == (1, 1):
+        height, width = output_size(self.size, kernel, strides, padding)
+        if (height, width) == self.size and strides == (1, 1):
             return self
-        anchor = jnp.minimum(jnp.arange(out[1]) * strides[1], self.size[1] - 1)
-        columns = jnp.take(self.active, anchor, axis=2)
-        columns = jnp.pad(columns, ((0, 0), (padding[0], padding[0]), (0, 0)))
-        last = (out[0] - 1) * strides[0] + 1
-        active = columns[:, 0 : last : strides[0]]
-        for row in range(1, kernel[0]):
-            active = active | columns[:, row : row + last : strides[0]]
-        return Sites(active)
+        rows_of = []
+        for row in range(height):
+            first = row * strides[0] - padding[0]
+            inside = range(max(first, 0), min(first + kernel[0], self.size[0]))
+            rows_of.append(tuple(sorted({patch for i in inside for patch in self.rows_of[i]})))
+        last = self.size[1] - 1
+        column_of = tuple(self.column_of[min(column * strides[1], last)] for column in range(width))
+        found = self._followers.get((tuple(rows_of), column_of))
+        if found is None:
+            found = dataclasses.replace(self, rows_of=tuple(rows_of), column_of=column_of)
+            self._followers[tuple(rows_of), column_of] = found
+        return found
+
+    @cached_property
+    def _followers(self) -> dict[tuple, Sites]:
+        return {}
+
+    # What follows is for packed maps.
+
+    @cached_property
+    def capacity(self) -> int:
+        """Slots per image: the most sites that `visible_count` visible patches can activate."""
+        if self.visible_count is None:
+            raise ValueError("visible_count: None; packed maps need the number of visible patches")
+        grid = (self.visible.shape[1], self.visible.shape[2])
+        return most_active_sites(self.rows_of, self.column_of, grid, self.visible_count)
+
+    @property
+    def nowhere(self) -> int:
+        """The slot number that stands for a hidden site: one beyond the last slot of the batch."""
+        return self.visible.shape[0] * self.capacity
+
+    @cached_property
+    def index(self) -> Int[Array, "batch capacity"]:
+        """The site (row * width + column) that each slot holds; height * width in unused slots."""
+        batch, sites = self.visible.shape[0], self.size[0] * self.size[1]
+        active = self.active.reshape(batch, sites)
+        # Sorting (hidden, site) puts the active sites first, in reading order.
+        site = jnp.arange(sites, dtype=jnp.int32)
+        order = jnp.sort(jnp.where(active, site, sites), axis=1)
+        return order[:, : self.capacity]
+
+    @cached_property
+    def valid(self) -> Bool[Array, "batch capacity"]:
+        """True where a slot holds a site."""
+        return self.index < self.size[0] * self.size[1]
+
+    @cached_property
+    def slot(self) -> Int[Array, "batch all_sites"]:
+        """Where each site is found in the flattened (batch * capacity) slots, else `nowhere`.
+
+        One entry more than there are sites stands for everything outside the map.
+        """
+        batch, capacity = self.index.shape
+        sites = self.size[0] * self.size[1]
+        active = self.active.reshape(batch, sites)
+        rank = jnp.cumsum(active, axis=1, dtype=jnp.int32) - 1
+        base = jnp.arange(batch, dtype=jnp.int32)[:, None] * capacity
+        slot = jnp.where(active & (rank < capacity), base + rank, self.nowhere)
+        return jnp.pad(slot, ((0, 0), (0, 1)), constant_values=self.nowhere)
+
+    def table(self, kind: str, window: Window) -> Int[Array, "batch slots places"]:
+        """The table `sources` or `targets` of a window, computed once."""
+        if (kind, window) not in self._tables:
+            self._tables[kind, window] = getattr(self, kind)(window)
+        return self._tables[kind, window]
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, Window], Array]:
+        return {}
+
+    def sources(self, window: Window) -> Int[Array, "batch out_capacity places"]:
+        """For every output slot, the input slots in its window (row-major), `nowhere` if absent."""
+        kernel, strides, padding = window
+        out = self.through(*window)
+        row, column = jnp.divmod(out.index[..., None], out.size[1])
+        i, j = np.divmod(np.arange(kernel[0] * kernel[1]), kernel[1])
+        return self._find(row * strides[0] - padding[0] + i, column * strides[1] - padding[1] + j)
+
+    def targets(self, window: Window) -> Int[Array, "batch capacity places"]:
+        """For every input slot, the output slots that see it at each place of their window."""
+        kernel, strides, padding = window
+        out = self.through(*window)
+        row, column = jnp.divmod(self.index[..., None], self.size[1])
+        i, j = np.divmod(np.arange(kernel[0] * kernel[1]), kernel[1])
+        row, row_rest = jnp.divmod(row + padding[0] - i, strides[0])
+        column, column_rest = jnp.divmod(column + padding[1] - j, strides[1])
+        row = jnp.where((row_rest == 0) & (column_rest == 0), row, -1)
+        return out._find(row, column)
+
+    def _find(
+        self, row: Int[Array, "batch slots places"], column: Int[Array, "batch slots places"]
+    ) -> Int[Array, "batch slots places"]:
+        """Slots of the sites at these rows and columns, which may lie outside the map."""
+        height, width = self.size
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        site = jnp.where(inside, row * width + column, height * width)
+        found = jnp.take_along_axis(self.slot, site.reshape(site.shape[0], -1), axis=1)
+        return found.reshape(site.shape)
+
+
+@lru_cache(maxsize=256)
+def most_active_sites(
+    rows_of: tuple[tuple[int, ...], ...], column_of: tuple[int, ...], grid: Pair, visible: int
+) -> int:
+    """The most sites that any `visible` patches can activate; attained, so the bound is tight.
+
+    A visible patch acts within its own column of patches only. So: the most rows that n patches of
+    one column can activate (all subsets), times the columns of sites that follow this column, and
+    then the best way to spread the patches over the columns (a knapsack).
+    """
+    rows, columns = grid
+    activates = np.zeros((rows, len(rows_of)), bool)
+    for site_row, patch_rows in enumerate(rows_of):
+        activates[list(patch_rows), site_row] = True
+    best_rows = np.zeros(rows + 1, int)
+    for subset in range(2**rows):
+        chosen = [row for row in range(rows) if subset >> row & 1]
+        count = int(activates[chosen].any(axis=0).sum()) if chosen else 0
+        best_rows[len(chosen)] = max(best_rows[len(chosen)], count)
+    followers = np.bincount(np.asarray(column_of, int), minlength=columns)
+    best = np.zeros(visible + 1, int)
+    for column in range(columns):
+        gains = [
+            np.concatenate([np.zeros(n, int), best[: visible + 1 - n]])
+            + best_rows[n] * followers[column]
+            for n in range(min(rows, visible) + 1)
+        ]
+        gains = [np.where(np.arange(visible + 1) >= n, gain, 0) for n, gain in enumerate(gains)]
+        best = np.max(gains, axis=0)
+    return int(best[visible])
