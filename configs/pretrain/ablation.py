@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from configs.pretrain import common, mini, rcmstr_cnn, rcmstr_vit
 from ml_collections import ConfigDict
+
+from configs.pretrain import common, mini, rcmstr_cnn, rcmstr_vit
 
 LADDER = ("seqmoco_no_relation", "seqmoco", "rearrange", "hierarchy", "inter", "mim")
 BASES: dict[str, Callable[[], ConfigDict]] = {

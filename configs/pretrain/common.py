@@ -8,10 +8,14 @@ literal (`--config.contrast.pairs="('frame_subword',)"`).
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from rcmstr_jax.data.synthetic.options import RenderOptions
 
 
 def get_config() -> ConfigDict:
@@ -31,7 +35,7 @@ def get_config() -> ConfigDict:
     config.keep_period = 0
     # Steps between pictures in the workdir (0: only at the end; -1: never).
     config.picture_every = 5000
-    # Steps in a row that may be skipped because loss or gradient was not finite, before the run stops.
+    # Steps in a row without a finite loss and gradient (they are skipped) before the run stops.
     config.max_skipped = 10
     # Where compiled programs are kept between runs: "auto" is $XDG_CACHE_HOME/rcmstr_jax (or
     # ~/.cache/rcmstr_jax), "off" keeps nothing, anything else is a folder.
@@ -41,14 +45,17 @@ def get_config() -> ConfigDict:
     # One or several of "lmdb:PATH", "folder:PATH", "tfds:NAME[:split][@data_dir]",
     # "synthetic[:seed]". Several are mixed by `weights`.
     config.data.source = ("synthetic",)
-    # Share of each source in a mixture; empty: in proportion to their lengths.
+    # Share of each source in a mixture; empty: finite sources count by their sizes. Rendered words
+    # never end: beside other sources they need weights.
     config.data.weights = ()
+    # Keep decoded images in memory: right for small finite sources that are passed many times.
+    config.data.cache = False
+    # Look of rendered words: every field of rcmstr_jax/data/synthetic/options.py.
+    config.data.synthetic = synthetic_options("medium")
     # Worker processes that decode images (0: in this process).
     config.data.workers = 8
     # Batches that are moved to the device ahead of their use.
     config.data.prefetch = 2
-    # Keep decoded images in memory: right for small sources that are passed many times.
-    config.data.cache = False
 
     config.model = ConfigDict()
     config.model.encoder = "cnn"  # "cnn" or "vit"
@@ -145,6 +152,11 @@ def get_config() -> ConfigDict:
     # Largest global norm of the gradient (0: no limit).
     config.optimizer.clip = 0.0
     return config
+
+
+def synthetic_options(difficulty: str, **changes: Any) -> ConfigDict:
+    """Options of the word renderer: "easy", "medium" or "hard", with some fields changed."""
+    return ConfigDict(dataclasses.asdict(RenderOptions.preset(difficulty, **changes)))
 
 
 def use_vit(config: ConfigDict, size: str = "tiny") -> ConfigDict:

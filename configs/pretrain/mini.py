@@ -14,8 +14,9 @@ Expected: launch/quickstart.sh prints it beside the same encoder at random initi
 
 from __future__ import annotations
 
-from configs.pretrain import common
 from ml_collections import ConfigDict
+
+from configs.pretrain import common
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

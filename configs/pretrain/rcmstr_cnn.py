@@ -17,8 +17,9 @@ an attention decoder. What this project has measured is in docs/results/.
 
 from __future__ import annotations
 
-from configs.pretrain import common
 from ml_collections import ConfigDict
+
+from configs.pretrain import common
 
 WORDS, EPOCHS = 5_500_000, 5
 

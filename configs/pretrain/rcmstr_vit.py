@@ -16,8 +16,9 @@ docs/results/.
 
 from __future__ import annotations
 
-from configs.pretrain import common
 from ml_collections import ConfigDict
+
+from configs.pretrain import common
 
 WORDS, EPOCHS = 5_500_000, 10
 

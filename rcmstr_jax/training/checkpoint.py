@@ -13,6 +13,7 @@ import logging
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -188,8 +189,27 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits and releases the threads."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError as second:
+            if error is None:
+                raise
+            # The first error is the one that ends the run; it must not be hidden by this one.
+            logger.warning("%s", second)
 
     def restore(self, template: Any, position: DataPosition | None = None) -> Restored | None:
         """Reads the newest checkpoint; where it is damaged, the one before, with a warning.
@@ -230,14 +250,15 @@ class Checkpoints:
         self, wanted: Mapping[str, list[Any]] | None, position: DataPosition | None
     ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
         steps = self.steps()
-        for step, older in zip(steps, [*steps[1:], None], strict=True):
+        for place, step in enumerate(steps):
             try:
                 meta = self._read_meta(step)
                 self._check(step, meta, wanted, position)
                 return step, meta, self._read_arrays(step, meta)
             except _Unreadable as error:
                 where = self._set_aside(step)
-                instead = "no older one is left" if older is None else f"taking step {older}"
+                older = steps[place + 1 :]
+                instead = f"taking step {older[0]}" if older else "no older one is left"
                 logger.warning(
                     "checkpoint of step %d in %s is unreadable (%s); %s%s",
                     step, self.directory, error, instead, where,
@@ -259,7 +280,7 @@ class Checkpoints:
         remedy = "use another --workdir, or the config that wrote it (config.json there)"
         if wanted is not None:
             try:
-                checkshapes_of(meta["shapes"], wanted)
+                check_shapes(meta["shapes"], wanted)
             except CheckpointMismatch as error:
                 raise CheckpointMismatch(
                     f"checkpoint {self.directory / str(step)} is of another architecture: "
@@ -320,9 +341,9 @@ class Checkpoints:
 
     def _write_error(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"cannot write a checkpoint below {self.directory}: {_first_line(error)}. Free space or "
-            f"make it writable, then run the same command again; it continues from "
-            f"step {max(self.steps(), default=0)}"
+            f"cannot write a checkpoint below {self.directory}: {_first_line(error)}. Make room or "
+            f"make it writable, then run the same command again; it continues from step "
+            f"{max(self.steps(), default=0)}"
         )
 
 
@@ -350,10 +371,7 @@ def load_pretrained(
     if branch not in ("online", "momentum"):
         raise ValueError(f"branch={branch!r}; use 'online' or 'momentum'")
     prefix = "" if branch == "online" else "momentum_"
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         _, config, arrays = checkpoints.read()
-    finally:
-        checkpoints.close()
     params = {**nested(arrays, f"{prefix}params"), **nested(arrays, "frozen_params")}
     return config, params, nested(arrays, f"{prefix}batch_stats")

@@ -264,10 +264,10 @@ def _check_data(config: ConfigDict) -> None:
             "config.data.source is empty: give lmdb:PATH, folder:PATH, tfds:NAME or synthetic"
         )
     weights = tuple(config.data.weights)
-    if weights and (len(weights) != len(sources) or min(weights) < 0 or sum(weights) <= 0):
+    if weights and (len(weights) != len(sources) or min(weights) <= 0):
         raise ConfigError(
-            f"config.data.weights={weights} must be {len(sources)} numbers, one per "
-            f"config.data.source, none negative and not all zero; or empty"
+            f"config.data.weights={weights} must be {len(sources)} positive numbers, one per "
+            "config.data.source, or empty"
         )
 
 

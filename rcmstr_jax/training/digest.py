@@ -52,7 +52,7 @@ def shapes_of(arrays: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {k: [list(np.shape(v)), np.dtype(v.dtype).name] for k, v in arrays.items()}
 
 
-def checkshapes_of(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]]) -> None:
+def check_shapes(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]]) -> None:
     """Compares names, shapes and types.
 
     Raises:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+
 def base_learning_rate(optimizer: ConfigDict, batch_size: int) -> float:
     """Learning rate at the top of the schedule, scaled linearly with the global batch."""
     if optimizer.reference_batch:
@@ -17,7 +18,10 @@ def base_learning_rate(optimizer: ConfigDict, batch_size: int) -> float:
 
 
 def make_schedule(optimizer: ConfigDict, total_steps: int, batch_size: int) -> optax.Schedule:
-    """Linear warm-up from zero, then constant, in steps of one tenth, or half a cosine to zero.
+    """Linear warm-up, then constant, in steps of one tenth, or half a cosine to zero.
+
+    Step s (from 0) of a warm-up over w steps has the share (s + 1) / w of the top rate, so that no
+    step is idle and the last one has all of it.
 
     Args:
       optimizer: `config.optimizer`.
@@ -47,7 +51,8 @@ def make_schedule(optimizer: ConfigDict, total_steps: int, batch_size: int) -> o
         )
     if not warmup:
         return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, main], [warmup])
 
 
 def _decayed(params: Any) -> Any:

@@ -1,0 +1,100 @@
+"""Flags of the launchers: a mistake becomes one line that names the remedy, and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from rcmstr_jax.training.checkpoint import CheckpointError, CheckpointMismatch
+from rcmstr_jax.training.config_check import ConfigError, closest, flatten
+from rcmstr_jax.training.interrupts import EXIT_CONFIG, EXIT_FAILED
+
+
+def _load(spec: str) -> Any:
+    """Runs `get_config` of `FILE.py` or `FILE.py:variant`."""
+    path, _, variant = spec.partition(":")
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        files = sorted(str(p) for p in folder.glob("*.py") if p.stem not in ("__init__", "common"))
+        hint = f": did you mean {closest(path, files)}?" if files else ""
+        raise ConfigError(f"--config={spec}: there is no file {path}{hint}")
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"--config={spec}: {path} defines no get_config()")
+    try:
+        return get_config(variant) if variant else get_config()
+    except ValueError as error:
+        raise ConfigError(f"--config={spec}: {error}") from error
+
+
+def check_overrides(argv: Sequence[str], name: str = "config") -> None:
+    """Checks that `--config` can be loaded and has every field that is overridden.
+
+    `ml_collections` would answer with a traceback.
+
+    Raises:
+      ConfigError: naming the closest field.
+    """
+    spec, overrides = None, []
+    for place, argument in enumerate(argv):
+        given = re.fullmatch(rf"--?{name}(?:=(.*))?", argument, re.DOTALL)
+        if given:
+            spec = given[1] if given[1] is not None else " ".join(argv[place + 1 : place + 2])
+        override = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
+        if override:
+            overrides.append(override[1])
+    if spec is None:
+        return
+    config = _load(spec)
+    fields = [field for field, _ in flatten(config)]
+    for override in overrides:
+        if override in fields:
+            continue
+        inside = [field for field in fields if field.startswith(f"{override}.")]
+        if inside:
+            raise ConfigError(
+                f"--{name}.{override} is a group of fields: set one of them, "
+                f"for example --{name}.{inside[0]}"
+            )
+        raise ConfigError(
+            f"--{name}.{override}: there is no such field: did you mean "
+            f"--{name}.{closest(override, fields)}?"
+        )
+
+
+@contextlib.contextmanager
+def one_line_errors(*others: type[Exception]) -> Iterator[None]:
+    """Prints expected errors as one line: exit code 2 for mistakes of the user, 1 for the rest.
+
+    Args:
+      *others: further exceptions that end a run without being a mistake in its config.
+    """
+    try:
+        yield
+    except (ConfigError, CheckpointMismatch, flags.Error) as error:
+        _fail(error, EXIT_CONFIG)
+    except (CheckpointError, *others) as error:
+        _fail(error, EXIT_FAILED)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """For `app.run(main, flags_parser=parse_flags)`: absl's parsing with the checks above."""
+    with one_line_errors():
+        check_overrides(argv)
+        rest = flags.FLAGS(tuple(argv))
+        if len(rest) > 1:
+            raise ConfigError(f"{rest[1]!r} is no flag: write --config.field=value")
+        return rest
+    raise AssertionError("unreachable")

@@ -1,0 +1,305 @@
+"""Pretraining from a config to a finished workdir; reads from top to bottom.
+
+A workdir holds: `config.json` (resolved), `log.txt`, `parameters.txt`, `metrics.jsonl` and
+`speed.jsonl`, TensorBoard events, `checkpoints/STEP`, `pictures/*.png`, `faults.json` (records that
+could not be used) and, at the end, `state_digest.txt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from rcmstr_jax.data.cache import DecodedCache
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.pipeline import prefetch_to_device, train_batches
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.training import parallel
+from rcmstr_jax.training.checkpoint import Checkpoints, DataPosition, source_fingerprint
+from rcmstr_jax.training.config_check import (
+    ConfigError,
+    check_config,
+    differences,
+    flatten,
+    source_specs,
+    write_config,
+)
+from rcmstr_jax.training.interrupts import StopRequest
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.pictures import Pictures
+from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
+from rcmstr_jax.training.progress import Progress, run_log
+from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.writers import create_writer
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row without a finite loss or gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: finished steps.
+      finished: False if it was asked to stop; the same command continues it.
+      digest: of the training state, as in `state_digest.txt`.
+    """
+
+    step: int
+    finished: bool
+    digest: str
+
+
+def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
+    """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
+
+    Args:
+      config: as `configs/pretrain/common.py` describes, locked.
+      workdir: folder of the run; created.
+
+    Raises:
+      ConfigError: if the config, the data or the workdir cannot work; before any long work.
+      CheckpointMismatch: if the workdir holds a run of another architecture or other data.
+      CheckpointError: if no checkpoint can be written, or none of those there can be read.
+      TrainingDiverged: if loss or gradient stay infinite or undefined.
+    """
+    workdir = Path(workdir).absolute()
+    devices, hosts = jax.device_count(), jax.process_count()
+    leads = jax.process_index() == 0
+    check_config(config, devices=devices, hosts=hosts)
+    source = _open(config)
+    _prepare(workdir)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_log(workdir if leads else None))
+        stop = stack.enter_context(StopRequest())
+        logger.info(
+            "%s: %s on %d %s device(s), %d host(s)", workdir, source_fingerprint(source),
+            devices, jax.devices()[0].platform, hosts,
+        )  # fmt: skip
+        cache = enable_compilation_cache(config.compilation_cache)
+
+        # The state: fresh, or the newest checkpoint's.
+        axis = parallel.AXIS if config.key_norm == "sync" else None
+        model = build_model(config, axis_name=axis)
+        optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+
+        def fresh() -> PretrainState:
+            return create_state(
+                model,
+                optimizer,
+                jax.random.key(config.seed),
+                image_size=image_size(config),
+                mask_grid=mask_grid(config) if config.mim.enabled else None,
+                queue_sizes=queue_sizes(config),
+                predict_dim=config.model.predict_dim,
+            )
+
+        position = DataPosition(source_fingerprint(source), config.seed, config.batch_size)
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, keep=config.keep_checkpoints, keep_period=config.keep_period)
+        )
+        restored = checkpoints.restore(jax.eval_shape(fresh), position)
+        start = restored.step if restored else 0
+        host_state = restored.state if restored else fresh()
+        if restored:
+            logger.info("continuing after step %d", start)
+            for change in differences(restored.config, config):
+                logger.warning("config changed since the checkpoint: %s", change)
+        if leads:
+            write_config(config, workdir)
+            _describe(host_state, workdir)
+        state = parallel.replicate(host_state)
+        del host_state, restored
+
+        # The data, from the image after the last one that was used.
+        faults = FaultLog(workdir / "faults.json" if leads else None)
+        records = train_batches(
+            _cached(source, config, faults) if config.data.cache else source,
+            batch_size=config.batch_size,
+            image_size=image_size(config),
+            seed=config.seed,
+            start_step=start,
+            host_index=jax.process_index(),
+            host_count=hosts,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            faults=faults,
+        )
+        stack.callback(records.close)
+        batches = prefetch_to_device(records, config.data.prefetch, parallel.shard_batch)
+
+        # The steps.
+        train_step = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
+        pictures = Pictures(config, model, workdir) if leads else None
+        writer = create_writer(workdir, start, writes=leads)
+        stack.callback(writer.close)
+        if not start:
+            writer.write_hparams(dict(flatten(config)))
+        progress = Progress(
+            total_steps=config.total_steps,
+            start_step=start,
+            batch_size=config.batch_size,
+            devices=devices,
+            shown=leads,
+        )
+        stack.callback(progress.close)
+        step, stopped, batch = start, False, None
+        while step < config.total_steps and not stopped:
+            with progress.waiting():
+                batch = next(batches)
+            with _announced(cache) if step == start else contextlib.nullcontext():
+                state, metrics = train_step(state, batch)
+                if step == start:
+                    jax.block_until_ready(metrics)
+            step += 1
+            progress.tick()
+            if step == start + 1:
+                progress.restart_clock()
+            if step % config.log_every == 0 or step == config.total_steps:
+                numbers = _to_host(metrics)  # the only place that waits for the devices
+                speed, line = progress.report(numbers)
+                writer.write_scalars(step, {**numbers, **speed})
+                logger.info(line)
+                faults.flush()
+                _check_finite(numbers, config.max_skipped, step)
+            if pictures and config.picture_every > 0 and step % config.picture_every == 0:
+                pictures.save(step, state, batch)
+                progress.restart_clock()
+            if step % config.checkpoint_every == 0:
+                checkpoints.save(step, parallel.unreplicate(state), config, position)
+            stopped = stop.agreed(step, config.log_every)
+
+        # The end, or a stop on request.
+        finished = step >= config.total_steps
+        if stopped and not finished:
+            logger.info("%s: saving after step %d of %d", stop.signal, step, config.total_steps)
+        digest = checkpoints.save(step, parallel.unreplicate(state), config, position)
+        checkpoints.wait()
+        writer.flush()
+        faults.write()
+        if pictures and finished and config.picture_every >= 0 and batch is not None:
+            pictures.save(step, state, batch)
+        if leads:
+            (workdir / "state_digest.txt").write_text(f"{digest}  step {step}\n", encoding="utf-8")
+        ending = "finished" if finished else "stopped; the same command continues"
+        logger.info("%s after step %d, state digest %s", ending, step, digest)
+        return Outcome(step, finished, digest)
+
+
+def _open(config: ConfigDict) -> RecordSource:
+    """Opens the data; what is wrong with them is a mistake in the config."""
+    try:
+        return open_source(
+            source_specs(config),
+            weights=tuple(config.data.weights) or None,
+            seed=config.seed,
+            labels=False,
+            synthetic_options=dict(**config.data.synthetic),
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config.data.source={source_specs(config)}: {error}") from error
+
+
+def _cached(source: RecordSource, config: ConfigDict, faults: FaultLog) -> DecodedCache:
+    try:
+        return DecodedCache.build(
+            source, image_size(config), workers=config.data.workers, faults=faults
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.data.cache=True: {error}") from error
+
+
+def _prepare(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{jax.process_index()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be written ({error}): give a folder that can"
+        ) from error
+
+
+def enable_compilation_cache(setting: str) -> Path | None:
+    """Keeps compiled programs between runs.
+
+    Args:
+      setting: "auto" for $XDG_CACHE_HOME/rcmstr_jax or ~/.cache/rcmstr_jax, "off", or a folder.
+
+    Returns:
+      The folder, or None if nothing is kept.
+    """
+    if setting == "off":
+        return None
+    folder = Path(setting)
+    if setting == "auto":
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "rcmstr_jax" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if setting != "auto":
+            raise ConfigError(
+                f"config.compilation_cache={setting!r} cannot be created ({error}): "
+                "give another folder, or 'off'"
+            ) from error
+        logger.warning("no compilation cache: %s", error)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    return folder
+
+
+@contextlib.contextmanager
+def _announced(cache: Path | None) -> Iterator[None]:
+    kept = f"kept in {cache} for the next run" if cache else "config.compilation_cache is off"
+    logger.info("compiling the training step (up to minutes; %s)", kept)
+    start = time.monotonic()
+    yield
+    logger.info("compiled, and first step done, in %.1f s", time.monotonic() - start)
+
+
+def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of one device (they are equal on all) as numbers."""
+    return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}
+
+
+def _check_finite(numbers: Mapping[str, float], limit: int, step: int) -> None:
+    if numbers.get("skipped_in_row", 0) < limit:
+        return
+    wrong = [name for name, value in numbers.items() if not np.isfinite(value)]
+    raise TrainingDiverged(
+        f"step {step}: {numbers['skipped_in_row']:.0f} steps in a row had no finite loss or gradient "
+        f"(config.max_skipped={limit}); not finite are {', '.join(wrong) or 'none now'}. The last "
+        "checkpoint is kept: lower config.optimizer.learning_rate or set config.optimizer.clip"
+    )
+
+
+def _describe(state: PretrainState, workdir: Path) -> None:
+    """Writes the table of parameters, and logs their number per part."""
+    params = {**state.params, **state.frozen_params}
+    table = parameter_overview.get_parameter_overview(params, max_lines=None)
+    (workdir / "parameters.txt").write_text(table + "\n", encoding="utf-8")
+    sizes = {k: sum(int(np.size(x)) for x in jax.tree.leaves(v)) for k, v in params.items()}
+    parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    queues = ", ".join(f"{k} {q.keys.shape[0]}" for k, q in state.queues.items())
+    logger.info("%s parameters: %s; keys queued: %s", f"{sum(sizes.values()):,}", parts, queues)

@@ -1,0 +1,181 @@
+"""What a person sees of a running job: messages, a progress bar, speed and gauges."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import jax
+from tqdm import tqdm
+
+PACKAGE_LOGGER = "rcmstr_jax"
+# Metrics shown beside the bar, where they exist: the loss, and one sign of collapse of each kind.
+SHOWN = ("loss", "accuracy/", "key_variance/", "relation_entropy/")
+
+
+class _BarHandler(logging.Handler):
+    """Prints messages above the bar instead of through it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self._stream)
+
+
+@contextlib.contextmanager
+def run_log(workdir: Path | None, stream: TextIO | None = None) -> Iterator[logging.Logger]:
+    """Sends the package's messages to `stream` and to `workdir/log.txt`.
+
+    Args:
+      workdir: folder of the run; None on hosts that write no logs.
+      stream: standard error by default.
+
+    Yields:
+      The package's logger.
+    """
+    logger = logging.getLogger(PACKAGE_LOGGER)
+    handlers: list[logging.Handler] = []
+    if workdir is not None:
+        handlers.append(_BarHandler(stream or sys.stderr))
+        handlers.append(logging.FileHandler(workdir / "log.txt", encoding="utf-8"))
+    before = logger.level, logger.propagate
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield logger
+    finally:
+        logger.level, logger.propagate = before
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def readable_time(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def gauges_line(metrics: Mapping[str, float]) -> str:
+    """Loss and collapse gauges, `loss 9.123  accuracy frame .12 word .30  key_variance ...`."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(metrics, key=lambda n: [n.startswith(s) for s in SHOWN], reverse=True):
+        if not any(name == s or (s.endswith("/") and name.startswith(s)) for s in SHOWN):
+            continue
+        group, _, member = name.partition("/")
+        parts.setdefault(group, []).append(f"{member} {metrics[name]:.3g}".strip())
+    return "  ".join(f"{group} {', '.join(values)}" for group, values in parts.items())
+
+
+def device_memory() -> dict[str, float]:
+    """Memory in use and its highest mark on the first local device, in GiB; empty on CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    names = {"bytes_in_use": "device_memory_gib", "peak_bytes_in_use": "device_memory_peak_gib"}
+    return {f"speed/{new}": stats[old] / 2**30 for old, new in names.items() if old in stats}
+
+
+class Progress:
+    """Clock and progress bar of a loop.
+
+    Words are images: every image of a batch shows one word.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        start_step: int,
+        batch_size: int,
+        devices: int,
+        stream: TextIO | None = None,
+        shown: bool = True,
+    ) -> None:
+        """Starts the clock.
+
+        Args:
+          total_steps: of the run.
+          start_step: steps done before.
+          batch_size: words per step, over all devices.
+          devices: over all hosts.
+          stream: standard error by default; the bar appears on a terminal alone.
+          shown: False on hosts that print nothing.
+        """
+        stream = stream or sys.stderr
+        self._total, self._batch, self._devices = total_steps, batch_size, devices
+        self._step = self._reported_step = start_step
+        self._reported_at = time.monotonic()
+        self._waited = 0.0
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            file=stream,
+            disable=not (shown and stream.isatty()),
+            unit="step",
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar:12}| {n}/{total} {postfix}",
+        )
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time within as waiting for data."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - start
+
+    def tick(self) -> None:
+        """One more step was started."""
+        self._step += 1
+        self._bar.update()
+
+    def restart_clock(self) -> None:
+        """Leaves out of the speed what lies before now (compilation, pictures)."""
+        self._reported_step, self._reported_at, self._waited = self._step, time.monotonic(), 0.0
+
+    def report(self, metrics: Mapping[str, float]) -> tuple[dict[str, float], str]:
+        """Speed since the last report; call it when the devices have finished the step.
+
+        Args:
+          metrics: of the step, on the host.
+
+        Returns:
+          Scalars `speed/...`, and a line to print.
+        """
+        now = time.monotonic()
+        elapsed = max(now - self._reported_at, 1e-9)
+        steps = self._step - self._reported_step
+        speed: dict[str, float] = {}
+        parts = [f"step {self._step}/{self._total}"]
+        if steps:  # none since the clock was started anew: nothing to say about speed
+            rate = steps * self._batch / elapsed
+            speed = {
+                "speed/words_per_second": rate,
+                "speed/words_per_second_and_device": rate / self._devices,
+                "speed/steps_per_second": steps / elapsed,
+                "speed/share_waiting_for_data": min(self._waited / elapsed, 1.0),
+            }
+            parts.append(f"{rate:.0f} words/s ({rate / self._devices:.0f} per device)")
+            parts.append(f"{speed['speed/share_waiting_for_data']:.0%} waiting for data")
+            left = (self._total - self._step) * elapsed / steps
+            parts.append(f"{readable_time(left)} left")
+        speed.update(device_memory())
+        line = "  ".join([*parts, gauges_line(metrics)])
+        self._bar.set_postfix_str(line.split("  ", 1)[1], refresh=True)
+        self.restart_clock()
+        return speed, line
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
