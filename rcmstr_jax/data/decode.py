@@ -7,7 +7,6 @@ from the header first, so that a damaged or hostile header costs no memory.
 from __future__ import annotations
 
 import io
-import warnings
 
 import cv2
 import numpy as np
@@ -126,12 +125,9 @@ def read_size(data: bytes) -> tuple[int, int]:
     if data.startswith(_JPEG):
         return _jpeg_size(data)
     try:
-        with warnings.catch_warnings():
-            # Our own limit decides about large images.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-    except Image.DecompressionBombError as error:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UndecodableImage("image too large", str(error)) from None
     except (OSError, ValueError, SyntaxError, OverflowError):
         raise UndecodableImage("not an image", f"begins with {data[:8]!r}") from None

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from grain.experimental import index_shuffle
 
-from rcmstr_jax.data.records import Record, RecordSource, is_endless
+from rcmstr_jax.data.records import ENDLESS, Record, RecordSource, is_endless
 
 # A mixture repeats the same counts in every block of positions. The shortest block is taken in
 # which each share is within 1 % of its weight; longer ones would blur the components' epochs.
 _SHORTEST_BLOCK = 256
 _LONGEST_BLOCK = 65536
 _SHARE_TOLERANCE = 0.01
-# Length reported by an endless source.
-ENDLESS = 2**62
+# Up to this size a permutation is a table, of 64 kB at most; larger ones are computed place by
+# place, which for small sizes takes up to milliseconds (Grain's cipher has 2**16 places at least).
+_LARGEST_TABLE = 2**14
 
 
 @functools.lru_cache(maxsize=256)
@@ -44,9 +45,19 @@ def shuffled_index(position: int, size: int, seed: int, stream: int = 0) -> int:
         An index in `[0, size)`.
     """
     epoch, place = divmod(position, size)
-    return index_shuffle(
-        place, max_index=size - 1, seed=_stream_seed(seed, stream, epoch), rounds=4
-    )
+    return _permuted(place, size, _stream_seed(seed, stream, epoch))
+
+
+def _permuted(place: int, size: int, seed: int) -> int:
+    """Where a seeded permutation of `[0, size)` takes `place`."""
+    if size <= _LARGEST_TABLE:
+        return int(_permutation(size, seed)[place])
+    return index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)
+
+
+@functools.lru_cache(maxsize=256)
+def _permutation(size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(size).astype(np.int32)
 
 
 class MixtureSource:
@@ -114,9 +125,7 @@ class MixtureSource:
         """Component and index within it at a position, `(component, index)`."""
         block, place = divmod(position, self.block)
         # Stream 0 orders the block; component c walks its epochs in stream c + 1.
-        slot = index_shuffle(
-            place, max_index=self.block - 1, seed=_stream_seed(self.seed, 0, block), rounds=4
-        )
+        slot = _permuted(place, self.block, _stream_seed(self.seed, 0, block))
         component = int(np.searchsorted(self._ends, slot, side="right"))
         share = int(self.shares[component])
         step = block * share + slot - (int(self._ends[component]) - share)

@@ -7,9 +7,12 @@ worker processes by pickling, so one that holds a file handle reopens it there.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+# A source that is this long is not gone through once.
+ENDLESS = 2**40
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ class RecordSource(Protocol):
     def __getitem__(self, index: int, /) -> Record: ...
 
 
-def is_endless(source: object) -> bool:
+def is_endless(source: Sized) -> bool:
     """Whether a source sets its own order and never ends (the renderer, a mixture).
 
     Such a source is read at growing positions as they come; a finite one is shuffled by epochs.
     """
-    return bool(getattr(source, "endless", False))
+    return bool(getattr(source, "endless", False)) or len(source) >= ENDLESS
 
 
 def filtered_counts(source: object) -> dict[str, dict[str, int]]:
@@ -129,34 +132,3 @@ class ConcatSource:
         check_index(index, len(self), self.name)
         part = bisect.bisect_right(self._ends, index)
         return self.components[part][index - (self._ends[part - 1] if part else 0)]
-
-
-class SubsetSource:
-    """The first `count` records of a source; makes a finite set of an endless one.
-
-    Attributes:
-        components: the source itself, as a tuple.
-        name: name of the source and the count.
-    """
-
-    def __init__(self, source: RecordSource, count: int) -> None:
-        if not 0 < count <= len(source):
-            raise ValueError(
-                f"subset of {count} records of {source.name!r}: must be 1 to {len(source)}"
-            )
-        self.components = (source,)
-        self.name = f"{source.name}[:{count}]"
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Record:
-        return self.components[0][check_index(index, self._count, self.name)]
-
-
-def iterate(source: RecordSource) -> Iterator[Record]:
-    """All records of a finite source in order."""
-    if is_endless(source):
-        raise ValueError(f"source {source.name!r} never ends; take a SubsetSource of it")
-    return (source[index] for index in range(len(source)))

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 from rcmstr_jax.data.folder import FolderSource
 from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
 from rcmstr_jax.data.mixture import MixtureSource
-from rcmstr_jax.data.records import ConcatSource, RecordSource, SubsetSource
+from rcmstr_jax.data.records import ConcatSource, RecordSource
 from rcmstr_jax.data.tfds import TfdsSource
 
 _FORMS = "lmdb:PATH, folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], synthetic[:SEED[:COUNT]]"
+
+_TFDS_NAME = re.compile(r"(?P<name>[^:]+(:\d+\.(\d+|\*)\.(\d+|\*))?)(:(?P<split>.+))?")
 
 
 def open_source(
@@ -41,7 +44,7 @@ def open_source(
         seed: seed of the mixture's order.
         labels: whether to read labels.
         max_length: LMDB records with longer labels are left out.
-        synthetic_options: further arguments of the word renderer.
+        synthetic_options: fields of `RenderOptions`, the look of rendered words.
 
     Raises:
         ValueError: unknown or malformed spec, a source that cannot be opened or is empty, or
@@ -89,21 +92,31 @@ def _open_one(
 
 def _split_of(name: str) -> tuple[str, str]:
     """Builder and split of NAME[:SPLIT], where NAME may end in a version ("words:1.0.0")."""
-    head, colon, tail = name.rpartition(":")
-    if not colon or re.fullmatch(r"\d+\.(\d+|\*)\.(\d+|\*)", tail):
-        return name, "train"
-    return head, tail
+    found = _TFDS_NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"data.source: tfds:{name} must be of the form tfds:NAME[:SPLIT]")
+    return found["name"], found["split"] or "train"
 
 
 def _open_synthetic(spec: str, rest: str, options: Mapping[str, Any]) -> RecordSource:
-    from rcmstr_jax.data.synthetic.source import SyntheticSource
-
     numbers = rest.split(":") if rest else []
     if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
         raise ValueError(
             f"data.source: {spec!r} must be synthetic, synthetic:SEED or synthetic:SEED:COUNT "
             "with whole numbers"
         )
+    # Fonts and word lists are costly to import, and only the renderer needs them.
+    from rcmstr_jax.data.synthetic.options import RenderOptions
+    from rcmstr_jax.data.synthetic.source import SyntheticSource
+
+    known = {field.name for field in dataclasses.fields(RenderOptions)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(
+            f"data.synthetic: unknown fields {unknown}; the renderer has {sorted(known)}"
+        )
     seed = int(numbers[0]) if numbers else 0
-    source: RecordSource = SyntheticSource(seed=seed, **options)
-    return SubsetSource(source, int(numbers[1])) if len(numbers) == 2 else source
+    look = RenderOptions(**options)
+    if len(numbers) < 2:
+        return SyntheticSource(seed, options=look)
+    return SyntheticSource(seed, length=int(numbers[1]), options=look)

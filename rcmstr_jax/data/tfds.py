@@ -95,15 +95,15 @@ class TfdsSource:
     def _make_reader(self) -> Any:
         import tensorflow_datasets as tfds
 
-        # Undecoded, and nothing but what is needed.
-        wanted = {self.image_feature: True}
-        if self.text_feature is not None:
-            wanted[self.text_feature] = True
-        decoders = tfds.decode.PartialDecoding(
-            wanted, decoders={self.image_feature: tfds.decode.SkipDecoding()}
-        )
+        builder = self._open()
+        # Every image stays encoded: ours decodes like those of other sources, others are not used.
+        decoders = {
+            key: tfds.decode.SkipDecoding()
+            for key, feature in builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
         try:
-            return self._open().as_data_source(self._split, decoders=decoders)
+            return builder.as_data_source(self._split, decoders=decoders)
         except NotImplementedError as error:
             raise ValueError(
                 f"{self.name} has no random access; prepare the builder with "

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+
+import lmdb
+import numpy as np
+import pytest
+
+from rcmstr_jax.data.cache import DecodedCache
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
+from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.pipeline import eval_batches, prefetch_to_device, train_batches
+from rcmstr_jax.data.records import Record
+
+SIZE = (32, 100)
+
+
+def take(source, count, **options):
+    """The first batches of a training pipeline, fully in memory."""
+    options = {"batch_size": 8, "image_size": SIZE, "seed": 3, **options}
+    with train_batches(source, **options) as batches:
+        return [{k: np.array(v) for k, v in next(batches).items()} for _ in range(count)]
+
+
+def assert_same(some, others) -> None:
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+@pytest.fixture
+def source(make_lmdb):
+    """Twenty-one labelled words, of which numbers 3 and 11 cannot be used."""
+    path = make_lmdb("words", count=21)
+    with lmdb.open(str(path), map_size=1 << 24, lock=False) as env, env.begin(write=True) as txn:
+        txn.put(b"image-000000003", b"")
+        txn.delete(b"image-000000011")
+    return LmdbSource(path)
+
+
+def labels_of(texts):
+    return {"labels": np.array([int(text[1:]) for text in texts], np.int32)}
+
+
+def test_batches_are_uint8_and_numbered(source) -> None:
+    first, second = take(source, 2, with_text=True)
+    assert first["image"].shape == (8, 32, 100, 3) and first["image"].dtype == np.uint8
+    assert first["index"].dtype == np.int64
+    np.testing.assert_array_equal(second["index"], np.arange(8, 16))
+    assert list(take(source, 1)[0]) == ["image", "index"]
+
+
+def test_every_epoch_has_every_usable_record(source) -> None:
+    batches = take(source, 21, batch_size=4, labels=labels_of)
+    words = np.concatenate([batch["labels"] for batch in batches])
+    # The usable ones once in each of four epochs, and in the place of each unusable one another.
+    for epoch in words.reshape(4, 21):
+        assert set(epoch) == set(range(21)) - {2, 10}
+    assert not np.array_equal(words[:21], words[21:42])
+
+
+def test_seed_decides(source) -> None:
+    def order(seed):
+        return np.concatenate([b["labels"] for b in take(source, 3, seed=seed, labels=labels_of)])
+
+    assert np.array_equal(order(1), order(1))
+    assert not np.array_equal(order(1), order(2))
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_resume_gives_the_same_batches(source, prefetch) -> None:
+    whole = take(source, 7, with_text=True)
+    assert_same(whole[4:], take(source, 3, with_text=True, start_step=4, prefetch=prefetch))
+
+
+def test_hosts_share_the_same_batch(source) -> None:
+    whole = take(source, 4)
+    for count in (2, 4):
+        parts = [take(source, 4, host_index=host, host_count=count) for host in range(count)]
+        joined = [
+            {key: np.concatenate([part[step][key] for part in parts]) for key in whole[0]}
+            for step in range(4)
+        ]
+        assert_same(whole, joined)
+
+
+def test_workers_change_nothing_and_report_faults(source) -> None:
+    mixture = MixtureSource([source, source], (2, 1), seed=4)
+    logs = FaultLog(), FaultLog()
+    here = take(mixture, 6, with_text=True, faults=logs[0])
+    assert_same(here, take(mixture, 6, with_text=True, workers=2, faults=logs[1], prefetch=1))
+    assert logs[0].counts() == {"empty image": 1, "missing image key": 1}
+    assert {fault.key for fault in logs[1].faults()} <= {"image-000000003", "image-000000011"}
+    assert len(logs[1]) == 2
+
+
+def test_cache_changes_nothing(source) -> None:
+    log = FaultLog()
+    cache = DecodedCache.build(source, SIZE, faults=log)
+    assert len(log) == 2 and int((~cache.valid).sum()) == 2
+    assert_same(
+        take(source, 5, labels=labels_of, with_text=True),
+        take(cache, 5, labels=labels_of, with_text=True, workers=3),
+    )
+    mixture = MixtureSource([source, source], (2, 1), seed=4)
+    assert_same(take(mixture, 5), take(DecodedCache.build(mixture, SIZE), 5))
+    with eval_batches(cache, batch_size=8, image_size=SIZE) as batches:
+        assert sum(batch["valid"].sum() for batch in batches) == 19
+
+
+def test_cache_errors(source) -> None:
+    with pytest.raises(ValueError, match=r"21 decoded images take .* data\.cache=False"):
+        DecodedCache.build(source, SIZE, max_bytes=1000)
+    endless = MixtureSource([MixtureSource([source], (1,)), source], (1, 1))
+    with pytest.raises(ValueError, match="never ends and cannot be kept"):
+        DecodedCache.build(endless, SIZE)
+    cache = DecodedCache.build(source, SIZE)
+    with pytest.raises(ValueError, match="build the cache for this size"):
+        take(cache, 1, image_size=(32, 128))
+    with pytest.raises(ValueError, match="never ends"):
+        eval_batches(DecodedCache.build(MixtureSource([source], (1,)), SIZE), batch_size=2,
+                     image_size=SIZE)  # fmt: skip
+
+
+@pytest.mark.parametrize("host_count", [1, 2])
+def test_evaluation_is_padded_and_weighted(source, host_count) -> None:
+    parts = []
+    for host in range(host_count):
+        with eval_batches(
+            source, batch_size=8, image_size=SIZE, host_index=host, host_count=host_count
+        ) as batches:
+            parts.append(list(batches))
+    assert [len(part) for part in parts] == [3] * host_count
+    batches = [
+        {key: np.concatenate([part[i][key] for part in parts]) for key in parts[0][0]}
+        for i in range(3)
+    ]
+    assert all(batch["image"].shape == (8, 32, 100, 3) for batch in batches)
+    index = np.concatenate([batch["index"] for batch in batches])
+    weight = np.concatenate([batch["weight"] for batch in batches])
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    texts = np.concatenate([batch["text"] for batch in batches])
+    np.testing.assert_array_equal(index, [*range(21), -1, -1, -1])
+    np.testing.assert_array_equal(weight, [1.0] * 21 + [0.0] * 3)
+    assert weight.dtype == np.float32
+    assert [i for i in range(24) if not valid[i]] == [2, 10, 21, 22, 23]
+    # An undecodable image keeps its word; a record that is gone has none.
+    assert texts[2] == "w2" and texts[10] is None and texts[20] == "w20"
+
+
+def test_records_without_label_count_when_labels_are_wanted(make_lmdb) -> None:
+    bare = LmdbSource(make_lmdb("bare", labelled=False))
+    log = FaultLog()
+    with eval_batches(
+        bare, batch_size=8, image_size=SIZE, require_text=True, faults=log
+    ) as batches:
+        assert not next(batches)["valid"].any()
+    assert log.counts() == {"no label": 7}
+    with pytest.raises(ValueError, match="14 records in a row cannot be used.*no label"):
+        take(bare, 1, labels=labels_of, prefetch=0)
+
+
+def test_report_is_written(source, tmp_path) -> None:
+    log = FaultLog(tmp_path / "work" / "faults.json")
+    take(source, 6, faults=log)
+    report = json.loads((tmp_path / "work" / "faults.json").read_text())
+    assert report["total"] == 2 and report["by_source"] == {source.name: 2}
+    assert [r["key"] for r in report["records"]] == ["image-000000003", "image-000000011"]
+
+
+def test_many_damaged_records_are_each_counted(tmp_path, encode) -> None:
+    rng = np.random.default_rng(0)
+    good = [encode(i, fmt) for i in range(3) for fmt in ("JPEG", "PNG")]
+    huge = bytearray(good[1])
+    huge[16:24] = b"\x00\x01\x00\x00" * 2
+
+    def damage(i: int) -> bytes:
+        whole = good[i % 6]
+        return [
+            b"", whole[: len(whole) // 2], rng.bytes(200), bytes(huge), whole[:10], b"<html>",
+        ][i % 6]  # fmt: skip
+
+    records = [Record(damage(i // 2) if i % 2 else good[i % 6], f"w{i}", "t") for i in range(600)]
+    write_lmdb(tmp_path / "bad", records)
+    with lmdb.open(str(tmp_path / "bad"), map_size=1 << 26, lock=False) as env:
+        with env.begin(write=True) as txn:
+            for i in range(0, 100, 10):
+                txn.delete(b"image-%09d" % (i + 1))
+            for i in range(200, 300, 10):
+                txn.put(b"label-%09d" % (i + 1), b"\xff\xff")
+            txn.put(b"label-000000401", b"x" * 500)
+            txn.put(b"num-samples", b"620")
+    source = LmdbSource(tmp_path / "bad", max_length=25)
+    log = FaultLog()
+    with eval_batches(source, batch_size=50, image_size=SIZE, faults=log) as batches:
+        valid = sum(int(batch["valid"].sum()) for batch in batches)
+    assert valid == 300 - 10 - 10 - 1
+    assert len(log) == 300 + 10 + 10 + 20
+    counts = log.counts()
+    assert counts["missing image key"] == 30 and counts["label is not UTF-8"] == 10
+    assert counts["empty image"] == 50 and counts["image too large"] == 50
+    assert log.report()["filtered"] == {source.name: {"label longer than 25 characters": 1}}
+    # Training goes on without them.
+    training = FaultLog()
+    take(source, 20, batch_size=64, faults=training)
+    assert {(f.key, f.reason) for f in training.faults()} == {
+        (f.key, f.reason) for f in log.faults()
+    }
+
+
+def test_prefetch_to_device_stays_ahead() -> None:
+    placed = []
+
+    def place(batch):
+        placed.append(batch)
+        return -batch
+
+    stream = prefetch_to_device(iter(range(1, 6)), 2, place)
+    assert next(stream) == -1 and placed == [1, 2, 3]
+    assert list(stream) == [-2, -3, -4, -5]
+    assert list(prefetch_to_device(iter([1, 2]), 0, place)) == [-1, -2]
+
+
+def test_argument_errors(source) -> None:
+    for options, message in [
+        ({"batch_size": 7, "host_count": 2}, "batch_size 7 is not divisible by 2 hosts"),
+        ({"host_index": 2, "host_count": 2}, "host_index is 2"),
+        ({"start_step": -1}, "start_step is -1"),
+        ({"workers": -1}, r"data\.workers is -1"),
+        ({"prefetch": -1}, r"data\.prefetch is -1"),
+        ({"image_size": (0, 100)}, "image_size is"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            take(source, 1, **options)

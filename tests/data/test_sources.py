@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.records import ConcatSource, is_endless
+from rcmstr_jax.data.sources import _split_of, open_source
+
+
+def test_lmdb_roots_follow_one_another(make_lmdb, tmp_path) -> None:
+    make_lmdb("root/a", count=2, prefix="a")
+    make_lmdb("root/deep/b", count=3, prefix="b")
+    source = open_source(f"lmdb:{tmp_path}/root")
+    assert isinstance(source, ConcatSource) and source.name == f"lmdb:{tmp_path}/root"
+    assert [source[i].text for i in range(len(source))] == ["a0", "a1", "b0", "b1", "b2"]
+    assert source[3].source == f"lmdb:{tmp_path}/root/deep/b"
+    assert len(open_source(f"lmdb:{tmp_path}/root", max_length=1, labels=False)) == 5
+
+
+def test_several_with_and_without_weights(make_lmdb, tmp_path, encode) -> None:
+    make_lmdb("a", count=2)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "x.png").write_bytes(encode(0))
+    specs = [f"lmdb:{tmp_path}/a", f"folder:{tmp_path}/pictures"]
+    assert len(open_source(specs)) == 3
+    mixture = open_source(specs, weights=(1, 3), seed=2)
+    assert isinstance(mixture, MixtureSource)
+    assert list(mixture.shares) == [64, 192] and mixture.seed == 2
+
+
+def test_rendered_words() -> None:
+    endless = open_source("synthetic:5")
+    finite = open_source("synthetic:5:40", synthetic_options={"max_length": 4})
+    assert is_endless(endless) and not is_endless(finite) and len(finite) == 40
+    text = finite[3].text
+    assert text is not None and len(text) <= 4
+    assert open_source("synthetic:5")[7] == endless[7]
+    with pytest.raises(ValueError, match=r"data\.synthetic: unknown fields \['colour'\]"):
+        open_source("synthetic", synthetic_options={"colour": "red"})
+    with pytest.raises(ValueError, match=r"never ends.*weights.*data\.weights"):
+        open_source(["synthetic:5", "synthetic:6:40"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ((), "name at least one source"),
+        ("", "name at least one source"),
+        ("parquet:x", r"data\.source: unknown source 'parquet:x'; known are lmdb:PATH"),
+        ("../shared/real", r"for a folder of LMDBs write lmdb:\.\./shared/real"),
+        ("lmdb:", "'lmdb:' names no place"),
+        ("lmdb:/nowhere/at/all", "there is no LMDB at /nowhere/at/all"),
+        ("folder:/nowhere", "there is no folder of images at /nowhere"),
+        ("synthetic:abc", "'synthetic:abc' must be synthetic, synthetic:SEED"),
+        ("synthetic:1:2:3", "must be synthetic"),
+    ],
+)
+def test_errors_name_the_field_and_the_remedy(spec, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source(spec)
+
+
+def test_weights_must_fit(make_lmdb, tmp_path) -> None:
+    make_lmdb("a")
+    with pytest.raises(ValueError, match=r"data\.weights has 2 values for 1 sources"):
+        open_source(f"lmdb:{tmp_path}/a", weights=(1, 2))
+
+
+def test_tfds_names_may_carry_versions() -> None:
+    assert _split_of("words") == ("words", "train")
+    assert _split_of("words:test") == ("words", "test")
+    assert _split_of("words/small:1.0.0") == ("words/small:1.0.0", "train")
+    assert _split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]")
+    with pytest.raises(ValueError, match=r"tfds:NAME\[:SPLIT\]"):
+        _split_of(":train")
