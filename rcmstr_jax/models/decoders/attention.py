@@ -14,57 +14,55 @@ from rcmstr_jax.models.bilstm import BiLSTM, lstm_gates
 from rcmstr_jax.models.linear import Linear, uniform_within
 
 
-class AttentionDecoder(nn.Module):
-    """Reads frames one character at a time.
-
-    Two BiLSTMs give every frame its context; contextual and visual features side by side are
-    multiplied with a learnt linear function of themselves (the gate); an LSTM attends over the
-    result and reads the token before.
+class AttentionReader(nn.Module):
+    """An LSTM that attends over features and reads one character per step.
 
     Attributes:
-        num_classes: classes: `Charset.num_attention_classes`.
-        hidden: width of BiLSTMs, attention and LSTM.
-        context: width of the contextual features; None takes the frames' width.
+        num_classes: classes, special tokens among them.
+        hidden: width of attention and LSTM.
+        feature_bias: whether the features' map into the attention has a bias.
         dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
     hidden: int = 256
-    context: int | None = None
+    feature_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def _run(
+    def __call__(
         self,
-        frames: Float[Array, "batch frames dim"],
-        tokens: Int[Array, "steps batch"] | None,
+        features: Float[Array, "batch frames dim"],
+        tokens: Int[Array, "batch steps"] | None,
         steps: int,
-        start_token: int,
+        start_token: int = 0,
     ) -> Float[Array, "batch steps classes"]:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        widths = (self.hidden, self.context or frames.shape[-1])
-        context = frames
-        for i, width in enumerate(widths):
-            context = BiLSTM(self.hidden, width, **dtypes, name=f"context_{i}")(context)
-        features = jnp.concatenate([context, frames], axis=-1)
-        features = features * Linear(features.shape[-1], **dtypes, name="gate")(features)
-        projected = Linear(self.hidden, **dtypes, name="frame_to_attention")(features)
+        """Returns the logits of `steps` steps.
 
+        Args:
+            features: what is attended over.
+            tokens: what the LSTM reads at each step (teacher forcing); None feeds back the
+                likeliest token of the step before.
+            steps: number of steps; the tokens' second axis where there are any.
+            start_token: first token read without teacher forcing.
+        """
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim, gates = features.shape[-1], 4 * self.hidden
-        bound = self.hidden**-0.5
-        init = uniform_within(bound)
-        parameters = [
-            self.param("state_to_attention_kernel", init, (self.hidden,) * 2, self.param_dtype),
-            self.param("state_to_attention_bias", init, (self.hidden,), self.param_dtype),
-            self.param("score", init, (self.hidden,), self.param_dtype),
-            self.param("weight_ih", init, (dim + self.num_classes, gates), self.param_dtype),
-            self.param("weight_hh", init, (self.hidden, gates), self.param_dtype),
-            self.param("bias_ih", init, (gates,), self.param_dtype),
-            self.param("bias_hh", init, (gates,), self.param_dtype),
-            self.param("generator_kernel", init, (self.hidden, self.num_classes), self.param_dtype),
-            self.param("generator_bias", init, (self.num_classes,), self.param_dtype),
-        ]
+        projected = Linear(self.hidden, self.feature_bias, **dtypes, name="feature_query")(features)
+        init = uniform_within(self.hidden**-0.5)
+        shapes = {
+            "state_query_kernel": (self.hidden, self.hidden),
+            "state_query_bias": (self.hidden,),
+            "score": (self.hidden,),
+            "weight_ih": (dim + self.num_classes, gates),
+            "weight_hh": (self.hidden, gates),
+            "bias_ih": (gates,),
+            "bias_hh": (gates,),
+            "generator_kernel": (self.hidden, self.num_classes),
+            "generator_bias": (self.num_classes,),
+        }
+        parameters = [self.param(n, init, s, self.param_dtype) for n, s in shapes.items()]
         features, projected, *parameters = promote_dtype(
             features, projected, *parameters, dtype=self.dtype
         )
@@ -85,17 +83,40 @@ class AttentionDecoder(nn.Module):
             attended = jnp.einsum("bt,btd->bd", weights, features)
             sums = attended @ of_features + of_tokens[token] + hidden @ weight_hh
             hidden, cell = lstm_gates(sums, cell)
+            if forced is not None:
+                return (hidden, cell, token), hidden
             logits = hidden @ generator + offset
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            return (hidden, cell, token), hidden if forced is not None else logits
+            return (hidden, cell, jnp.argmax(logits, axis=-1).astype(jnp.int32)), logits
 
-        batch = frames.shape[0]
+        batch = features.shape[0]
         zero = jnp.zeros((batch, self.hidden), features.dtype)
         start = jnp.full((batch,), start_token, jnp.int32)
-        _, outputs = jax.lax.scan(step, (zero, zero, start), tokens, length=steps)
+        forced = None if tokens is None else jnp.swapaxes(tokens, 0, 1).astype(jnp.int32)
+        _, outputs = jax.lax.scan(step, (zero, zero, start), forced, length=steps)
         outputs = jnp.swapaxes(outputs, 0, 1)
         # Teacher-forced steps do not wait for the logits: one product for all of them.
         return outputs if tokens is None else outputs @ generator + offset
+
+
+class AttentionDecoder(nn.Module):
+    """Reads frames one character at a time.
+
+    Two BiLSTMs give every frame its context; contextual and visual features side by side are
+    multiplied with a learnt linear function of themselves (the gate), and an `AttentionReader`
+    reads the result.
+
+    Attributes:
+        num_classes: classes: `Charset.num_attention_classes`.
+        hidden: width of BiLSTMs, attention and LSTM.
+        context: width of the contextual features; None takes the frames' width.
+        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+    """
+
+    num_classes: int
+    hidden: int = 256
+    context: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     def __call__(
         self, frames: Float[Array, "batch frames dim"], tokens: Int[Array, "batch steps"]
@@ -106,7 +127,7 @@ class AttentionDecoder(nn.Module):
             frames: frozen or trained encoder frames.
             tokens: what the LSTM reads at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
         """
-        return self._run(frames, jnp.swapaxes(tokens, 0, 1), tokens.shape[1], 0)
+        return self._read(frames, tokens, tokens.shape[1], 0)
 
     def decode(
         self, frames: Float[Array, "batch frames dim"], max_length: int, start_token: int = 2
@@ -119,4 +140,17 @@ class AttentionDecoder(nn.Module):
             start_token: first token read; [SOS] by default. The published code starts from 0
                 ([PAD]), which it never saw in training there (method section 9).
         """
-        return self._run(frames, None, max_length, start_token)
+        return self._read(frames, None, max_length, start_token)
+
+    @nn.compact
+    def _read(
+        self, frames: Array, tokens: Array | None, steps: int, start_token: int
+    ) -> Float[Array, "batch steps classes"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        context = frames
+        for i, width in enumerate((self.hidden, self.context or frames.shape[-1])):
+            context = BiLSTM(self.hidden, width, **dtypes, name=f"context_{i}")(context)
+        features = jnp.concatenate([context, frames], axis=-1)
+        features = features * Linear(features.shape[-1], **dtypes, name="gate")(features)
+        reader = AttentionReader(self.num_classes, self.hidden, **dtypes, name="reader")
+        return reader(features, tokens, steps, start_token)
