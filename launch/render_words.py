@@ -9,6 +9,7 @@ Every look is a flag: `--difficulty` sets them all, and each field of RenderOpti
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 
 import cv2
@@ -71,29 +72,34 @@ def main(argv: list[str]) -> None:
             write_sheet((source[i] for i in range(min(_SHEET_WORDS, _NUM.value))), _SHEET.value)
             print(f"contact sheet: {_SHEET.value}")
         if _OUT.value is not None:
-            _export(source)
+            _export(source, _OUT.value)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
 
 
-def _export(source: SyntheticSource) -> None:
-    start = time.perf_counter()
+def _export(source: SyntheticSource, out: str) -> None:
+    start, worked = time.perf_counter(), _cpu_seconds()
     with tqdm(total=_NUM.value, unit=" words", smoothing=0.1) as bar:
         count = export_words(
             source,
-            _OUT.value,
+            out,
             num=_NUM.value,
             form=_FORMAT.value,
             workers=_WORKERS.value,
             overwrite=_OVERWRITE.value,
             progress=lambda done: bar.update(done - bar.n),
         )
-    seconds = time.perf_counter() - start
-    rate, cores = count / seconds, max(1, _WORKERS.value)
+    seconds, worked = time.perf_counter() - start, _cpu_seconds() - worked
     print(
-        f"{count} words in {seconds:.1f} s: {rate:.0f} words/s, {rate / cores:.0f} per process"
-        f" -> {_OUT.value} ({_FORMAT.value})"
+        f"{count} words in {seconds:.1f} s ({count / seconds:.0f} words/s; "
+        f"{count / worked:.0f} words per second of processor time) -> {out} ({_FORMAT.value})"
     )
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of workers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -59,11 +59,6 @@ def draw_background(
     return picture, colour
 
 
-def noise_tile() -> np.ndarray:
-    """Standard normal noise, float32 (640, 640, 3), the same in every process."""
-    return _noise_tile()
-
-
 def cut_noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """A random cut-out of the noise tile, float32 (height, width, 3). Cheaper than fresh noise."""
     height, width = size
@@ -94,7 +89,7 @@ def _add_texture(rng: np.random.Generator, picture: np.ndarray) -> None:
             np.ascontiguousarray(cut_noise(rng, (height, width))[..., :1]), (0, 0),
             sigmaX=float(rng.uniform(0.6, 3)), sigmaY=float(rng.uniform(0.6, 1.5)),
         )  # fmt: skip
-        grain *= np.float32(rng.uniform(4, 18) / max(float(grain.std()), 1e-3))
+        grain = grain * np.float32(rng.uniform(4, 18) / max(float(grain.std()), 1e-3))
         picture += grain[..., None]
     elif kind < 0.8:  # boards, bricks, blinds
         period = float(rng.uniform(0.15, 0.8)) * height

@@ -6,6 +6,14 @@ import colorsys
 
 import numpy as np
 
+# Reds, yellows and blues carry most signs: cumulative share, hue and its width, of 1.
+_HUES = (
+    (0.27, 0.0, 0.07),
+    (0.47, 0.11, 0.10),
+    (0.60, 0.33, 0.18),
+    (0.90, 0.60, 0.14),
+    (1.01, 0.80, 0.40),
+)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -17,16 +25,17 @@ def luminance(colour: np.ndarray) -> float:
 def draw_colour(rng: np.random.Generator) -> np.ndarray:
     """A colour of signs and print, float32 (3,), RGB, 0 to 255: often grey, sometimes vivid."""
     kind = rng.random()
-    hue, share = rng.random(), rng.random()
-    if kind < 0.45:
-        saturation, value = 0.12 * share, rng.beta(0.7, 0.7)
-    elif kind < 0.75:
+    family, spread, share = rng.random(3)
+    for reach, centre, width in _HUES:
+        if family < reach:
+            hue = centre + width * (spread - 0.5)
+            break
+    if kind < 0.5:
+        saturation, value = 0.14 * share, rng.beta(0.55, 0.55)
+    elif kind < 0.78:
         saturation, value = 0.15 + 0.4 * share, rng.uniform(0.15, 0.95)
     else:
         saturation, value = 0.55 + 0.45 * share, rng.uniform(0.3, 1.0)
-        # Reds, yellows and blues carry most signs.
-        if rng.random() < 0.6:
-            hue = (0.0, 0.12, 0.6)[int(rng.random() * 3)] + 0.04 * (hue - 0.5)
     rgb = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return np.array(rgb, np.float32) * 255
 

@@ -18,17 +18,27 @@ def light(rng: np.random.Generator, picture: np.ndarray, options: RenderOptions)
         y = np.linspace(-down, down, height, dtype=np.float32)
         picture = picture * (1 + x + y[:, None])[..., None]
     if options.exposure and rng.random() < 0.7:
-        gain = 1 + rng.uniform(-1.2, 0.3) * options.exposure
+        gain = 1 + rng.uniform(-1, 0.3) * options.exposure
         haze = rng.random() * rng.random() * options.exposure * 140
         cast = 1 + rng.uniform(-0.25, 0.25, 3) * options.exposure
         picture = picture * (gain * cast).astype(np.float32) + np.float32(haze)
     return picture
 
 
-def expose(rng: np.random.Generator, picture: np.ndarray, options: RenderOptions) -> np.ndarray:
-    """Blur, lost detail and noise; float32 in, uint8 out, (height, width, 3)."""
+def expose(
+    rng: np.random.Generator, picture: np.ndarray, options: RenderOptions, density: float = 1.0
+) -> np.ndarray:
+    """Blur, lost detail and noise; float32 in, uint8 out, (height, width, 3).
+
+    Args:
+        rng: the word's generator.
+        picture: 0 to 255, values beyond are cut off.
+        options: the fields low_resolution, blur and noise are used.
+        density: share of ink in the word's box. Thin strokes are blurred less, or they vanish.
+    """
+    robust = min(1.0, density / 0.28)
     height, width = picture.shape[:2]
-    if options.low_resolution and height > 14 and rng.random() < options.low_resolution:
+    if rng.random() < options.low_resolution * robust and height > 14:
         rows = int(rng.uniform(10, 18))
         if rows < height:
             small = (max(4, round(width * rows / height)), rows)
@@ -36,7 +46,7 @@ def expose(rng: np.random.Generator, picture: np.ndarray, options: RenderOptions
             how = cv2.INTER_LINEAR if rng.random() < 0.6 else cv2.INTER_CUBIC
             picture = cv2.resize(picture, (width, height), interpolation=how)
     elif options.blur:
-        sigma = float(rng.random()) ** 1.5 * options.blur * height / 32
+        sigma = float(rng.random()) ** 1.5 * options.blur * robust * height / 32
         if rng.random() < 0.2:
             picture = _streak(picture, 2.5 * sigma, float(rng.uniform(0, np.pi)))
         elif sigma > 0.3:

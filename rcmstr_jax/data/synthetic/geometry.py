@@ -37,7 +37,11 @@ class View:
         self._bend = 0.0
         if options.curvature and width > 1.5 * height and rng.random() < 0.3:
             self._bend = float(rng.uniform(-1, 1)) * options.curvature * height
-        self._homography = _homography(rng, width, height, options)
+        stretch = 1.0
+        if options.stretch:
+            stretch = 1 + float(rng.uniform(-1, 1 / 3)) * options.stretch
+        self._homography = _homography(rng, width * stretch, height, options)
+        self._homography = self._homography @ np.diag([stretch, 1, 1])
 
         # The outline of the box, followed through the mapping, gives the crop.
         along = np.linspace(-1, 1, 13)

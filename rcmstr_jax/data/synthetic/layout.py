@@ -7,7 +7,8 @@ import functools
 
 import numpy as np
 
-from rcmstr_jax.data.synthetic.fonts import CAP_HEIGHT, Face, open_font, raster
+from rcmstr_jax.data.synthetic.fonts import CAP_HEIGHT, Face, open_font
+from rcmstr_jax.data.synthetic.glyphs import raster
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
 PAD = 30
@@ -23,10 +24,12 @@ class Layout:
     Attributes:
         mask: coverage of the letters, uint8 (height, width), neighbouring text included.
         box: left, top, right, bottom of the ink of the word alone.
+        density: share of the box that is ink; below 0.2 strokes are thin.
     """
 
     mask: np.ndarray
     box: tuple[int, int, int, int]
+    density: float
 
 
 def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOptions) -> Layout:
@@ -51,7 +54,7 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     box = (PAD, PAD, PAD + width, PAD + height)
     if options.clutter and rng.random() < options.clutter:
         _add_clutter(rng, face, canvas, box, options)
-    return Layout(canvas, box)
+    return Layout(canvas, box, density=float(word.mean()) / 255)
 
 
 def set_line(
@@ -96,14 +99,14 @@ def set_line(
 @functools.lru_cache(maxsize=32768)
 def glyph(face: Face, character: str) -> tuple[np.ndarray, int, int, float]:
     """Coverage of a character, its left and top off the pen, and its advance, in pixels."""
-    font = open_font(face.path, face.index, face.size)
+    font = open_font(face.path, face.size)
     shape, left, top = raster(font, character)
     return shape, left, top, float(font.getlength(character))
 
 
 @functools.lru_cache(maxsize=65536)
 def _kern(face: Face, pair: str) -> float:
-    font = open_font(face.path, face.index, face.size)
+    font = open_font(face.path, face.size)
     return float(font.getlength(pair) - font.getlength(pair[0]) - font.getlength(pair[1]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rcmstr_jax.data.synthetic.options import RenderOptions
 
 _TRIES = 2000
 # Letter case of text in view: signs prefer capitals.
-_CASE_SHARES = (("upper", 0.38), ("title", 0.32), ("lower", 0.30))
+_CASE_SHARES = (("upper", 0.5), ("title", 0.28), ("lower", 0.22))
 _TAILS = (".", ",", "!", "?", ":", ";", "'s", "...", "-", "%", "&")
 _BRACKETS = ("()", '""', "''", "[]", "<>", "**", "//", "--")
 
@@ -138,7 +139,9 @@ class Lexicon:
         o = self._options
         return o.split == "all" or (word_share(text) < o.holdout) == (o.split == "test")
 
-    def _until_fits(self, rng: np.random.Generator, make, name: str) -> str:  # type: ignore[no-untyped-def]
+    def _until_fits(
+        self, rng: np.random.Generator, make: Callable[[np.random.Generator], str], name: str
+    ) -> str:
         for _ in range(_TRIES):
             text = make(rng)
             if self._fits(text) and self._in_split(text):
@@ -164,8 +167,9 @@ class Lexicon:
         if not self.words:
             raise ValueError(
                 f"no word is left of {len(entries)} from {o.words_from or 'wordfreq'} with "
-                f"alphabet={o.alphabet!r}, lengths {o.min_length} to {o.max_length}, case={o.case}, "
-                f"split={o.split}, holdout={o.holdout}; widen them or set random_words=1"
+                f"alphabet={o.alphabet!r}, lengths {o.min_length} to {o.max_length}, "
+                f"case={o.case}, split={o.split}, holdout={o.holdout}; widen them or set "
+                "random_words=1"
             )
         self._cumulative = np.cumsum(np.asarray(weights, np.float64))
 

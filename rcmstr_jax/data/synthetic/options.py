@@ -38,7 +38,7 @@ class RenderOptions:
     words_from: str = _knob("", "text file with one word per line instead of wordfreq's English")
     lexicon_size: int = _knob(60_000, "how many of the most frequent words are used")
     frequency_power: float = _knob(
-        0.5, "words are drawn in proportion to frequency**power; 0 draws them evenly"
+        0.7, "words are drawn in proportion to frequency**power; 0 draws them evenly"
     )
     random_words: float = _knob(0.0, "share of uniform random strings over the alphabet")
     numbers: float = _knob(0.1, "share of numbers: counts, prices, years, times, phone numbers")
@@ -53,13 +53,13 @@ class RenderOptions:
     )
     num_fonts: int = _knob(0, "use only this many faces, of different families first; 0 uses all")
     plain_fonts: float = _knob(
-        0.5, "probability that a face comes from the plain families of signs and print"
+        0.65, "probability that a face comes from the plain families of signs and print"
     )
     spacing: float = _knob(0.2, "largest extra letter space, in em")
     jitter: float = _knob(0.03, "largest displacement of a letter off the baseline, in em")
 
     # In which colours, on what.
-    contrast: float = _knob(0.25, "least difference of luminance of text and background, 0 to 1")
+    contrast: float = _knob(0.3, "least difference of luminance of text and background, 0 to 1")
     backgrounds: str = _knob("", "folder of photographs to cut backgrounds from")
     photo: float = _knob(0.5, "probability of a photographic background where a folder is given")
     texture: float = _knob(0.5, "probability of a procedural texture")
@@ -69,12 +69,13 @@ class RenderOptions:
     clutter: float = _knob(0.4, "probability of neighbouring text, part of which enters the crop")
 
     # Seen from where.
+    stretch: float = _knob(0.35, "largest narrowing of the letters; a third of it may widen them")
     rotation: float = _knob(6.0, "largest rotation, in degrees")
     perspective: float = _knob(0.15, "largest displacement of a corner, as a share of the height")
     curvature: float = _knob(0.2, "largest rise of a curved baseline, as a share of the height")
     margin: float = _knob(0.2, "largest margin around the word, as a share of the height")
     crop: float = _knob(0.03, "largest part of the height by which the crop cuts into the word")
-    min_height: int = _knob(24, "least height of a crop, in pixels")
+    min_height: int = _knob(20, "least height of a crop, in pixels")
     max_height: int = _knob(56, "largest height of a crop, in pixels")
 
     # Through which camera.
@@ -115,6 +116,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "outline": 0.0,
         "clutter": 0.0,
         "photo": 0.0,
+        "stretch": 0.1,
         "rotation": 2.0,
         "perspective": 0.04,
         "curvature": 0.0,
@@ -130,15 +132,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "medium": {},
     "hard": {
-        "plain_fonts": 0.4,
+        "plain_fonts": 0.5,
         "spacing": 0.3,
         "jitter": 0.06,
-        "contrast": 0.14,
+        "contrast": 0.16,
         "texture": 0.65,
         "gradient": 0.5,
         "shadow": 0.35,
         "outline": 0.18,
         "clutter": 0.5,
+        "stretch": 0.45,
         "rotation": 12.0,
         "perspective": 0.3,
         "curvature": 0.45,
@@ -183,6 +186,7 @@ def _check(o: RenderOptions) -> None:
     for name in ("spacing", "jitter", "margin", "blur", "noise", "curvature"):
         need(name, getattr(o, name) >= 0, "give 0 or more")
     need("contrast", 0 <= o.contrast <= 0.5, "give a value from 0 to 0.5")
+    need("stretch", 0 <= o.stretch <= 0.7, "give a value from 0 to 0.7")
     need("rotation", 0 <= o.rotation <= 45, "give 0 to 45 degrees")
     need("perspective", 0 <= o.perspective <= 0.45, "give a value from 0 to 0.45")
     need("crop", 0 <= o.crop <= 0.2, "give a value from 0 to 0.2")

@@ -54,7 +54,7 @@ class WordRenderer:
         picture, ground = draw_background(rng, view.size, options)
         picture = style.paint(rng, picture, ground, layers, options)
         picture = degrade.light(rng, picture, options)
-        return degrade.expose(rng, picture, options)
+        return degrade.expose(rng, picture, options, layout.density)
 
 
 class _Style:
@@ -110,5 +110,5 @@ class _Style:
             height = picture.shape[0]
             change = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(rng.uniform(-40, 40))
             fill = ink + change[:, None, None]
-        share = cover[..., :1] * np.float32(1 - 0.25 * rng.random() ** 3)
+        share = cover[..., :1] * np.float32(1 - 0.15 * rng.random() ** 2)
         return picture + share * (fill - picture)

@@ -1,0 +1,82 @@
+"""Where font files are: in installed packages, in the system's folders, or where one says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+_FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
+# Installed distributions that carry Latin text fonts. Others are found by their entry point.
+_PACKAGES = ("matplotlib", "ttf-opensans", "rendercv-fonts", "augly")
+_ENTRY_POINTS = ("fonts_ttf", "fonts_otf", "rinoh.typefaces")
+# Symbols, icons and emoji, mathematics, and faces without a licence to hand on.
+_UNWANTED = (
+    "lastresort", "stixsiz", "stixnonuni", "cmex", "cmsy", "cmmi", "awesome", "dingbat", "emoji",
+    "entypo", "symbol", "notomusic", "impact", "flowers", "icon",
+)  # fmt: skip
+# Noto faces of one other script each; some hold Latin letters too, all of them alike.
+_OTHER_SCRIPT = re.compile(r"noto(sans|serif|kufi|naskh|nastaliq)(?!display|mono)[a-z]")
+_SYSTEM_FOLDERS = (
+    "/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts",
+    "/Library/Fonts", "/System/Library/Fonts", "~/Library/Fonts", "C:/Windows/Fonts",
+)  # fmt: skip
+
+
+def find_fonts(sources: Iterable[str]) -> list[str]:
+    """Paths of the font files of "packaged", "system", files and folders, sorted by file name.
+
+    Raises:
+        ValueError: a path that does not exist.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        if source == "packaged":
+            paths = _packaged_fonts()
+        elif source == "system":
+            folders = [Path(folder).expanduser() for folder in _SYSTEM_FOLDERS]
+            paths = [path for folder in folders if folder.is_dir() for path in _fonts_below(folder)]
+        elif Path(source).is_dir():
+            paths = _fonts_below(Path(source))
+        elif Path(source).is_file():
+            paths = [source]
+        else:
+            raise ValueError(
+                f"fonts = {source!r} is neither a file nor a folder; give packaged, system, "
+                "a font file or a folder of fonts"
+            )
+        found.update(dict.fromkeys(paths))
+    # By name and not by place, so that two installations choose the same faces.
+    ordered = sorted(found, key=lambda path: (Path(path).name.lower(), path))
+    by_stem = {Path(path).stem.lower(): path for path in ordered}  # .ttf comes after its .otf
+    return list(by_stem.values())
+
+
+def _packaged_fonts() -> list[str]:
+    names = {
+        point.dist.name
+        for group in _ENTRY_POINTS
+        for point in importlib.metadata.entry_points(group=group)
+        if point.dist is not None
+    }
+    paths = []
+    for name in sorted({*names, *_PACKAGES}):
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional package
+        wanted = [file for file in files if _is_font(file.name)]
+        paths += [str(file.locate()) for file in wanted if Path(str(file.locate())).is_file()]
+    return paths
+
+
+def _fonts_below(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.rglob("*")) if _is_font(path.name)]
+
+
+def _is_font(name: str) -> bool:
+    name = name.lower()
+    if not name.endswith(_FONT_SUFFIXES) or any(word in name for word in _UNWANTED):
+        return False
+    return not _OTHER_SCRIPT.match(name)
