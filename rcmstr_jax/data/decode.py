@@ -15,8 +15,8 @@ from PIL import Image
 
 from rcmstr_jax.data.records import BadRecord
 
-# A word crop of more pixels is a mistake (100 MB as RGB); it is refused before it is decoded.
-MAX_PIXELS = 2**25
+# A word crop of more pixels is a mistake (50 MB as RGB); it is refused before it is decoded.
+MAX_PIXELS = 2**24
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 # JPEG markers that begin a frame header (SOF0-15 without DHT, JPG and DAC).
@@ -76,9 +76,13 @@ def decode_image(
                 break
     elif data.startswith(_PNG):
         kind = "PNG"
-        data = _without_color_profile(data)
+        chunks = _png_chunks(data)
         # Colour types 4 and 6 have an alpha channel; a palette may have one in its tRNS chunk.
-        transparent = data[25] in (4, 6) or 0 <= data.find(b"tRNS", 33) < data.find(b"IDAT", 33)
+        transparent = data[25] in (4, 6) or b"tRNS" in chunks
+        if b"iCCP" in chunks:
+            # OpenCV ignores the colour profile, but libpng prints warnings about it.
+            start, end = chunks[b"iCCP"]
+            data = data[:start] + data[end:]
         if transparent:
             flag = cv2.IMREAD_UNCHANGED
     try:
@@ -156,13 +160,20 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise UndecodableImage("truncated JPEG", "no frame header")
 
 
-def _without_color_profile(png: bytes) -> bytes:
-    """Drops the colour profile, which OpenCV ignores but libpng prints warnings about."""
-    at = png.find(b"iCCP", 33, 4096)
-    if at < 0:
-        return png
-    length = int.from_bytes(png[at - 4 : at], "big")
-    return png[: at - 4] + png[at + length + 8 :]
+def _png_chunks(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """Name -> (start, end) of the last chunk of that name.
+
+    OpenCV makes room for the length that a chunk claims, which damage turns into gigabytes.
+    """
+    chunks: dict[bytes, tuple[int, int]] = {}
+    start = len(_PNG)
+    while b"IEND" not in chunks:
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if end > len(data):
+            raise UndecodableImage("truncated PNG")
+        chunks[data[start + 4 : start + 8]] = (start, end)
+        start = end
+    return chunks
 
 
 def _on_white(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
