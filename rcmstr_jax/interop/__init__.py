@@ -1,0 +1,1 @@
+"""Weights in and out: the published ancestors' names and layouts, and ours."""

@@ -1,0 +1,188 @@
+"""Strict import and export of PyTorch state dicts.
+
+Trees are flat here: `{"params/encoder/conv0_1/kernel": array}`. A set of rules names every path;
+import compares names and shapes on both sides and lists all that differ. Export writes the same
+names and layouts back, so that import after export is the identity, bit for bit.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rcmstr_jax.interop.rules import Rules, find_rule
+
+Flat = dict[str, np.ndarray]
+COUNTER = "num_batches_tracked"
+# Derived from the architecture, not learnt: the spline's constants and batch counters.
+DERIVED = (rf"(?:.*\.)?{COUNTER}", r"(?:.*\.)?GridGenerator\.(?:inv_delta_C|P_hat)")
+_SHOWN = 40
+
+
+class WeightMismatch(ValueError):
+    """Names or shapes of a state dict differ from what the model needs.
+
+    Attributes:
+        missing: names the model needs that are not there.
+        unexpected: names that belong to nothing.
+        misshapen: `(name, shape found, shape needed)`.
+    """
+
+    def __init__(
+        self,
+        missing: Sequence[str],
+        unexpected: Sequence[str],
+        misshapen: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
+        where: str = "",
+    ) -> None:
+        self.missing, self.unexpected = list(missing), list(unexpected)
+        self.misshapen = list(misshapen)
+        wrong = [f"{n} has shape {have}, needs {need}" for n, have, need in self.misshapen]
+        parts = [
+            f"{title} ({len(names)}): {_listing(names)}"
+            for title, names in (
+                ("missing", self.missing),
+                ("unexpected", self.unexpected),
+                ("misshapen", wrong),
+            )
+            if names
+        ]
+        super().__init__(
+            f"{where or 'the state dict'} does not fit the model; {'; '.join(parts)}. "
+            "Names that may differ have to be waived one by one or by pattern"
+        )
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves of nested dictionaries (or any pytree) by slash-separated path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten` for nested dictionaries."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def names_of(paths: Iterable[str], rules: Rules) -> dict[str, str]:
+    """PyTorch name of every path.
+
+    Raises:
+        KeyError: listing the paths that no rule names.
+    """
+    found = {path: find_rule(path, rules) for path in paths}
+    unnamed = [path for path, rule in found.items() if rule is None]
+    if unnamed:
+        raise KeyError(f"no rule names {_listing(unnamed)}")
+    return {path: rule[0] for path, rule in found.items() if rule is not None}
+
+
+def import_weights(
+    arrays: Mapping[str, np.ndarray],
+    template: Mapping[str, Any],
+    rules: Rules,
+    *,
+    dtype: Any = None,
+    waive: Sequence[str] = (),
+    where: str = "",
+) -> Flat:
+    """Translates a state dict into a flat tree.
+
+    Args:
+        arrays: PyTorch names and arrays.
+        template: flat tree of arrays or `jax.ShapeDtypeStruct` that the model needs.
+        rules: names of the template's paths.
+        dtype: of floating results; None keeps what the file holds.
+        waive: patterns (`fnmatch`) of PyTorch names that may be missing, unexpected or misshapen;
+            where the model needs such a name, the template's own array is taken.
+        where: what to call the source in an error.
+
+    Returns:
+        Flat tree with the template's paths.
+
+    Raises:
+        WeightMismatch: listing every missing, unexpected and misshapen name.
+    """
+
+    def waived(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in waive)
+
+    result: Flat = {}
+    missing, misshapen = [], []
+    names = names_of(template, rules)
+    for path, name in names.items():
+        wanted, rule = template[path], find_rule(path, rules)
+        assert rule is not None
+        need = rule[1].their_shape(tuple(wanted.shape))
+        array = arrays.get(name)
+        integer = np.issubdtype(wanted.dtype, np.integer)
+        kinds = "iu" if integer else "f"
+        if array is not None and array.shape == need and np.asarray(array).dtype.kind in kinds:
+            ours = np.ascontiguousarray(rule[1].ours(np.asarray(array)))
+            cast = wanted.dtype if integer else dtype
+            result[path] = (ours if cast is None else ours.astype(cast)).reshape(wanted.shape)
+        elif waived(name) and not isinstance(wanted, jax.ShapeDtypeStruct):
+            result[path] = np.asarray(wanted)
+        elif array is None:
+            missing.append(name)
+        else:
+            misshapen.append((name, array.shape, need))
+    known = set(names.values())
+    unexpected = [
+        name
+        for name in arrays
+        if name not in known
+        and not waived(name)
+        and not any(re.fullmatch(pattern, name) for pattern in DERIVED)
+    ]
+    if missing or unexpected or misshapen:
+        raise WeightMismatch(missing, unexpected, misshapen, where)
+    return result
+
+
+def export_weights(flat: Mapping[str, Any], rules: Rules, *, counters: bool = True) -> Flat:
+    """Translates a flat tree into a state dict, the inverse of `import_weights`.
+
+    Args:
+        flat: arrays by path; every path must have a rule.
+        rules: names of the paths.
+        counters: write `num_batches_tracked` (zero) for every normalisation layer, which PyTorch
+            expects in a strict load.
+    """
+    result: Flat = {}
+    for path, name in names_of(flat, rules).items():
+        rule = find_rule(path, rules)
+        assert rule is not None
+        # A copy: the caller's arrays must not change with what is done to the result.
+        result[name] = np.array(rule[1].theirs(np.asarray(flat[path])), order="C", copy=True)
+        if counters and name.endswith(".running_var"):
+            result[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
+    return result
+
+
+def strip_prefixes(
+    arrays: Mapping[str, np.ndarray], prefixes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Removes each prefix, in order, where all names share it."""
+    arrays = dict(arrays)
+    for prefix in prefixes:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return arrays
