@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
     with one_line_errors(TrainingDiverged):
-        outcome = pretrain(CONFIG.value, WORKDIR.value)
+        outcome = pretrain(CONFIG.value, str(WORKDIR.value))
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 

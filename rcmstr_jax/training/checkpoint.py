@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,22 +20,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-import rcmstr_jax
 from rcmstr_jax.training.config_check import config_from_jsonable, config_to_jsonable
 from rcmstr_jax.training.digest import (
     CheckpointMismatch,
     check_shapes,
     leaf_name,
     named_arrays,
-    nested,
     shapes_of,
     state_digest,
 )
+from rcmstr_jax.training.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE = "checkpoints_unreadable"
+_META = {"digest", "shapes", "config", "position"}
 
 
 class CheckpointError(RuntimeError):
@@ -47,46 +46,12 @@ class _Unreadable(Exception):
     """One checkpoint is damaged."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DataPosition:
-    """What, with the step, decides which images come next.
-
-    Attributes:
-      source: fingerprint of the data, from `source_fingerprint`.
-      seed: of the shuffle.
-      batch_size: global batch.
-    """
-
-    source: str
-    seed: int
-    batch_size: int
-
-
 class Restored(NamedTuple):
     """A training state and the metadata that was stored beside it."""
 
     step: int
     state: Any
     config: ConfigDict
-
-
-def source_fingerprint(source: Any) -> str:
-    """Name and length of a record source: enough to notice that the data were exchanged."""
-    return f"{source.name} ({len(source)} records)"
-
-
-def code_version() -> str:
-    """Version of the package, and the commit where it runs from a checkout."""
-    package = Path(rcmstr_jax.__file__).resolve().parent
-    version = rcmstr_jax.__version__
-    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return version
-    root, commit = answer.stdout.split("\n")[:2]
-    # An installation below some other repository must not be labelled with that one's commit.
-    return f"{version} {commit}" if Path(root) == package.parent else version
 
 
 class Checkpoints:
@@ -231,7 +196,9 @@ class Checkpoints:
         if found is None:
             return None
         step, meta, arrays = found
-        state = treedef.unflatten([arrays[leaf_name(path)] for path, _ in paths])
+        state = jax.tree_util.tree_unflatten(
+            treedef, [arrays[leaf_name(path)] for path, _ in paths]
+        )
         return Restored(step, state, config_from_jsonable(meta["config"]))
 
     def read(self) -> tuple[int, ConfigDict, dict[str, np.ndarray]]:
@@ -260,9 +227,9 @@ class Checkpoints:
                 older = steps[place + 1 :]
                 instead = f"taking step {older[0]}" if older else "no older one is left"
                 logger.warning(
-                    "checkpoint of step %d in %s is unreadable (%s); %s%s",
-                    step, self.directory, error, instead, where,
-                )  # fmt: skip
+                    f"checkpoint of step {step} in {self.directory} is unreadable ({error}); "
+                    f"{instead}{where}"
+                )
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.directory} is readable: remove the "
@@ -277,46 +244,33 @@ class Checkpoints:
         wanted: Mapping[str, list[Any]] | None,
         position: DataPosition | None,
     ) -> None:
-        remedy = "use another --workdir, or the config that wrote it (config.json there)"
-        if wanted is not None:
-            try:
+        try:
+            if wanted is not None:
                 check_shapes(meta["shapes"], wanted)
-            except CheckpointMismatch as error:
-                raise CheckpointMismatch(
-                    f"checkpoint {self.directory / str(step)} is of another architecture: "
-                    f"{error}. Remedy: {remedy}"
-                ) from None
-        if position is not None:
-            for field, now in dataclasses.asdict(position).items():
-                then = meta["position"][field]
-                if then != now:
-                    raise CheckpointMismatch(
-                        f"checkpoint {self.directory / str(step)} was trained with data {field} "
-                        f"{then!r}, this run has {now!r}: the position in the data would be "
-                        f"meaningless. Remedy: {remedy}"
-                    )
+            if position is not None:
+                check_position(meta["position"], position)
+        except CheckpointMismatch as error:
+            raise CheckpointMismatch(
+                f"checkpoint {self.directory / str(step)} {error}. Remedy: use another --workdir, "
+                "or the config that wrote it (config.json there)"
+            ) from None
+
+    def _read_item(self, step: int, **item: Any) -> Any:
+        try:
+            items = self._manager.restore(step, args=ocp.args.Composite(**item))
+        except Exception as error:  # whatever a damaged folder provokes, reported by `_newest`
+            raise _Unreadable(_first_line(error)) from error
+        return items[next(iter(item))]
 
     def _read_meta(self, step: int) -> dict[str, Any]:
-        try:
-            items = self._manager.restore(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )
-            meta = items["meta"]
-            needed = {"digest", "shapes", "config", "position"}
-            if not isinstance(meta, dict) or needed - set(meta):
-                raise ValueError("metadata are incomplete")
-        except Exception as error:  # whatever a damaged folder provokes, reported by the caller
-            raise _Unreadable(_first_line(error)) from error
+        meta = self._read_item(step, meta=ocp.args.JsonRestore())
+        if not isinstance(meta, dict) or not _META <= set(meta):
+            raise _Unreadable("its metadata are incomplete")
         return meta
 
     def _read_arrays(self, step: int, meta: dict[str, Any]) -> dict[str, np.ndarray]:
-        try:
-            items = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-            )
-            arrays = {name: np.asarray(value) for name, value in items["state"].items()}
-        except Exception as error:  # as above
-            raise _Unreadable(_first_line(error)) from error
+        items = self._read_item(step, state=ocp.args.StandardRestore())
+        arrays = {name: np.asarray(value) for name, value in items.items()}
         for name, (shape, dtype) in meta["shapes"].items():
             if 0 in shape:
                 arrays[name] = np.zeros(shape, dtype)
@@ -350,28 +304,3 @@ class Checkpoints:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def load_pretrained(
-    workdir: str | Path, branch: str = "online"
-) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """Config, parameters and running statistics of a pretraining run, for evaluation.
-
-    Args:
-      workdir: the run's --workdir.
-      branch: "online" or "momentum".
-
-    Returns:
-      `(config, params, batch_stats)`, arrays on the host.
-
-    Raises:
-      ValueError: on an unknown branch.
-      CheckpointError: if there is no readable checkpoint.
-    """
-    if branch not in ("online", "momentum"):
-        raise ValueError(f"branch={branch!r}; use 'online' or 'momentum'")
-    prefix = "" if branch == "online" else "momentum_"
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        _, config, arrays = checkpoints.read()
-    params = {**nested(arrays, f"{prefix}params"), **nested(arrays, "frozen_params")}
-    return config, params, nested(arrays, f"{prefix}batch_stats")

@@ -42,14 +42,15 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> None:
     Raises:
       ConfigError: naming the closest field.
     """
-    spec, overrides = None, []
+    spec: str | None = None
+    overrides: list[str] = []
     for place, argument in enumerate(argv):
         given = re.fullmatch(rf"--?{name}(?:=(.*))?", argument, re.DOTALL)
         if given:
             spec = given[1] if given[1] is not None else " ".join(argv[place + 1 : place + 2])
-        override = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
-        if override:
-            overrides.append(override[1])
+        overridden = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
+        if overridden:
+            overrides.append(overridden[1])
     if spec is None:
         return
     config = _load(spec)
@@ -71,7 +72,7 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> None:
 
 @contextlib.contextmanager
 def one_line_errors(*others: type[Exception]) -> Iterator[None]:
-    """Prints expected errors as one line: exit code 2 for mistakes of the user, 1 for the rest.
+    """Ends the process with one line on expected errors: code 2 for the user's mistakes, else 1.
 
     Args:
       *others: further exceptions that end a run without being a mistake in its config.
@@ -80,7 +81,9 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
         yield
     except (ConfigError, CheckpointMismatch, flags.Error) as error:
         _fail(error, EXIT_CONFIG)
-    except (CheckpointError, *others) as error:
+    except Exception as error:
+        if not isinstance(error, (CheckpointError, *others)):
+            raise
         _fail(error, EXIT_FAILED)
 
 

@@ -41,9 +41,10 @@ def state_digest(state: Any) -> str:
     digest = hashlib.sha256()
     arrays = state if isinstance(state, dict) else named_arrays(state)
     for name, array in sorted(arrays.items()):
-        array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+        array = np.asarray(array)
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(array.tobytes() if array.ndim == 0 else memoryview(array).cast("B"))
+        # As bytes, without a copy of what is contiguous already.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -76,7 +77,7 @@ def check_shapes(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]
         if names
     ]
     if parts:
-        raise CheckpointMismatch(" | ".join(parts))
+        raise CheckpointMismatch(f"is of another architecture: {' | '.join(parts)}")
 
 
 def nested(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 logger = logging.getLogger(__name__)
 
-# What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: a failure that goes away by trying again.
+# What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away.
 EXIT_FAILED, EXIT_CONFIG, EXIT_PREEMPTED = 1, 2, 75
 
 
@@ -55,7 +55,7 @@ class StopRequest:
 
         Args:
           step: finished steps, the same on every host.
-          every: with several hosts, steps between two exchanges, each of which waits for the devices.
+          every: with several hosts, steps between two exchanges; each waits for the devices.
         """
         if jax.process_count() == 1:
             return bool(self.signal)

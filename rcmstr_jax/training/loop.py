@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.models.build import build_model, image_size, mask_grid
 from rcmstr_jax.training import parallel
-from rcmstr_jax.training.checkpoint import Checkpoints, DataPosition, source_fingerprint
+from rcmstr_jax.training.checkpoint import Checkpoints
+from rcmstr_jax.training.compilation import announced, enable_compilation_cache
 from rcmstr_jax.training.config_check import (
     ConfigError,
     check_config,
@@ -42,6 +41,7 @@ from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pictures import Pictures
 from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
 from rcmstr_jax.training.progress import Progress, run_log
+from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training.state import PretrainState, create_state
 from rcmstr_jax.training.writers import create_writer
 
@@ -99,7 +99,9 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
         # The state: fresh, or the newest checkpoint's.
         axis = parallel.AXIS if config.key_norm == "sync" else None
         model = build_model(config, axis_name=axis)
-        optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+        optimizer, schedule = make_optimizer(
+            config.optimizer, config.total_steps, config.batch_size
+        )
 
         def fresh() -> PretrainState:
             return create_state(
@@ -165,7 +167,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
         while step < config.total_steps and not stopped:
             with progress.waiting():
                 batch = next(batches)
-            with _announced(cache) if step == start else contextlib.nullcontext():
+            with announced(cache) if step == start else contextlib.nullcontext():
                 state, metrics = train_step(state, batch)
                 if step == start:
                     jax.block_until_ready(metrics)
@@ -239,45 +241,6 @@ def _prepare(workdir: Path) -> None:
         ) from error
 
 
-def enable_compilation_cache(setting: str) -> Path | None:
-    """Keeps compiled programs between runs.
-
-    Args:
-      setting: "auto" for $XDG_CACHE_HOME/rcmstr_jax or ~/.cache/rcmstr_jax, "off", or a folder.
-
-    Returns:
-      The folder, or None if nothing is kept.
-    """
-    if setting == "off":
-        return None
-    folder = Path(setting)
-    if setting == "auto":
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(home) / "rcmstr_jax" / "compiled"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if setting != "auto":
-            raise ConfigError(
-                f"config.compilation_cache={setting!r} cannot be created ({error}): "
-                "give another folder, or 'off'"
-            ) from error
-        logger.warning("no compilation cache: %s", error)
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    return folder
-
-
-@contextlib.contextmanager
-def _announced(cache: Path | None) -> Iterator[None]:
-    kept = f"kept in {cache} for the next run" if cache else "config.compilation_cache is off"
-    logger.info("compiling the training step (up to minutes; %s)", kept)
-    start = time.monotonic()
-    yield
-    logger.info("compiled, and first step done, in %.1f s", time.monotonic() - start)
-
-
 def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of one device (they are equal on all) as numbers."""
     return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}
@@ -288,9 +251,10 @@ def _check_finite(numbers: Mapping[str, float], limit: int, step: int) -> None:
         return
     wrong = [name for name, value in numbers.items() if not np.isfinite(value)]
     raise TrainingDiverged(
-        f"step {step}: {numbers['skipped_in_row']:.0f} steps in a row had no finite loss or gradient "
-        f"(config.max_skipped={limit}); not finite are {', '.join(wrong) or 'none now'}. The last "
-        "checkpoint is kept: lower config.optimizer.learning_rate or set config.optimizer.clip"
+        f"step {step}: {numbers['skipped_in_row']:.0f} steps in a row had no finite loss or "
+        f"gradient (config.max_skipped={limit}); not finite are {', '.join(wrong) or 'none now'}. "
+        "The last checkpoint is kept: lower config.optimizer.learning_rate, or set "
+        "config.optimizer.clip"
     )
 
 

@@ -65,8 +65,8 @@ def keep_lines(path: Path, last_step: int) -> None:
 class JsonLinesWriter:
     """`metrics.jsonl`: one line per logged step; `speed.jsonl` the same for `speed/...`.
 
-    Every line is handed to the operating system before the checkpoint of its step is written: a line
-    can be there without its checkpoint (and is dropped at the restart), not the reverse.
+    Every line is handed to the operating system before the checkpoint of its step is written: a
+    line can be there without its checkpoint (and is dropped at the restart), not the reverse.
     """
 
     def __init__(self, workdir: Path, last_step: int = 0) -> None:

@@ -1,0 +1,188 @@
+"""Every mistake in a config has an answer that names field, value and remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.pretrain import ablation, common, mini, rcmstr_cnn, rcmstr_vit
+from rcmstr_jax.models.build import frame_count
+from rcmstr_jax.training.command_line import check_overrides
+from rcmstr_jax.training.config_check import (
+    CHOICES,
+    MEMBERS,
+    POSITIVE,
+    RANGES,
+    ConfigError,
+    check_config,
+    closest,
+    config_from_jsonable,
+    config_to_jsonable,
+    differences,
+    flatten,
+)
+
+ALL = {
+    "cnn": rcmstr_cnn.get_config,
+    "cnn:step": lambda: rcmstr_cnn.get_config("step"),
+    **{f"vit:{s}": lambda s=s: rcmstr_vit.get_config(s) for s in ("tiny", "small", "base")},
+    **{f"mini:{s}": lambda s=s: mini.get_config(s) for s in ("cnn", "vit", "test")},
+    **{
+        f"{base}:{rung}": lambda base=base, rung=rung: ablation.get_config(f"{rung},encoder={base}")
+        for base in ablation.BASES
+        for rung in (*ablation.LADDER, "full")
+    },
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_config_of_the_repository_passes(name):
+    config = ALL[name]()
+    check_config(config, devices=4)
+    assert config_from_jsonable(config_to_jsonable(config)).to_dict() == config.to_dict()
+
+
+# Changes, and what the answer must say: the field, its value, and a way out.
+MISTAKES = [
+    ({"model.encoder": "cn"}, ["model.encoder='cn'", "'cnn'", "vit"]),
+    ({"contrast.hierarchies": ("frame", "subwords")}, ["'subwords'", "'subword'"]),
+    ({"contrast.pairs": ("frame-word",)}, ["'frame-word'", "'frame_word'"]),
+    ({"model.image_width": 102}, ["model.image_width=102", "multiple of 4", "100"]),
+    ({"model.width": 100}, ["model.width=100", "multiple of 16", "96"]),
+    ({"model.blocks": (1, 2, 5)}, ["model.blocks=(1, 2, 5)", "(1, 2, 5, 3)"]),
+    ({"rearrange.blocks": 4}, ["rearrange.blocks=4", "26 frames", "use 2"]),
+    ({"rearrange.blocks": 4, "model.image_width": 96}, ["25 frames", "use another image width"]),
+    ({"contrast.subwords": 27}, ["contrast.subwords=27", "26 frames"]),
+    ({"contrast.queue_size": 200}, ["queue_size=200", "208 frame keys", "at least 208"]),
+    ({"batch_size": 10}, ["batch_size=10", "4 devices", "8 or 12"]),
+    ({"batch_size": 12}, ["batch_size=12", "3 images per device", "rearrange.group=2"]),
+    ({"mim.mask_ratio": 1.0}, ["mim.mask_ratio=1.0", "0.7"]),
+    ({"mim.mask_ratio": 0.1}, ["block_ratio=0.15", "mask_ratio=0.1"]),
+    ({"mim.kind": "block", "mim.block_ratio": 0.0}, ["mim.block_ratio=0.0", "0.040"]),
+    ({"mim.enabled": False, "mim.coupled": True}, ["mim.coupled=True", "mim.enabled"]),
+    ({"data.source": ()}, ["data.source is empty", "lmdb:PATH"]),
+    ({"data.weights": (1.0, 2.0)}, ["data.weights=(1.0, 2.0)", "1 positive"]),
+    ({"contrast.hierarchies": (), "contrast.pairs": ()}, ["nothing to contrast"]),
+    ({"optimizer.warmup_steps": 3}, ["warmup_steps=3", "total_steps=3"]),
+    ({"momentum.value": 0.99, "momentum.final": 0.9}, ["momentum.final=0.9", "0.99"]),
+    ({"optimizer.learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "positive"]),
+    ({"views.max_ops": 0}, ["views.max_ops=0", "between 1 and 7"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "answers"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_mistakes_are_answered(changes, answers):
+    config = mini.get_config("test")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, devices=4)
+    message = str(caught.value)
+    assert message.startswith("config.")
+    assert "\n" not in message
+    for answer in answers:
+        assert answer in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [({"model.heads": 5}, "model.width=64"), ({"model.rectifier": True}, "belongs to the CNN")],
+)
+def test_mistakes_of_a_vit_are_answered(changes, answer):
+    config = mini.get_config("vit")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=answer):
+        check_config(config, devices=1)
+
+
+def test_tables_name_fields_that_exist():
+    fields = dict(flatten(common.get_config()))
+    for table in (CHOICES, MEMBERS, RANGES, POSITIVE):
+        assert not set(table) - set(fields)
+
+
+def test_queue_check_agrees_with_the_encoder_about_frames():
+    for config in (mini.get_config("cnn"), mini.get_config("vit")):
+        keys = config.batch_size * frame_count(config)
+        config.contrast.queue_size = keys
+        check_config(config, devices=1)
+        config.contrast.queue_size = keys - 1
+        with pytest.raises(ConfigError, match=f"at least {keys}"):
+            check_config(config, devices=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("mim.mask_ration", "mim.mask_ratio"),
+        ("mask_ratio", "mim.mask_ratio"),
+        ("optimiser.learning_rate", "optimizer.learning_rate"),
+        ("lr", "optimizer.clip"),
+        ("batchsize", "batch_size"),
+    ],
+)
+def test_closest_field(name, field):
+    fields = [field for field, _ in flatten(common.get_config())]
+    found = closest(name, fields)
+    assert found in fields
+    if name != "lr":
+        assert found == field
+
+
+def test_differences_name_both_values():
+    old, new = common.get_config(), common.get_config()
+    new.mim.mask_ratio = 0.6
+    assert differences(old, new) == ["mim.mask_ratio was 0.7, is 0.6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--config.mim.mask_ration=0.5"], r"did you mean --config\.mim\.mask_ratio\?"),
+        (["--noconfig.mim.enable"], r"did you mean --config\.mim\.enabled\?"),
+        (["--config.mim=1"], r"--config\.mim is a group of fields"),
+    ],
+)
+def test_unknown_override_is_answered_with_the_closest(repository, arguments, answer):
+    spec = f"{repository}/configs/pretrain/mini.py:test"
+    for form in ([f"--config={spec}"], ["--config", spec]):
+        with pytest.raises(ConfigError, match=answer):
+            check_overrides(["pretrain.py", *form, *arguments])
+    check_overrides(["pretrain.py", f"--config={spec}", "--config.mim.mask_ratio=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "answer"),
+    [
+        ("configs/pretrain/minni.py", "did you mean .*configs/pretrain/mini.py"),
+        ("configs/pretrain/mini.py:tset", "did you mean 'test'"),
+        ("configs/pretrain/__init__.py", "defines no get_config"),
+    ],
+)
+def test_config_file_that_cannot_be_loaded(repository, spec, answer):
+    with pytest.raises(ConfigError, match=answer):
+        check_overrides(["pretrain.py", f"--config={repository}/{spec}"])
+
+
+def test_ladder_adds_one_thing_at_a_time():
+    rungs = [ablation.get_config(rung) for rung in ablation.LADDER]
+    steps = [len(differences(a, b)) for a, b in zip(rungs, rungs[1:], strict=False)]
+    assert steps == [1] * 5
+    assert differences(rungs[-1], rcmstr_cnn.get_config()) == []
+
+
+def test_options_of_the_ladder():
+    config = ablation.get_config("full,mask=patch,coupled,permutation=shared,kl=mean,norm=local")
+    assert config.mim.kind == "patch"
+    assert config.mim.coupled
+    assert config.rearrange.shared_permutation
+    assert config.contrast.kl_reduction == "mean"
+    assert config.key_norm == "local"
+    with pytest.raises(ValueError, match="'maks' is unknown: did you mean 'mask'"):
+        ablation.get_config("full,maks=patch")
+
+
+def test_recipes_of_the_method():
+    cnn, vit = rcmstr_cnn.get_config(), rcmstr_vit.get_config("base")
+    assert cnn.optimizer.learning_rate * cnn.batch_size / 32 == pytest.approx(0.012)
+    assert (cnn.optimizer.momentum, cnn.optimizer.weight_decay) == (0.9, 1e-4)
+    assert (vit.optimizer.b1, vit.optimizer.b2) == (0.9, 0.999)
+    assert (vit.optimizer.warmup_steps, vit.momentum.value, vit.momentum.final) == (5000, 0.99, 1.0)
