@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +52,8 @@ class BatchIterator(Iterator[Batch]):
         self._batches = batches
         self._faults = faults
         self.waited = 0.0
+        # Also at the end of the program; Grain's own closing comes too late there and complains.
+        self._end = weakref.finalize(self, _close, batches)
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
@@ -66,9 +69,8 @@ class BatchIterator(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends worker processes and threads, and writes the report of unusable records."""
-        close = getattr(self._batches, "close", None)
-        if close is not None:
-            close()
+        self._end()
+        self._batches = iter(())
         if self._faults is not None:
             self._faults.write()
 
@@ -77,6 +79,12 @@ class BatchIterator(Iterator[Batch]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(batches: Iterator[Batch]) -> None:
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
 
 
 def train_batches(

@@ -211,6 +211,16 @@ def test_many_damaged_records_are_each_counted(tmp_path, encode) -> None:
     }
 
 
+def test_closing_ends_it_and_waiting_is_measured(source) -> None:
+    batches = train_batches(source, batch_size=8, image_size=SIZE, seed=0)
+    next(batches)
+    assert batches.waited > 0
+    batches.close()
+    batches.close()
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
 def test_prefetch_to_device_stays_ahead() -> None:
     placed = []
 
