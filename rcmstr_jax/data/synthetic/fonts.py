@@ -26,6 +26,8 @@ CAP_HEIGHT = 36
 # Pictures in the place of letters, and swash nobody reads, stay below the first number.
 _LEAST_RECOGNISED = 0.35
 _SCRIPT_BELOW = 0.45
+# Share of ink in the letters' boxes. Hairlines vanish in crops of 32 pixels.
+_LEAST_INK = 0.15
 # Families as they stand on signs and in print; the rest are scripts, display and code faces.
 _PLAIN = frozenset(
     "arial arimo assistant barlow caladea calibri carlito caviardreams charter dejavusans "
@@ -79,26 +81,18 @@ def usable_faces(
         ValueError: no face passes.
     """
     paths = find_fonts(sources)
-    faces: list[Face] = []
-    drawn: set[bytes] = set()
-    for path in paths:
-        checked = _check(path, alphabet)
-        if checked is None:
-            continue
-        face, fingerprint = checked
-        if fingerprint not in drawn:  # the same face often comes with several packages
-            drawn.add(fingerprint)
-            faces.append(face)
+    named = [name for name in map(_read_name, paths) if name is not None]
+    plain = [name for name in named if name.family in _PLAIN]
+    faces = _first_usable(plain if plain_only else named, alphabet, num_fonts)
+    if not faces and plain_only:
+        faces = _first_usable(named, alphabet, num_fonts)
     if not faces:
         raise ValueError(
             f"no usable font among {len(paths)} files of fonts = {','.join(sources)} for the "
             f"alphabet {alphabet!r}; install font packages (pip install font-lato ttf-opensans), "
             "name a folder of fonts, or shorten the alphabet"
         )
-    if plain_only and any(face.plain for face in faces):
-        faces = [face for face in faces if face.plain]
-    faces.sort(key=lambda face: (face.family, face.style))
-    return _spread(faces, num_fonts) if num_fonts else faces
+    return sorted(faces, key=lambda face: (face.family, face.style))
 
 
 class FontBook:
@@ -153,18 +147,67 @@ def open_font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Name:
+    """What a font file calls itself; cheap to read, nothing is rendered."""
+
+    path: str
+    family: str
+    style: str
+
+
 @functools.lru_cache(maxsize=4096)
-def _check(path: str, alphabet: str) -> tuple[Face, bytes] | None:
+def _read_name(path: str) -> _Name | None:
+    """The name of a font file, or None for a file that is no font."""
+    try:
+        family, style = ImageFont.truetype(path, 16).getname()
+    except (OSError, ValueError):  # FreeType reports what is no font, or a broken one, as these
+        return None
+    family = (family or Path(path).stem).replace(" ", "").lower()
+    return _Name(path, _base_family(family), f"{family} {style or ''}")
+
+
+def _first_usable(names: list[_Name], alphabet: str, count: int) -> list[Face]:
+    """Usable faces, none twice; the first `count` of them in turns, where that is not zero."""
+    faces: list[Face] = []
+    drawn: set[bytes] = set()
+    for name in _in_turns(names) if count else names:
+        checked = _check(name, alphabet)
+        if checked is None or checked[1] in drawn:  # several packages bring the same face
+            continue
+        drawn.add(checked[1])
+        faces.append(checked[0])
+        if len(faces) == count:
+            break
+    return faces
+
+
+def _in_turns(names: list[_Name]) -> list[_Name]:
+    """One face of every family, then a second one, and so on; the order is fixed but mixed."""
+
+    def mixed(text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    families: dict[str, list[_Name]] = {}
+    for name in sorted(names, key=lambda name: mixed(name.style)):
+        families.setdefault(name.family, []).append(name)
+    ordered = sorted(families.values(), key=lambda family: mixed(family[0].family))
+    rounds = max((len(family) for family in ordered), default=0)
+    return [family[turn] for turn in range(rounds) for family in ordered if turn < len(family)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _check(name: _Name, alphabet: str) -> tuple[Face, bytes] | None:
     """The face of a file and a fingerprint of its look, or None where it is of no use."""
     try:
-        probe = ImageFont.truetype(path, 64, layout_engine=ImageFont.Layout.BASIC)
+        probe = ImageFont.truetype(name.path, 64, layout_engine=ImageFont.Layout.BASIC)
         height = raster(probe, "H")[0].shape[0] or raster(probe, alphabet[0])[0].shape[0]
         if not 64 * CAP_HEIGHT / 256 <= height <= 64 * CAP_HEIGHT / 12:
             return None
         small = probe.font_variant(size=round(64 * CHECK_HEIGHT / height))
         shapes = {c: raster(small, c)[0] for c in sorted({*alphabet, *alphabet.swapcase()})}
         missing = raster(small, "\U0010fffe")[0]
-    except (OSError, ValueError):  # FreeType reports what is no font, or a broken one, as these
+    except (OSError, ValueError):  # a broken one
         return None
     good = {
         c
@@ -179,21 +222,19 @@ def _check(path: str, alphabet: str) -> tuple[Face, bytes] | None:
     if draws_capitals_only(shapes):
         good = {c for c in good if not c.islower()}
     good = {c for c in good if c in alphabet and not _is_twin(c, shapes, good)}
-    if not _suffices(good, alphabet):
+    ink = [float(shapes[c].mean()) / 255 for c in good if c.isalnum()]
+    if not _suffices(good, alphabet) or (ink and float(np.mean(ink)) < _LEAST_INK):
         return None
-    family, style = probe.getname()
-    family = (family or Path(path).stem).replace(" ", "").lower()
     look = hashlib.blake2b(digest_size=16)
     for c in sorted(good):
         look.update(shapes[c].tobytes())
-    base = _base_family(family)
     face = Face(
-        path=path,
-        family=base,
-        style=f"{family} {style or ''}",
+        path=name.path,
+        family=name.family,
+        style=name.style,
         size=round(64 * CAP_HEIGHT / height),
         characters=frozenset(good),
-        plain=base in _PLAIN,
+        plain=name.family in _PLAIN,
         script=latin and smalls < _SCRIPT_BELOW and any(c.islower() for c in good),
     )
     return face, look.digest()
@@ -237,17 +278,3 @@ def _by_family(faces: list[Face]) -> list[list[Face]]:
     for face in faces:
         families.setdefault(face.family, []).append(face)
     return list(families.values())
-
-
-def _spread(faces: list[Face], count: int) -> list[Face]:
-    """The first `count` faces when the families, in an order of their own, take turns."""
-
-    def shuffled(face: Face) -> bytes:
-        return hashlib.blake2b(f"{face.family}/{face.style}".encode(), digest_size=8).digest()
-
-    families = [sorted(family, key=shuffled) for family in _by_family(faces)]
-    families.sort(key=lambda family: hashlib.blake2b(family[0].family.encode()).digest())
-    rounds = max(len(family) for family in families)
-    turns = [family[turn] for turn in range(rounds) for family in families if turn < len(family)]
-    chosen = turns[:count]
-    return sorted(chosen, key=lambda face: (face.family, face.style))

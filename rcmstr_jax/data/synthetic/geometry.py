@@ -52,7 +52,7 @@ class View:
         mapped = mapped[:2] / mapped[2]
         low, high = mapped.min(axis=1), mapped.max(axis=1)
         span = high - low
-        share = rng.random(4) ** 1.5 * options.margin
+        share = (0.15 + 0.85 * rng.random(4) ** 1.5) * options.margin
         if options.crop and rng.random() < 0.25:
             share[int(rng.random() * 4)] = -float(rng.random()) * options.crop
         edge = share * min(span[1], height * 1.3)

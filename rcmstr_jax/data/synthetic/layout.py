@@ -106,8 +106,8 @@ def glyph(face: Face, character: str) -> tuple[np.ndarray, int, int, float]:
 
 @functools.lru_cache(maxsize=65536)
 def _kern(face: Face, pair: str) -> float:
-    font = open_font(face.path, face.size)
-    return float(font.getlength(pair) - font.getlength(pair[0]) - font.getlength(pair[1]))
+    together = float(open_font(face.path, face.size).getlength(pair))
+    return together - glyph(face, pair[0])[3] - glyph(face, pair[1])[3]
 
 
 def _add_clutter(
