@@ -134,11 +134,11 @@ def train_loop(
                 f"={train.learning_rate}, or set train.clip={train.clip} to a smaller norm"
             )
         seconds = time.perf_counter() - compiled
-        rate = (done - compiled_steps) / seconds if done > compiled_steps else 0.0
-        left = f", {(train.steps - done) / rate:.0f} s left" if rate and done < train.steps else ""
-        log(
-            f"step {done}/{train.steps}: loss {losses.mean():.4f}, gradient"
-            f" {np.asarray(values['grad_norm'])[active].mean():.2f},"
-            f" {rate * train.batch_size:.0f} words/s{left}"
-        )
+        speed = ""
+        if done > compiled_steps:
+            rate = (done - compiled_steps) / seconds
+            speed = f", {rate * train.batch_size:.0f} words/s"
+            speed += f", {(train.steps - done) / rate:.0f} s left"
+        norm = np.asarray(values["grad_norm"])[active].mean()
+        log(f"step {done}/{train.steps}: loss {losses.mean():.4f}, gradient {norm:.2f}{speed}")
     return state

@@ -1,0 +1,102 @@
+"""Tables, files and the comparison that the quickstart prints."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcmstr_jax.evaluation import report
+from rcmstr_jax.evaluation.protocols import score_table
+from rcmstr_jax.evaluation.scoring import SetResult
+
+
+def results(predictions: list[str]) -> dict[str, Any]:
+    """A results.json with two sets of two words each, and one of symbols alone."""
+    truth = [["ab", "cd"], ["ef", "gh"]]
+    read = [
+        SetResult(
+            f"S{i}_2", f"bench/S{i}", None, labels, predictions[2 * i : 2 * i + 2], [True] * 2
+        )
+        for i, labels in enumerate(truth)
+    ]
+    read.append(SetResult("symbols", "bench/symbols", False, ["|"], ["|"], [True]))
+    labels = {"available": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
+    return {
+        "protocol": "frozen",
+        "initialisation": "pretrained",
+        "encoder": {"source": "runs/x"},
+        "decoder": "ctc",
+        "charset": 94,
+        **score_table(read, "alphanumeric"),
+        "labels_outside_charset": 1,
+        "train": {
+            "source": ["lmdb:train"],
+            "labels_asked": 1.0,
+            "labels": labels | {"unreadable": 0, "trained_on": 3},
+            "steps": 5,
+            "batch_size": 2,
+        },
+        "seed": 7,
+        "command": "python launch/evaluate.py --x=a|b",
+        "device": "1 x cpu",
+        "seconds": {"train": 1.0, "total": 2.0},
+    }
+
+
+def test_table_rows() -> None:
+    rows = report.table_rows(results(["ab", "cd", "ef", "xx"]))
+    assert rows[1][:4] == ("S0_2", "2", "2", "100.00 ± 0.00")
+    assert rows[2][:4] == ("S1_2", "2", "1", "50.00 ± 35.36")
+    # All of "symbols" is left out by the policy, and it enters no mean.
+    assert rows[3] == ("symbols", "0", "0", "–", "–", "0", "1")
+    assert rows[4][1:5] == ("4", "3", "75.00 ± 21.65", "75.00 ± 25.00")
+    assert rows[5][0] == "mean, plain, of 2 sets" and rows[5][3].startswith("75.00")
+    console = report.text_table(rows).splitlines()
+    assert len(console) == len(rows) + 1 and len({line.index("  ") for line in console[:1]}) == 1
+    assert all(line.count("|") == 8 for line in report.markdown_table(rows).splitlines())
+
+
+def test_files(tmp_path: Path) -> None:
+    found = results(["ab", "cd", "ef", "xx"])
+    report.write_results(tmp_path / "new", found, [{"set": "S", "label": "é"}])
+    assert json.loads((tmp_path / "new/results.json").read_text()) == found
+    text = (tmp_path / "new/results.md").read_text()
+    for part in ("S0_2", "case-insensitive", "lmdb:train", "--x=a|b", "Seed 7", "case_sensitive"):
+        assert part in text
+    assert (tmp_path / "new/predictions.jsonl").read_text() == '{"set": "S", "label": "é"}\n'
+
+
+def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
+    bad, good = results(["xx"] * 4), results(["ab", "cd", "ef", "xx"])
+    for protocol in ("frozen", "finetuned"):
+        report.write_results(tmp_path / f"{protocol}_random_init", bad, [])
+        report.write_results(tmp_path / f"{protocol}_pretrained", good, [])
+    table = report.compare_runs(tmp_path)
+    assert list(table) == ["frozen", "finetuned"]
+    assert table["frozen"]["pretrained"] == {
+        "word_accuracy": 75.0,
+        "one_minus_ned": 75.0,
+        "word_accuracy_stderr": 21.6506,
+        "one_minus_ned_stderr": 25.0,
+        "num_words": 4,
+    }
+    assert table["finetuned"]["random_init"]["word_accuracy"] == 0.0
+    assert "+75.00 ± 25.00" in report.comparison_table(table)
+
+
+def test_compare_refuses_what_was_not_scored_alike(tmp_path: Path) -> None:
+    one, other = results(["ab"] * 4), results(["ab"] * 4)
+    other["policy"] = "symbols"
+    pair = {"random_init": one, "pretrained": one}
+    with pytest.raises(ValueError, match="finetuned/pretrained.*symbols"):
+        report.compare(pair, {"random_init": one, "pretrained": other})
+    smaller = copy.deepcopy(one)
+    smaller["sets"][0]["num_words"] = 1
+    with pytest.raises(ValueError, match="not scored alike"):
+        report.compare({"random_init": smaller, "pretrained": one}, pair)
+    with pytest.raises(ValueError, match="frozen_random_init/results.json is missing"):
+        report.compare_runs(tmp_path)

@@ -1,0 +1,181 @@
+"""The recogniser's training step: decoders learn, chunks equal steps, orders are pure functions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.training import recognition_step as rs
+
+CHARSET = Charset.preset(36)
+WORDS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "a"]
+FRAMES = 12
+
+
+def word_frames(words: list[str]) -> np.ndarray:
+    """Frames that spell a word, two per character, so that any decoder can learn them."""
+    frames = np.zeros((len(words), FRAMES, 37), np.float32)
+    for row, word in zip(frames, words, strict=True):
+        for t in range(FRAMES):
+            row[t, CHARSET.characters.index(word[t // 2]) if t // 2 < len(word) else 36] = 1.0
+    return frames
+
+
+def setup(name: str, steps: int, rate: float = 1e-2):
+    head = rs.make_head(name, CHARSET, hidden=24, max_length=6)
+    optimizer, schedule = rs.recognition_optimizer(steps, learning_rate=rate)
+    state = rs.create_state(jax.random.key(0), head, (FRAMES, 37), optimizer)
+    memory = {"inputs": jnp.asarray(word_frames(WORDS)), **head.targets(WORDS)}
+    return head, optimizer, schedule, state, jax.tree.map(jnp.asarray, memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "rate", "right"), [("ctc", 250, 2e-2, 8), ("attention", 400, 1e-2, 7)]
+)
+def test_a_decoder_learns_words_that_its_frames_spell(
+    name: str, steps: int, rate: float, right: int
+) -> None:
+    head, optimizer, _, state, memory = setup(name, steps, rate)
+    chunk = rs.make_chunk(rs.make_step(head, optimizer))
+    rows = rs.epoch_rows(0, len(WORDS), 8, 0, steps)
+    state, metrics = chunk(state, memory, rows, np.ones(steps, bool))
+    assert int(state.step) == steps
+    assert metrics["loss"][-1] < 0.2 * metrics["loss"][0]
+    tokens = head.predict(state.params["decoder"], memory["inputs"])
+    guesses = head.texts(np.asarray(tokens))
+    assert sum(a == b for a, b in zip(guesses, WORDS, strict=True)) >= right, guesses
+
+
+def test_a_chunk_equals_its_steps_and_skips_inactive_ones() -> None:
+    head, optimizer, _, state, memory = setup("ctc", 10)
+    step = rs.make_step(head, optimizer)
+    rows = rs.epoch_rows(3, len(WORDS), 4, 0, 3)
+    one_by_one, losses = state, []
+    for chosen in rows[:2]:
+        batch = jax.tree.map(lambda column, chosen=chosen: column[chosen], memory)
+        one_by_one, metrics = jax.jit(step)(one_by_one, batch)
+        losses.append(float(metrics["loss"]))
+    together, values = rs.make_chunk(step)(state, memory, rows, np.array([True, True, False]))
+    assert int(together.step) == 2
+    np.testing.assert_allclose(values["loss"][:2], losses, rtol=1e-5)
+    assert np.isnan(values["loss"][2])
+    for a, b in zip(
+        jax.tree.leaves(together.params), jax.tree.leaves(one_by_one.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_loss_ignores_padding_and_targets_eos() -> None:
+    head, _, _, state, memory = setup("attention", 10)
+    targets = {key: memory[key] for key in ("tokens", "lengths")}
+    total, count = head.loss(state.params["decoder"], memory["inputs"], targets)
+    # One target per character and one [EOS] per word.
+    assert float(count) == sum(len(word) + 1 for word in WORDS)
+    untrained = float(total / count)
+    assert untrained == pytest.approx(np.log(CHARSET.num_attention_classes), rel=0.1)
+
+
+def test_encoder_rate_and_frozen_rectifier() -> None:
+    optimizer, schedule = rs.recognition_optimizer(
+        10, learning_rate=1.0, clip=0.0, encoder_multiplier=0.1
+    )
+    ones = {"w": jnp.ones(3)}
+    params = {"decoder": ones, "encoder": {"encoder": ones, "rectifier": ones}}
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    rate = float(schedule(0))
+    np.testing.assert_allclose(updates["decoder"]["w"], -rate, rtol=1e-5)
+    np.testing.assert_allclose(updates["encoder"]["encoder"]["w"], -0.1 * rate, rtol=1e-5)
+    assert not np.any(updates["encoder"]["rectifier"]["w"])
+
+
+def test_gradients_are_clipped_together() -> None:
+    optimizer, _ = rs.recognition_optimizer(10, clip=5.0)
+    params = {"decoder": {"w": jnp.zeros(1)}, "encoder": {"encoder": {"w": jnp.zeros(1)}}}
+    grads = {
+        "decoder": {"w": jnp.array([300.0])},
+        "encoder": {"encoder": {"w": jnp.array([400.0])}},
+    }
+    clipped, _ = optax.clip_by_global_norm(5.0).update(grads, optax.EmptyState())
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    moments = [leaf for leaf in jax.tree.leaves(state) if jnp.shape(leaf) == (1,)]
+    expected = sorted([0.1 * 3.0, 0.1 * 4.0, 0.001 * 9.0, 0.001 * 16.0])
+    np.testing.assert_allclose(np.sort(np.concatenate(moments)), expected, rtol=1e-4)
+    assert float(clipped["encoder"]["encoder"]["w"][0]) == pytest.approx(4.0)
+
+
+def test_schedule_is_one_cycle() -> None:
+    _, schedule = rs.recognition_optimizer(1000, learning_rate=5e-4, warmup_share=0.3)
+    rates = np.array([float(schedule(step)) for step in range(1000)])
+    assert int(rates.argmax()) == 300 and rates.max() == pytest.approx(5e-4)
+    assert rates[0] == pytest.approx(5e-4 / 25) and rates[-1] < 1e-7
+
+
+def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
+    seen = []
+
+    def halve(key, images, *, max_ops):
+        seen.append((str(key.dtype), max_ops))
+        return images / 2
+
+    monkeypatch.setattr(rs, "make_view", halve)
+    head = rs.make_head("ctc", CHARSET, hidden=8, max_length=6)
+    optimizer, _ = rs.recognition_optimizer(5, learning_rate=1e-2)
+
+    def encode(params, stats, images):
+        assert images.dtype == jnp.float32
+        columns = images.mean((1, 3))[:, :, None] * params["encoder"]["w"]
+        return columns, {"encoder": {"mean": stats["encoder"]["mean"] * 0.9 + columns.mean()}}
+
+    encoder = {"encoder": {"w": jnp.ones(4)}}
+    statistics = {"encoder": {"mean": jnp.zeros(())}}
+    state = rs.create_state(
+        jax.random.key(1), head, (FRAMES, 4), optimizer,
+        encoder_params=encoder, batch_stats=statistics,
+    )  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, FRAMES, 3)).astype(np.uint8)
+    memory = {"inputs": jnp.asarray(images), **jax.tree.map(jnp.asarray, head.targets(WORDS))}
+    chunk = rs.make_chunk(rs.make_step(head, optimizer, encode=encode, view_ops=4))
+    rows = rs.epoch_rows(0, 8, 8, 0, 3)
+    state, metrics = chunk(state, memory, rows, np.ones(3, bool))
+    assert np.isfinite(metrics["loss"]).all()
+    assert seen[0][1] == 4 and "key" in seen[0][0]
+    assert not np.allclose(state.params["encoder"]["encoder"]["w"], 1.0)
+    assert float(state.batch_stats["encoder"]["mean"]) != 0.0
+    # The loop donates its state; what the caller handed over is still there.
+    np.testing.assert_array_equal(encoder["encoder"]["w"], 1.0)
+
+
+def test_images_to_float() -> None:
+    images = jnp.array([[[[0, 255, 128]]]], jnp.uint8)
+    np.testing.assert_allclose(
+        rs.images_to_float(images)[0, 0, 0], [-1.0, 1.0, 128 / 127.5 - 1], atol=1e-6
+    )
+    assert rs.images_to_float(jnp.full((1, 1, 1, 3), 0.25))[0, 0, 0, 0] == 0.25
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_words=st.integers(1, 30), batch=st.integers(1, 40), first=st.integers(0, 20),
+    steps=st.integers(1, 6),
+)  # fmt: skip
+def test_rows_are_a_pure_function_of_the_step(num_words, batch, first, steps) -> None:
+    rows = rs.epoch_rows(5, num_words, batch, first, steps)
+    assert rows.shape == (steps, batch) and rows.min() >= 0 and rows.max() < num_words
+    whole = rs.epoch_rows(5, num_words, batch, 0, first + steps)
+    np.testing.assert_array_equal(whole[first:], rows)
+    flat = whole.reshape(-1)
+    for epoch in range(len(flat) // num_words):
+        part = flat[epoch * num_words : (epoch + 1) * num_words]
+        assert sorted(part) == list(range(num_words))
+
+
+def test_unknown_decoder() -> None:
+    with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, attention"):
+        rs.make_head("rnn", CHARSET)
