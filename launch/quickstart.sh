@@ -5,6 +5,7 @@
 # Usage: bash launch/quickstart.sh [OUTDIR]          (default: out)
 #   PYTHON   interpreter of a new .venv (default: python3.11 or python3.12 on PATH)
 #   SEED     seed of words, initialisation and everything drawn later (default: 0)
+#   SIZE     full (default), or test: a few steps on a few words, to see that everything runs
 #
 # Writes OUTDIR/results.json and prints one table and the paths of the pictures. Interrupted, it goes on
 # where it stopped when the same command is run again; finished phases are reused
@@ -20,6 +21,7 @@ out="${1:-out}"
 case "$out" in /*) ;; *) out="$invoked_from/$out" ;; esac
 seed="${SEED:-0}"
 [[ "$seed" =~ ^[0-9]+$ ]] || fail "SEED=$seed must be a whole number, 0 or more"
+size="${SIZE:-full}"
 
 # ---- the mini world and the share of time of each part -------------------------------------------
 # The words that are scored are in none of the others: --split goes by a hash of the word.
@@ -30,6 +32,14 @@ pretrain=(--config=configs/pretrain/mini.py)
 frozen=(--config=configs/evaluate/frozen_ctc.py)
 finetuned=(--config=configs/evaluate/finetune_ctc.py)
 # --------------------------------------------------------------------------------------------------
+case "$size" in
+  full) ;;
+  test)
+    num_unlabelled=64 num_labelled=40 num_test=24
+    pretrain=("${pretrain[0]}:test") frozen=("${frozen[0]}:test") finetuned=("${finetuned[0]}:test")
+    ;;
+  *) fail "SIZE=$size is unknown; use full or test" ;;
+esac
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)

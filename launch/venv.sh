@@ -41,7 +41,7 @@ find_python() {
 }
 
 ensure_venv() {
-  local extra="${1:-}" target="." python have want stamp key
+  local extra="${1:-}" target="." python have want key stamps
   [ -z "$extra" ] || target=".[$extra]"
   have=$(python_version .venv/bin/python)
   if [ -n "$have" ] && [ -n "${PYTHON:-}" ]; then
@@ -56,12 +56,13 @@ ensure_venv() {
     echo "making .venv with $python ($(python_version "$python"))"
     "$python" -m venv .venv || fail "'$python -m venv .venv' failed; see above"
   fi
-  stamp=".venv/installed-${extra:-base}"
-  key=$(pwd; cat setup.cfg pyproject.toml constraints.txt)
-  if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$key" ]; then
+  key="$(cat setup.cfg pyproject.toml constraints.txt | cksum) $PWD"
+  stamps=(".venv/installed-$extra")
+  [ -n "$extra" ] || stamps=(.venv/installed-*) # any extra brings the package itself along
+  if ! cat "${stamps[@]}" 2>/dev/null | grep -qxF -- "$key"; then
     echo "installing $target with constraints.txt in .venv (a few minutes on a first run)"
     .venv/bin/python -m pip install -qq --disable-pip-version-check -e "$target" -c constraints.txt ||
       fail "installing $target failed; see pip's message above (it needs a package index the first time)"
-    printf '%s\n' "$key" >"$stamp"
+    printf '%s\n' "$key" >".venv/installed-${extra:-base}"
   fi
 }
