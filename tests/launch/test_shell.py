@@ -61,9 +61,7 @@ class Checkout:
 
     def launched(self) -> list[str]:
         """Names of the launchers that ran, in order."""
-        return [
-            Path(line.split()[0]).stem for line in self.called if line.startswith("launch/")
-        ]
+        return [Path(line.split()[0]).stem for line in self.called if line.startswith("launch/")]
 
 
 @pytest.fixture
