@@ -106,7 +106,7 @@ def _homography(
         return rotation
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32)
     corners *= np.array([width / 2, height / 2], np.float32)
-    moved = corners + rng.uniform(-1, 1, (4, 2)).astype(np.float32) * np.float32(
-        options.perspective * height
-    )
+    # In proportion to the shorter side, or the sides of a narrow word would cross.
+    reach = np.float32(options.perspective * min(height, width))
+    moved = corners + reach * rng.uniform(-1, 1, (4, 2)).astype(np.float32)
     return rotation @ cv2.getPerspectiveTransform(corners, moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import cv2
 import numpy as np
 
 from rcmstr_jax.data.synthetic.fonts import CAP_HEIGHT, Face, open_font
@@ -93,7 +94,8 @@ def set_line(
         rows = slice(y - top, y - top + shape.shape[0])
         columns = slice(x - left, x - left + shape.shape[1])
         np.maximum(line[rows, columns], shape, out=line[rows, columns])
-    return line
+    x, y, width, height = cv2.boundingRect(line)
+    return line[y : y + max(height, 1), x : x + max(width, 1)]
 
 
 @functools.lru_cache(maxsize=32768)

@@ -47,16 +47,15 @@ class Lexicon:
         self._allowed = frozenset(options.alphabet)
         self.words: list[str] = []
         self._cumulative = np.zeros(0)
-        if options.random_words + options.numbers < 1:
+        if max(options.random_words, options.numbers) < 1:
             self._load()
 
     def draw(self, rng: np.random.Generator) -> str:
         """One text."""
         o = self._options
-        kind = rng.random()
-        if kind < o.random_words:
+        if o.random_words and rng.random() < o.random_words:
             return self._until_fits(rng, self._random_string, "random_words")
-        if kind < o.random_words + o.numbers and any(c.isdigit() for c in o.alphabet):
+        if o.numbers and rng.random() < o.numbers and any(c.isdigit() for c in o.alphabet):
             return self._until_fits(rng, self._number, "numbers")
         if not self.words:
             raise ValueError(
@@ -127,7 +126,8 @@ class Lexicon:
         else:
             pair = _BRACKETS[int(rng.integers(len(_BRACKETS)))]
             changed = pair[0] + text + pair[1]
-        return changed if self._fits(changed) else text
+        # "cat's" counts as another word than "cat": it must not cross over to the other split.
+        return changed if self._fits(changed) and self._in_split(changed) else text
 
     # What is allowed.
 

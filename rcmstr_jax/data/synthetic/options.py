@@ -41,7 +41,9 @@ class RenderOptions:
         0.7, "words are drawn in proportion to frequency**power; 0 draws them evenly"
     )
     random_words: float = _knob(0.0, "share of uniform random strings over the alphabet")
-    numbers: float = _knob(0.1, "share of numbers: counts, prices, years, times, phone numbers")
+    numbers: float = _knob(
+        0.1, "share of numbers among words that are not random: counts, prices, years, times"
+    )
     punctuation: float = _knob(0.08, "probability of punctuation around a lexicon word")
     case: str = _knob("mixed", "letter case of lexicon words: " + ", ".join(CASES))
     split: str = _knob("all", "all, or the train or test words of a split by a hash of the word")
@@ -71,7 +73,7 @@ class RenderOptions:
     # Seen from where.
     stretch: float = _knob(0.35, "largest narrowing of the letters; a third of it may widen them")
     rotation: float = _knob(6.0, "largest rotation, in degrees")
-    perspective: float = _knob(0.15, "largest displacement of a corner, as a share of the height")
+    perspective: float = _knob(0.15, "largest displacement of a corner, as a share of the shorter side")
     curvature: float = _knob(0.2, "largest rise of a curved baseline, as a share of the height")
     margin: float = _knob(0.2, "largest margin around the word, as a share of the height")
     crop: float = _knob(0.03, "largest part of the height by which the crop cuts into the word")
@@ -182,7 +184,6 @@ def _check(o: RenderOptions) -> None:
     need("num_fonts", o.num_fonts >= 0, "give 0 (all) or a count")
     for name in _SHARES:
         need(name, 0 <= getattr(o, name) <= 1, "give a value from 0 to 1")
-    need("numbers", o.numbers + o.random_words <= 1, "numbers and random_words exceed 1 together")
     for name in ("spacing", "jitter", "margin", "blur", "noise", "curvature"):
         need(name, getattr(o, name) >= 0, "give 0 or more")
     need("contrast", 0 <= o.contrast <= 0.5, "give a value from 0 to 0.5")
