@@ -188,7 +188,9 @@ def _frequent_words(count: int) -> list[tuple[str, float]]:
     from wordfreq import get_frequency_dict, top_n_list
 
     frequencies = get_frequency_dict("en", "best")
-    return [(word, frequencies[word]) for word in top_n_list("en", count) if word in frequencies]
+    # Tokens with digits are left out: wordfreq counts them with zeros for the digits.
+    words = [word for word in top_n_list("en", count) if not any(c.isdigit() for c in word)]
+    return [(word, frequencies[word]) for word in words if word in frequencies]
 
 
 def _read_words(path: str) -> list[tuple[str, float]]:

@@ -73,7 +73,9 @@ class RenderOptions:
     # Seen from where.
     stretch: float = _knob(0.35, "largest narrowing of the letters; a third of it may widen them")
     rotation: float = _knob(6.0, "largest rotation, in degrees")
-    perspective: float = _knob(0.15, "largest displacement of a corner, as a share of the shorter side")
+    perspective: float = _knob(
+        0.15, "largest displacement of a corner, as a share of the shorter side"
+    )
     curvature: float = _knob(0.2, "largest rise of a curved baseline, as a share of the height")
     margin: float = _knob(0.2, "largest margin around the word, as a share of the height")
     crop: float = _knob(0.03, "largest part of the height by which the crop cuts into the word")
