@@ -92,16 +92,28 @@ def apply_piecewise_affine(offsets: Float[Array, "batch n n 2"], u: Array, v: Ar
       The places moved.
     """
     n = offsets.shape[1]
-    du, dv = jnp.zeros_like(u), jnp.zeros_like(v)
-    for row in range(n):
-        b = v * (n - 1) - row
-        for column in range(n):
-            a = u * (n - 1) - column
-            # The finite element hat: 1 at this control point, 0 at and beyond its neighbours.
-            spread = jnp.maximum(jnp.maximum(a, b), 0) - jnp.minimum(jnp.minimum(a, b), 0)
-            hat = jnp.maximum(1 - spread, 0)
-            du = du + hat * offsets[:, row, column, 0, None, None]
-            dv = dv + hat * offsets[:, row, column, 1, None, None]
+    # Telescoped over the cells: the share of each cell's step that (u, v) has passed, along the
+    # top edge, along the left edge, and of the cell's twist. min(s, t) makes two triangles of a
+    # cell (s * t would make it bilinear), at a third of the cost of one hat per control point.
+    right = offsets[:, :1, 1:] - offsets[:, :1, :-1]
+    down = offsets[:, 1:, :1] - offsets[:, :-1, :1]
+    twist = jnp.diff(jnp.diff(offsets, axis=1), axis=2)
+    passed_u = [jnp.clip(u * (n - 1) - i, 0, 1) for i in range(n - 1)]
+    passed_v = [jnp.clip(v * (n - 1) - i, 0, 1) for i in range(n - 1)]
+    terms = [(passed_u[i], right[:, 0, i]) for i in range(n - 1)]
+    terms += [(passed_v[i], down[:, i, 0]) for i in range(n - 1)]
+    terms += [
+        (jnp.minimum(passed_u[i], passed_v[j]), twist[:, j, i])
+        for j in range(n - 1)
+        for i in range(n - 1)
+    ]
+    du, dv = (
+        sum(
+            (share * step[:, axis, None, None] for share, step in terms),
+            start=offsets[:, 0, 0, axis, None, None],
+        )
+        for axis in (0, 1)
+    )
     return u + du, v + dv
 
 
@@ -178,7 +190,8 @@ def _own_scale(keys: Key[Array, " batch"], scale: Range) -> Float[Array, " batch
 
 
 def _warp(images: Array, homography: Array) -> Array:
-    u, v = pixel_centres(*images.shape[1:3], images.dtype)
+    _, height, width, _ = images.shape
+    u, v = pixel_centres(height, width, images.dtype)
     return resample(images, *apply_homography(homography.astype(images.dtype), u, v))
 
 
@@ -224,6 +237,7 @@ def random_piecewise_affine(
 ) -> Float[Array, "batch height width channels"]:
     """Jitter a grid of control points, affine between them (see `draw_piecewise_affine`)."""
     offsets = draw_piecewise_affine(image_keys(key, len(images), indices), scale)
-    u, v = pixel_centres(*images.shape[1:3], images.dtype)
+    _, height, width, _ = images.shape
+    u, v = pixel_centres(height, width, images.dtype)
     u, v = jnp.broadcast_arrays(u, v)
     return resample(images, *apply_piecewise_affine(offsets.astype(images.dtype), u, v))

@@ -145,8 +145,8 @@ def compose_geometry(plan: Plan, height: int, width: int, dtype: jnp.dtype) -> g
       dtype: of the coordinates.
 
     Returns:
-      u and v, (batch, height, width) each, in units of the image. Along every row u increases,
-      weakly where edge padding repeats a column.
+      u and v, (batch, height, width) each, in units of the image. Along every row u increases;
+      where edge padding repeats a column it stays, to a hundredth of a pixel.
     """
     kinds = jnp.array([_ROWS, _COLUMNS, _PERSPECTIVE])
     order = jnp.argsort(plan.time[:, kinds], axis=1)
