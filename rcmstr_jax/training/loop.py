@@ -150,7 +150,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
 
         # The steps.
         train_step = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
-        pictures = Pictures(config, model, workdir) if leads else None
+        pictures = Pictures(config, build_model(config), workdir) if leads else None
         writer = create_writer(workdir, start, writes=leads)
         stack.callback(writer.close)
         if not start:
@@ -181,7 +181,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
                 writer.write_scalars(step, {**numbers, **speed})
                 logger.info(line)
                 faults.flush()
-                _check_finite(numbers, config.max_skipped, step)
+                check_finite(numbers, limit=config.max_skipped, step=step)
             if pictures and config.picture_every > 0 and step % config.picture_every == 0:
                 pictures.save(step, state, batch)
                 progress.restart_clock()
@@ -246,7 +246,12 @@ def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}
 
 
-def _check_finite(numbers: Mapping[str, float], limit: int, step: int) -> None:
+def check_finite(numbers: Mapping[str, float], *, limit: int, step: int) -> None:
+    """Stops a run whose steps are skipped again and again.
+
+    Raises:
+      TrainingDiverged: after `limit` steps in a row, naming the terms that are not finite.
+    """
     if numbers.get("skipped_in_row", 0) < limit:
         return
     wrong = [name for name, value in numbers.items() if not np.isfinite(value)]

@@ -1,16 +1,132 @@
-"""Pictures of what a run sees and learns, into `WORKDIR/pictures`."""
+"""Pictures of what a run sees and learns, into `WORKDIR/pictures`.
+
+`views.png`, `rearranged.png` and `curves.png` are replaced; the reconstructions of every time are
+kept as `masks-STEP.png`, because they show the progress.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
+
+from rcmstr_jax.evaluation import figures
+from rcmstr_jax.models.build import patch_size
+from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.ssl.rearrange import rearrange_images
+from rcmstr_jax.ssl.reconstruction import restore_images
+from rcmstr_jax.training import parallel
+from rcmstr_jax.training.pretrain_step import draw_inputs, to_float
+from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.writers import METRICS
+
+# Images of a device that enter a picture (and the statistics of its masked pass).
+IMAGES = 16
+
+
+def make_picture_fn(
+    config: ConfigDict, model: RCMSTR
+) -> Callable[[PretrainState, Mapping[str, Array]], dict[str, Array]]:
+    """Builds the function behind the pictures.
+
+    Args:
+      config: of the run.
+      model: built without a device axis.
+
+    Returns:
+      `(state, batch) -> arrays`, for one device: `image`, `view_q`, `view_k`, with rearrangement
+      `rearranged` and `permutation`, with MIM `mask`, `target` (the rectified query view) and
+      `reconstruction` (hidden patches as predicted, the others as they are). Images are floats
+      `(B, 32, W, 3)` in [-1, 1]; views, permutation and mask are those the step would draw.
+    """
+
+    def draw(state: PretrainState, batch: Mapping[str, Array]) -> dict[str, Array]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        out = draw_inputs(config, key, batch["image"], batch["index"])
+        out["image"] = to_float(batch["image"])
+        if config.rearrange.enabled:
+            out["rearranged"] = rearrange_images(
+                out["view_q"], out["permutation"], blocks=config.rearrange.blocks
+            )
+        if config.mim.enabled:
+            variables = {
+                "params": {**state.params, **state.frozen_params},
+                "batch_stats": state.batch_stats,
+            }
+            # As in training: the masked pass is normalised by its own batch, and leaves no trace.
+            target = cast(Array, model.apply(variables, out["view_q"], method="rectify"))
+            (prediction, _), _ = model.apply(
+                variables,
+                target,
+                out["mask"],
+                train=True,
+                method="reconstruct",
+                mutable=["batch_stats"],
+            )
+            patch = patch_size(config)
+            painted = restore_images(
+                prediction.astype(jnp.float32), target, patch, config.mim.normalize_targets
+            )
+            hidden = out["mask"].repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
+            out["target"] = target
+            out["reconstruction"] = jnp.where(hidden, painted, target)
+        return out
+
+    return draw
 
 
 class Pictures:
-    def __init__(self, config: ConfigDict, model: Any, workdir: Path) -> None:
-        pass
+    """Draws and saves the pictures of a run."""
 
-    def save(self, step: int, state: Any, batch: Any) -> None:
-        pass
+    def __init__(self, config: ConfigDict, model: RCMSTR, workdir: Path) -> None:
+        """Takes the model as `make_picture_fn` does; nothing is compiled before the first use."""
+        self._draw = jax.jit(make_picture_fn(config, model))
+        self._group = config.rearrange.group
+        self._workdir = workdir
+
+    def save(self, step: int, state: PretrainState, batch: Mapping[str, Array]) -> None:
+        """Saves every picture.
+
+        Args:
+          step: finished steps.
+          state: replicated.
+          batch: sharded; a few images of this host's first device are shown.
+        """
+        first = {name: np.asarray(value[0]) for name, value in batch.items()}
+        local = len(first["image"])
+        count = max(self._group, min(local, IMAGES) // self._group * self._group)
+        needed = dataclasses.replace(state, opt_state=(), queues={}, momentum_params={})
+        arrays = self._draw(
+            parallel.unreplicate(needed),
+            {name: value[:count] for name, value in first.items()},
+        )
+        shown = {name: np.asarray(value) for name, value in arrays.items()}
+        folder = self._workdir / "pictures"
+        figures.save_views(
+            folder / "views.png", shown["image"], shown["view_q"], shown["view_k"]
+        )
+        if "rearranged" in shown:
+            figures.save_rearranged(
+                folder / "rearranged.png",
+                shown["view_q"],
+                shown["rearranged"],
+                shown["permutation"],
+            )
+        if "mask" in shown:
+            figures.save_masks(
+                folder / f"masks-{step:06d}.png",
+                shown["target"],
+                figures.hide_patches(shown["target"], shown["mask"]),
+                shown["reconstruction"],
+                shown["target"],
+            )
+        metrics = self._workdir / METRICS
+        if metrics.exists() and metrics.stat().st_size:  # not before the first metric line
+            figures.save_curves(folder / "curves.png", metrics)

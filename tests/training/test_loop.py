@@ -1,0 +1,299 @@
+"""The whole main with few images: what a run leaves, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.pretrain import mini
+from rcmstr_jax.training import loop
+from rcmstr_jax.training.checkpoint import CheckpointMismatch
+from rcmstr_jax.training.compilation import enable_compilation_cache
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.interrupts import StopRequest
+from rcmstr_jax.training.loop import Outcome, TrainingDiverged, check_finite, pretrain
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of 24 noisy words."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        image = rng.integers(0, 80, (32, 100, 3), np.uint8)
+        cv2.putText(image, f"w{i}", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> str:
+    """One compilation cache for all runs of this file."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+def tiny(images: Path, cache: str) -> ConfigDict:
+    """The smallest run that has every kind of state: a one-block ViT, and a queue."""
+    config = mini.get_config("test")
+    config.model.update(
+        {"encoder": "vit", "width": 16, "depth": 1, "heads": 1, "image_width": 32}
+    )
+    config.model.projector = "mlp"
+    config.contrast.hierarchies = ("subword",)
+    config.contrast.pairs = ()
+    config.contrast.queue_size = 64
+    config.contrast.chunk = 64
+    config.views.enabled = False
+    config.mim.enabled = False
+    config.total_steps = 4
+    # Nothing in the compiled step depends on the length of the run: all tests share one program.
+    config.optimizer.schedule = "constant"
+    config.data.source = (f"folder:{images}",)
+    config.data.prefetch = 0
+    config.compilation_cache = cache
+    config.picture_every = -1
+    return config.lock()
+
+
+@pytest.fixture
+def config(images, cache) -> ConfigDict:
+    """A fresh config that a test may change."""
+    return tiny(images, cache)
+
+
+def metric_lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(images, cache, tmp_path_factory) -> tuple[Path, Outcome]:
+    """An uninterrupted run; do not write into its workdir, copy it."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, pretrain(tiny(images, cache), workdir)
+
+
+@pytest.fixture
+def copied(whole, tmp_path) -> Path:
+    """A workdir that holds the finished run, to be continued."""
+    return shutil.copytree(whole[0], tmp_path / "copied")
+
+
+def test_what_a_run_leaves_behind(whole):
+    workdir, outcome = whole
+    assert (outcome.step, outcome.finished) == (4, True)
+    left = {path.name.split(".")[0] for path in workdir.iterdir()}
+    assert left >= {
+        "config", "log", "parameters", "metrics", "speed", "events", "checkpoints", "state_digest",
+    }  # fmt: skip
+    lines = metric_lines(workdir)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"loss", "accuracy/subword", "key_variance/subword", "relation_entropy/subword"} <= set(
+        lines[0]
+    )
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert (workdir / "state_digest.txt").read_text() == f"{outcome.digest}  step 4\n"
+    log = (workdir / "log.txt").read_text().splitlines()
+    assert any("compiling" in line for line in log)
+    assert log[-1].endswith(f"state digest {outcome.digest}")
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == 4
+    assert "encoder" in (workdir / "parameters.txt").read_text()
+
+
+def test_interrupted_equals_uninterrupted(config, whole, tmp_path, monkeypatch):
+    agreed = StopRequest.agreed
+
+    def with_signal(self, step, every):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return agreed(self, step, every)
+
+    monkeypatch.setattr(StopRequest, "agreed", with_signal)
+    parts = [pretrain(config, tmp_path) for _ in range(3)]
+    assert [(part.step, part.finished) for part in parts] == [(1, False), (3, False), (4, True)]
+    assert parts[-1].digest == whole[1].digest
+    for name in ("metrics.jsonl", "state_digest.txt"):
+        assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
+    log = (tmp_path / "log.txt").read_text()
+    for said in ("SIGINT: saving after step 1 of 4", "continuing after step 1", "SIGTERM: saving"):
+        assert said in log
+
+
+def test_steps_after_the_last_checkpoint_are_computed_again(config, whole, tmp_path, monkeypatch):
+    report = loop.Progress.report
+
+    def dies(self, metrics):
+        if self._step == 4:
+            raise KeyboardInterrupt  # as if killed: no saving
+        return report(self, metrics)
+
+    monkeypatch.setattr(loop.Progress, "report", dies)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path)
+    monkeypatch.undo()
+    assert [line["step"] for line in metric_lines(tmp_path)] == [1, 2, 3]
+    # The checkpoint of step 2 is the last; the line of step 3 is replaced by an equal one.
+    assert pretrain(config, tmp_path).digest == whole[1].digest
+    assert metric_lines(tmp_path) == metric_lines(whole[0])
+
+
+def test_finished_run_has_nothing_left_to_do(config, copied, whole):
+    assert pretrain(config, copied) == whole[1]
+    assert len(metric_lines(copied)) == 4
+
+
+def test_longer_run_continues_a_finished_one_and_says_what_changed(config, copied):
+    config.total_steps = 5
+    assert pretrain(config, copied).step == 5
+    assert "total_steps was 4, is 5" in (copied / "log.txt").read_text()
+
+
+def test_other_architecture_in_the_workdir_is_an_error_before_training(config, copied):
+    config.model.width = 32
+    with pytest.raises(CheckpointMismatch, match="params/encoder.*is .*needed"):
+        pretrain(config, copied)
+
+
+def test_other_data_in_the_workdir_are_an_error(config, copied, images):
+    config.data.source = (f"folder:{images}",) * 2
+    with pytest.raises(CheckpointMismatch, match="24 records.*48 records"):
+        pretrain(config, copied)
+
+
+def test_divergence_names_the_term():
+    finite = {"skipped_in_row": 1.0, "loss": math.nan}
+    check_finite(finite, limit=2, step=7)
+    broken = {"skipped_in_row": 2.0, "loss": math.nan, "loss/mim": math.inf, "nce/word": 1.0}
+    with pytest.raises(TrainingDiverged, match="step 7: 2 steps in a row") as caught:
+        check_finite(broken, limit=2, step=7)
+    assert "not finite are loss, loss/mim." in str(caught.value)
+
+
+def test_unusable_records_are_counted_and_skipped(config, tmp_path, images):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for place, image in enumerate(sorted(images.iterdir())[:8]):
+        content = image.read_bytes()
+        (folder / image.name).write_bytes(content[:40] if place == 3 else content)
+    config.data.source = (f"folder:{folder}",)
+    config.total_steps = 2
+    config.data.cache = True
+    assert pretrain(config, tmp_path / "run").finished
+    faults = json.loads((tmp_path / "run" / "faults.json").read_text())
+    assert faults["total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "answer"),
+    [
+        ("data.source", ("lmdb:/nowhere",), r"config\.data\.source=.*/nowhere"),
+        ("data.source", ("synthetics",), r"config\.data\.source=.*synthetics"),
+        ("batch_size", 6, r"config\.batch_size=6"),
+    ],
+)
+def test_mistakes_are_found_before_the_workdir_is_made(config, tmp_path, field, value, answer):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=answer):
+        pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_that_cannot_be_made(config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--workdir=.*cannot be written"):
+        pretrain(config, tmp_path / "file" / "run")
+
+
+def test_second_signal_interrupts_at_once():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.agreed(1, 1)
+        assert stop.signal == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_compilation_cache_setting(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert enable_compilation_cache("auto") == tmp_path / "rcmstr_jax" / "compiled"
+        assert enable_compilation_cache("off") is None
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match="compilation_cache=.*'off'"):
+            enable_compilation_cache(str(tmp_path / "file" / "x"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "answer"),
+    [
+        (["--workdir=w"], 2, "error: flag --config=None"),
+        (["--config=CONFIG", "--workdir=w", "--config.mim.mask_ration=1"], 2, "mask_ratio?"),
+        (["--config=CONFIG", "--workdir=w", "--config.batch_size=ten"], 2, "batch_size=ten"),
+        (["--config=CONFIG", "--workdir=w", "extra"], 2, "'extra' is no flag"),
+        (["--config=CONFIG", "--workdir=w", "--config.key_norm=shufle"], 2, "'shuffle'"),
+    ],
+)
+def test_launcher_answers_mistakes_in_one_line(repository, tmp_path, arguments, code, answer):
+    config = f"{repository}/configs/pretrain/mini.py:test"
+    command = [sys.executable, str(repository / "launch" / "pretrain.py")]
+    command += [argument.replace("CONFIG", config) for argument in arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert answer in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_whole_method_through_the_launcher(repository, tmp_path, images, cache):
+    """CNN, all terms, pictures: one process, stopped by a signal, equals one that was not."""
+    command = [
+        sys.executable, str(repository / "launch" / "pretrain.py"),
+        f"--config={repository}/configs/pretrain/mini.py:test",
+        f"--config.data.source=folder:{images}",
+        f"--config.compilation_cache={cache}",
+    ]  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+    def start(workdir: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / workdir}"],
+            stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    whole = start("whole")
+    errors = whole.communicate(timeout=600)[1]
+    assert whole.returncode == 0, errors
+    parts = start("parts")
+    for line in parts.stderr:
+        if "step 1/3" in line:
+            parts.send_signal(signal.SIGTERM)
+            break
+    parts.communicate(timeout=600)
+    assert parts.returncode in (75, 0)
+    if parts.returncode == 75:
+        again = start("parts")
+        errors = again.communicate(timeout=600)[1]
+        assert again.returncode == 0, errors
+    for name in ("metrics.jsonl", "state_digest.txt"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert list((tmp_path / "whole" / "pictures").glob("*.png"))
