@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
-# Installed distributions that carry Latin text fonts. Others are found by their entry point.
-_PACKAGES = ("matplotlib", "ttf-opensans", "rendercv-fonts", "augly")
+# Requirements of ours that carry fonts. Others are found by their entry point, or named.
+_PACKAGES = ("matplotlib", "ttf-opensans", "rendercv-fonts")
 _ENTRY_POINTS = ("fonts_ttf", "fonts_otf", "rinoh.typefaces")
 # Symbols, icons and emoji, mathematics, and faces without a licence to hand on.
 _UNWANTED = (
@@ -25,15 +25,26 @@ _SYSTEM_FOLDERS = (
 
 
 def find_fonts(sources: Iterable[str]) -> list[str]:
-    """Paths of the font files of "packaged", "system", files and folders, sorted by file name.
+    """Paths of font files, sorted by file name.
+
+    Args:
+        sources: each one is "packaged", "package:NAME" for the fonts inside any other installed
+            Python package, "system", a font file, or a folder.
 
     Raises:
-        ValueError: a path that does not exist.
+        ValueError: a path that does not exist, or a package that is not installed.
     """
     found: dict[str, None] = {}
     for source in sources:
         if source == "packaged":
             paths = _packaged_fonts()
+        elif source.startswith("package:"):
+            paths = _fonts_of_package(source.removeprefix("package:"))
+            if not paths:
+                raise ValueError(
+                    f"fonts = {source!r}: no such installed Python package, or no fonts in it; "
+                    "pip install it, or leave it out"
+                )
         elif source == "system":
             folders = [Path(folder).expanduser() for folder in _SYSTEM_FOLDERS]
             paths = [path for folder in folders if folder.is_dir() for path in _fonts_below(folder)]
@@ -43,8 +54,8 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
             paths = [source]
         else:
             raise ValueError(
-                f"fonts = {source!r} is neither a file nor a folder; give packaged, system, "
-                "a font file or a folder of fonts"
+                f"fonts = {source!r} is neither a file nor a folder; give packaged, package:NAME, "
+                "system, a font file or a folder of fonts"
             )
         found.update(dict.fromkeys(paths))
     # By name and not by place, so that two installations choose the same faces.
@@ -60,15 +71,17 @@ def _packaged_fonts() -> list[str]:
         for point in importlib.metadata.entry_points(group=group)
         if point.dist is not None
     }
-    paths = []
-    for name in sorted({*names, *_PACKAGES}):
-        try:
-            files = importlib.metadata.files(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an optional package
-        wanted = [file for file in files if _is_font(file.name)]
-        paths += [str(file.locate()) for file in wanted if Path(str(file.locate())).is_file()]
-    return paths
+    return [path for name in sorted({*names, *_PACKAGES}) for path in _fonts_of_package(name)]
+
+
+def _fonts_of_package(name: str) -> list[str]:
+    """Font files of an installed distribution; none if it is not installed."""
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    paths = [str(file.locate()) for file in files if _is_font(file.name)]
+    return [path for path in paths if Path(path).is_file()]
 
 
 def _fonts_below(folder: Path) -> list[str]:

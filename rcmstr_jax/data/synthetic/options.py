@@ -51,7 +51,8 @@ class RenderOptions:
 
     # With which letters.
     fonts: tuple[str, ...] = _knob(
-        ("packaged",), "packaged, system, a font file or a folder of fonts; several are joined"
+        ("packaged",),
+        "packaged, package:NAME, system, a font file or a folder of fonts; several are joined",
     )
     num_fonts: int = _knob(0, "use only this many faces, of different families first; 0 uses all")
     plain_fonts: float = _knob(

@@ -58,8 +58,15 @@ def test_folder_file_and_missing_source(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no font")
     assert [Path(path).name for path in find_fonts((str(tmp_path),))] == ["Some.ttf"]
     assert find_fonts((str(DEJAVU),)) == [str(DEJAVU)]
-    with pytest.raises(ValueError, match="neither a file nor a folder; give packaged, system"):
+    with pytest.raises(ValueError, match="neither a file nor a folder; give packaged"):
         find_fonts((str(tmp_path / "none"),))
+
+
+def test_fonts_of_one_installed_package() -> None:
+    names = {Path(path).name for path in find_fonts(("package:matplotlib",))}
+    assert "DejaVuSans.ttf" in names and "cmex10.ttf" not in names
+    with pytest.raises(ValueError, match="fonts = 'package:no-such-fonts'.*pip install it"):
+        find_fonts(("package:no-such-fonts",))
 
 
 def test_files_that_are_no_fonts_are_left_out(tmp_path: Path) -> None:
