@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from rcmstr_jax.models.build import build_encoder, image_size
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.models.tps import TpsRectifier
-from rcmstr_jax.training.checkpoint import Checkpoints, nested
+from rcmstr_jax.training.checkpoint import Checkpoints
 from rcmstr_jax.training.config_check import config_from_jsonable, config_to_jsonable
+from rcmstr_jax.training.digest import nested
 from rcmstr_jax.training.recognition_step import images_to_float
 
 Tree = Any
@@ -135,17 +136,26 @@ def random_encoder(config: ConfigDict, origin: dict[str, Any] | None = None) -> 
       config: holds ``seed`` and a ``model`` section; the rest is not looked at.
       origin: additions to the report's description.
     """
-    model, size = encoder_network(config), image_size(config)
-    key = jax.random.fold_in(jax.random.key(config.seed), INIT_PURPOSE)
-    images = jnp.zeros((2, *size, 3))
-    variables = jax.jit(functools.partial(model.init, method="encode"))(key, images)
+    variables = jax.jit(initializer(config))()
     return Encoder(
-        model=model,
+        model=encoder_network(config),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        image_size=size,
+        image_size=image_size(config),
         origin={"source": RANDOM, "seed": config.seed, **describe_model(config), **(origin or {})},
     )
+
+
+def initializer(config: ConfigDict) -> Callable[[], Tree]:
+    """A function that makes the variables ``encode`` needs, with pretraining's keys."""
+    images = jnp.zeros((2, *image_size(config), 3))
+    model = encoder_network(config)
+
+    def init() -> Tree:
+        key = jax.random.fold_in(jax.random.key(config.seed), INIT_PURPOSE)
+        return model.init(key, images, method="encode")
+
+    return init
 
 
 def describe_model(config: ConfigDict) -> dict[str, Any]:
@@ -177,21 +187,25 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
     branch = config.branch
     if branch not in BRANCHES:
         raise ValueError(f"branch={branch!r}: choose one of {', '.join(BRANCHES)}")
-    checkpoints = Checkpoints(folder, read_only=True)
-    try:
+    with Checkpoints(folder, read_only=True) as checkpoints:
         step, _, arrays = checkpoints.read()
-    finally:
-        checkpoints.close()
     prefix = BRANCHES[branch]
     params = nested(arrays, f"{prefix}params") | nested(arrays, "frozen_params")
     stats = nested(arrays, f"{prefix}batch_stats")
     found = {"params": pick(params), "batch_stats": pick(stats)}
-    blank = random_encoder(description)
-    check_same_shapes(found, {"params": blank.params, "batch_stats": blank.batch_stats}, folder)
+    check_same_shapes(found, {"batch_stats": {}} | jax.eval_shape(initializer(description)), folder)
     found = jax.tree.map(jnp.asarray, found)
-    origin = {"source": str(folder), "step": step, "branch": branch, **describe_model(description)}
-    return dataclasses.replace(
-        blank, params=found["params"], batch_stats=found["batch_stats"], origin=origin
+    return Encoder(
+        model=encoder_network(description),
+        params=found["params"],
+        batch_stats=found["batch_stats"],
+        image_size=image_size(description),
+        origin={
+            "source": str(folder),
+            "step": step,
+            "branch": branch,
+            **describe_model(description),
+        },
     )
 
 

@@ -32,8 +32,8 @@ from rcmstr_jax.evaluation.features import calibrate_statistics, extract_feature
 from rcmstr_jax.evaluation.scoring import Recognizer, SetResult, count_outside, score_benchmarks
 from rcmstr_jax.training import recognition_step as rs
 from rcmstr_jax.training.checkpoint import CheckpointError
-from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.loop import enable_compilation_cache
+from rcmstr_jax.training.compilation import enable_compilation_cache
+from rcmstr_jax.training.config_check import ConfigError, config_to_jsonable
 
 PROTOCOLS = ("frozen", "finetune")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
@@ -77,7 +77,6 @@ def run_evaluation(
         words.refuse_benchmark_training(specs, config.benchmarks)
         benchmarks = resolve_benchmarks(config.benchmarks)
         enable_compilation_cache(config.compilation_cache)
-        encoder = load_encoder(pretrained, config)
         charset = make_charset(config.decoder.charset)
         head = rs.make_head(
             config.decoder.name,
@@ -85,6 +84,7 @@ def run_evaluation(
             hidden=config.decoder.hidden,
             max_length=config.decoder.max_length,
         )
+        encoder = load_encoder(pretrained, config)
         source = open_source(specs, weights=tuple(train.weights) or None, seed=config.seed)
         Path(workdir).mkdir(parents=True, exist_ok=True)
         faults = FaultLog(Path(workdir) / FAULTS)
@@ -137,7 +137,7 @@ def run_evaluation(
         "command": command or shlex.join(sys.argv),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "seconds": clock.report(),
-        "config": config.to_dict(),
+        "config": config_to_jsonable(config),
     }
     report.write_results(workdir, results, (line for result in read for line in result.lines()))
     log(report.text_table(report.table_rows(results)))
