@@ -9,17 +9,13 @@ trained on, and an image that cannot be decoded is skipped in training and an er
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from rcmstr_jax.data.benchmarks import resolve_benchmarks
@@ -27,19 +23,16 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import fitting, metrics, report, words
-from rcmstr_jax.evaluation.encoders import Encoder, load_encoder, split_pretrained
-from rcmstr_jax.evaluation.features import calibrate_statistics, extract_features
-from rcmstr_jax.evaluation.scoring import Recognizer, SetResult, count_outside, score_benchmarks
-from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.evaluation.encoders import load_encoder, split_pretrained
+from rcmstr_jax.evaluation.scoring import SetResult, count_outside, score_benchmarks
 from rcmstr_jax.training.checkpoint import CheckpointError
 from rcmstr_jax.training.compilation import enable_compilation_cache
 from rcmstr_jax.training.config_check import ConfigError, config_to_jsonable
+from rcmstr_jax.training.decoder_head import make_head
 
 PROTOCOLS = ("frozen", "finetune")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
 FAULTS = "faults.json"
-# Words that show a random encoder the data when not all of them are held in memory.
-CALIBRATION_WORDS = 4096
 Log = Callable[[str], None]
 
 
@@ -69,7 +62,7 @@ def run_evaluation(
         any training.
     """
     log = log or (lambda line: print(line, flush=True))
-    clock = Clock()
+    clock = fitting.Clock()
     train = config.train
     specs = (train.source,) if isinstance(train.source, str) else tuple(train.source)
     with reported_as_config_error():
@@ -78,7 +71,7 @@ def run_evaluation(
         benchmarks = resolve_benchmarks(config.benchmarks)
         enable_compilation_cache(config.compilation_cache)
         charset = make_charset(config.decoder.charset)
-        head = rs.make_head(
+        head = make_head(
             config.decoder.name,
             charset,
             hidden=config.decoder.hidden,
@@ -98,11 +91,11 @@ def run_evaluation(
         )
     log(f"labels: {len(subset)} words of {source.name}")
     is_random = split_pretrained(pretrained)[0]
-    recognizer = train_recognizer(
+    recognizer = fitting.train_recognizer(
         config,
         encoder,
         head,
-        Words(subset, texts, counts, faults),
+        fitting.TrainingWords(subset, texts, counts, faults),
         is_random=is_random,
         log=log,
         clock=clock,
@@ -217,121 +210,3 @@ def make_charset(name: str) -> Charset:
       ValueError: another size, or a file that holds no charset.
     """
     return Charset.preset(int(name)) if str(name).isdecimal() else Charset.from_file(name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """The words to train on.
-
-    Attributes:
-      subset: their records.
-      texts: their labels, in the charset's case.
-      counts: what became of the others; brought up to date while images are decoded.
-      faults: takes the images that cannot be decoded.
-    """
-
-    subset: words.Subset
-    texts: list[str]
-    counts: words.LabelCounts
-    faults: FaultLog
-
-
-def train_recognizer(
-    config: ConfigDict,
-    encoder: Encoder,
-    head: rs.DecoderHead,
-    chosen: Words,
-    *,
-    is_random: bool,
-    log: Log,
-    clock: Clock,
-) -> Recognizer:
-    """Trains the decoder on frozen frames, or encoder and decoder on images.
-
-    Words are held in memory, as frames or as images, where they fit into ``train.memory_gib``;
-    else they are read, decoded and, when the encoder is frozen, encoded again in every step.
-    """
-    train, size = config.train, encoder.image_size
-    frozen, number = config.protocol == "frozen", len(chosen.subset)
-    frames, width = encoder.frames_shape()
-    frame_bytes = frames * width * jnp.dtype(train.feature_dtype).itemsize
-    gib = number * (frame_bytes if frozen else 3 * size[0] * size[1]) / 2**30
-    in_memory = gib <= train.memory_gib
-    calibrate = frozen and is_random and config.calibrate_random_statistics
-    images, texts = np.zeros((0, *size, 3), np.uint8), chosen.texts
-    if in_memory or calibrate:
-        limit = number if in_memory else min(number, CALIBRATION_WORDS)
-        images, texts = fitting.load_images(
-            chosen.subset.first(limit),
-            texts,
-            image_size=size,
-            batch_size=config.eval_batch_size,
-            workers=config.workers,
-            counts=chosen.counts,
-            faults=chosen.faults,
-        )
-        log(f"images: {len(images)} decoded")
-    clock.mark("load")
-    if calibrate:
-        encoder = calibrate_statistics(
-            encoder, images, batch_size=config.eval_batch_size, seed=config.seed
-        )
-    optimizer, _ = rs.recognition_optimizer(
-        train.steps,
-        learning_rate=train.learning_rate,
-        clip=train.clip,
-        warmup_share=train.warmup_share,
-        encoder_multiplier=train.encoder_multiplier,
-    )
-    state = rs.create_state(
-        jax.random.key(config.seed),
-        head,
-        (frames, width),
-        optimizer,
-        encoder_params=None if frozen else encoder.params,
-        batch_stats=None if frozen else encoder.batch_stats,
-    )
-    encode = None if frozen and in_memory else (encoder.frozen if frozen else encoder.train)
-    step = rs.make_step(head, optimizer, encode=encode, view_ops=0 if frozen else train.view_ops)
-    if in_memory:
-        inputs = images
-        if frozen:
-            inputs = extract_features(
-                encoder,
-                images,
-                batch_size=config.eval_batch_size,
-                dtype=train.feature_dtype,
-                log=log,
-            )
-            clock.mark("features")
-        feed = fitting.memory_feed({"inputs": inputs, **head.targets(texts)}, config)
-    else:
-        log(f"words are streamed: {gib:.1f} GiB exceed train.memory_gib={train.memory_gib}")
-        feed = fitting.streamed_feed(chosen.subset, head, size, config, chosen.faults)
-    state = fitting.train_loop(rs.make_chunk(step), state, feed, config, log)
-    clock.mark("train")
-    if not frozen:
-        encoder = dataclasses.replace(
-            encoder, params=state.params["encoder"], batch_stats=state.batch_stats
-        )
-    return Recognizer(encoder=encoder, head=head, decoder_params=state.params["decoder"])
-
-
-class Clock:
-    """Seconds per part of a run."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._parts: dict[str, float] = {}
-
-    def mark(self, part: str) -> None:
-        """Books the time since the last mark under ``part``."""
-        now = time.perf_counter()
-        self._parts[part] = self._parts.get(part, 0.0) + now - self._last
-        self._last = now
-
-    def report(self) -> dict[str, float]:
-        """Seconds by part, and ``total``; rounded to tenths."""
-        total = time.perf_counter() - self._start
-        parts = {"load": 0.0, "features": 0.0, "train": 0.0, "score": 0.0} | self._parts
-        return {name: round(value, 1) for name, value in (parts | {"total": total}).items()}

@@ -18,7 +18,7 @@ from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.evaluation import metrics
 from rcmstr_jax.evaluation.encoders import Encoder
 from rcmstr_jax.evaluation.words import fit_case, known_characters
-from rcmstr_jax.training.recognition_step import DecoderHead
+from rcmstr_jax.training.decoder_head import DecoderHead
 
 Log = Callable[[str], None]
 Tree = Any

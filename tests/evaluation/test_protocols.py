@@ -19,7 +19,7 @@ from rcmstr_jax.evaluation import fitting
 from rcmstr_jax.evaluation.protocols import make_charset, run_evaluation
 from rcmstr_jax.evaluation.words import choose_words
 from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.recognition_step import make_head
+from rcmstr_jax.training.decoder_head import make_head
 
 WORDS = ["cat", "Dog", "otter", "yak-7", "emu", "see", "bee", "ant", "gnu", "Ünder"]
 BROKEN = 3  # record whose bytes are no image

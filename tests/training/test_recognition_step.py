@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.decoder_head import make_head
 
 CHARSET = Charset.preset(36)
 WORDS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "a"]
@@ -28,7 +29,7 @@ def word_frames(words: list[str]) -> np.ndarray:
 
 
 def setup(name: str, steps: int, rate: float = 1e-2):
-    head = rs.make_head(name, CHARSET, hidden=24, max_length=6)
+    head = make_head(name, CHARSET, hidden=24, max_length=6)
     optimizer, schedule = rs.recognition_optimizer(steps, learning_rate=rate)
     state = rs.create_state(jax.random.key(0), head, (FRAMES, 37), optimizer)
     memory = {"inputs": jnp.asarray(word_frames(WORDS)), **head.targets(WORDS)}
@@ -125,7 +126,7 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
         return images / 2
 
     monkeypatch.setattr(rs, "make_view", halve)
-    head = rs.make_head("ctc", CHARSET, hidden=8, max_length=6)
+    head = make_head("ctc", CHARSET, hidden=8, max_length=6)
     optimizer, _ = rs.recognition_optimizer(5, learning_rate=1e-2)
 
     def encode(params, stats, images):
@@ -178,4 +179,4 @@ def test_rows_are_a_pure_function_of_the_step(num_words, batch, first, steps) ->
 
 def test_unknown_decoder() -> None:
     with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, attention"):
-        rs.make_head("rnn", CHARSET)
+        make_head("rnn", CHARSET)
