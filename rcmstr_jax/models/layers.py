@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models import packed
+from rcmstr_jax.models.normalization import normalize
 from rcmstr_jax.models.sites import Pair, Sites, output_size
 
 Dtype = Any
@@ -98,69 +99,30 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
-        dtype = self.dtype or x.dtype
-        precise = jnp.promote_types(jnp.float32, x.dtype)
+        if self.dtype is not None:
+            x = x.astype(self.dtype)
         if train:
-            reduce = None if self.is_initializing() else self._sum_over_devices
-            mean, var, count = batch_moments(x.astype(precise), sites, reduce)
+            active = None if sites is None else sites.kept
+            axis_name = None if self.is_initializing() else self.axis_name
+            groups = self.axis_index_groups and tuple(map(tuple, self.axis_index_groups))
+            y, (mean, var, count) = normalize(
+                x, scale, bias, active, self.epsilon, axis_name, groups
+            )
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1)).astype(precise)
+                unbiased = var * count / jnp.maximum(count - 1, 1)
                 kept = self.momentum
                 running_mean.value = kept * running_mean.value + (1 - kept) * mean
                 running_var.value = kept * running_var.value + (1 - kept) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        y = ((x.astype(precise) - mean) * factor + bias).astype(dtype)
+            return y
+        factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+        y = (x - running_mean.value) * factor + bias
+        y = y.astype(x.dtype)
         return y if sites is None else keep_active(y, sites)
-
-    def _sum_over_devices(self, value: Array) -> Array:
-        if self.axis_name is None:
-            return value
-        groups = self.axis_index_groups
-        return lax.psum(value, self.axis_name, axis_index_groups=groups)
-
-
-def batch_moments(
-    x: Float[Array, "*sites channels"], sites: Sites | None, reduce: Any = None
-) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Array]:
-    """Mean, biased variance and number of the (active) sites of `x`.
-
-    The sums are those of `x` minus one of its own sites, in one pass over `x`: the difference of
-    squares then keeps its digits however far the values lie from zero.
-
-    Args:
-        x: values, channels last.
-        sites: active sites, or None for all.
-        reduce: sums an array over the devices that share statistics; None for one device.
-    """
-    reduce = reduce or (lambda value: value)
-    flat = x.reshape(-1, x.shape[-1])
-    axes = tuple(range(x.ndim - 1))
-    if sites is None:
-        shift = lax.stop_gradient(flat[0])
-        shifted = x - shift
-        count = jnp.asarray(flat.shape[0], x.dtype)
-    else:
-        active = sites.valid if sites.packed else sites.active
-        shift = lax.stop_gradient(flat[jnp.argmax(active.reshape(-1))])
-        shifted = jnp.where(active[..., None], x - shift, 0)
-        count = jnp.sum(active, dtype=jnp.int32).astype(x.dtype)
-    total = jnp.sum(shifted, axes)
-    squares = jnp.sum(shifted * shifted, axes)
-    everywhere = jnp.maximum(reduce(count), 1)
-    mean = reduce(total + count * shift) / everywhere
-    # Sum of squared distances from the shared mean, by the parallel-axis rule.
-    distance = mean - shift
-    spread = squares - 2 * distance * total + count * distance * distance
-    var = jnp.maximum(reduce(spread) / everywhere, 0)
-    return mean, var, everywhere
 
 
 def keep_active(x: Array, sites: Sites) -> Array:
     """`x` with zero at hidden sites (at unused slots, where packed)."""
-    active = sites.valid if sites.packed else sites.active
-    return jnp.where(active[..., None], x, jnp.zeros((), x.dtype))
+    return jnp.where(sites.kept[..., None], x, jnp.zeros((), x.dtype))
 
 
 def max_pool(

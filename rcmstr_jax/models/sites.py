@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from rcmstr_jax.models.compilation import compiled_apart
+
 Pair = tuple[int, int]
 Window = tuple[Pair, Pair, Pair]  # kernel, strides, padding
 
@@ -100,9 +102,15 @@ class Sites:
         """True where a site is active."""
         columns = jnp.take(self.visible, jnp.asarray(self.column_of, jnp.int32), axis=2)
         if all(len(rows) == 1 for rows in self.rows_of):
-            return jnp.take(columns, jnp.asarray([rows[0] for rows in self.rows_of]), axis=1)
+            first = jnp.asarray([rows[0] for rows in self.rows_of], jnp.int32)
+            return jnp.take(columns, first, axis=1)
         rows = [jnp.any(columns[:, np.asarray(rows, int)], axis=1) for rows in self.rows_of]
         return jnp.stack(rows, axis=1)
+
+    @property
+    def kept(self) -> Bool[Array, "batch *sites"]:
+        """True where a value of a map counts: active sites, or used slots where packed."""
+        return self.valid if self.packed else self.active
 
     def through(self, kernel: Pair, strides: Pair = (1, 1), padding: Pair = (0, 0)) -> Sites:
         """Sites after a layer with this window.
@@ -141,78 +149,116 @@ class Sites:
         grid = (self.visible.shape[1], self.visible.shape[2])
         return most_active_sites(self.rows_of, self.column_of, grid, self.visible_count)
 
-    @property
-    def nowhere(self) -> int:
-        """The slot number that stands for a hidden site: one beyond the last slot of the batch."""
-        return self.visible.shape[0] * self.capacity
-
     @cached_property
+    def _slots(self) -> tuple[Array, ...]:
+        return _slot_tables(self.active, self.capacity)
+
+    @property
     def index(self) -> Int[Array, "batch capacity"]:
         """The site (row * width + column) that each slot holds; height * width in unused slots."""
-        batch, sites = self.visible.shape[0], self.size[0] * self.size[1]
-        active = self.active.reshape(batch, sites)
-        # Sorting (hidden, site) puts the active sites first, in reading order.
-        site = jnp.arange(sites, dtype=jnp.int32)
-        order = jnp.sort(jnp.where(active, site, sites), axis=1)
-        return order[:, : self.capacity]
+        return self._slots[0]
 
-    @cached_property
+    @property
     def valid(self) -> Bool[Array, "batch capacity"]:
         """True where a slot holds a site."""
-        return self.index < self.size[0] * self.size[1]
+        return self._slots[1]
 
-    @cached_property
+    @property
     def slot(self) -> Int[Array, "batch all_sites"]:
-        """Where each site is found in the flattened (batch * capacity) slots, else `nowhere`.
+        """Where each site is found in the flattened (batch * capacity) slots.
 
-        One entry more than there are sites stands for everything outside the map.
+        batch * capacity stands for hidden sites, and so does one entry more than there are sites,
+        for everything outside the map.
         """
-        batch, capacity = self.index.shape
-        sites = self.size[0] * self.size[1]
-        active = self.active.reshape(batch, sites)
-        rank = jnp.cumsum(active, axis=1, dtype=jnp.int32) - 1
-        base = jnp.arange(batch, dtype=jnp.int32)[:, None] * capacity
-        slot = jnp.where(active & (rank < capacity), base + rank, self.nowhere)
-        return jnp.pad(slot, ((0, 0), (0, 1)), constant_values=self.nowhere)
+        return self._slots[2]
 
-    def table(self, kind: str, window: Window) -> Int[Array, "batch slots places"]:
-        """The table `sources` or `targets` of a window, computed once."""
-        if (kind, window) not in self._tables:
-            self._tables[kind, window] = getattr(self, kind)(window)
-        return self._tables[kind, window]
+    @property
+    def dense_index(self) -> Int[Array, "batch capacity"]:
+        """Rows of the flattened dense map that the slots hold; one beyond the last if unused."""
+        return self._slots[3]
+
+    @property
+    def dense_slot(self) -> Int[Array, "batch height width"]:
+        """`slot` as a map."""
+        return self._slots[4]
 
     @cached_property
     def _tables(self) -> dict[tuple[str, Window], Array]:
         return {}
 
-    def sources(self, window: Window) -> Int[Array, "batch out_capacity places"]:
-        """For every output slot, the input slots in its window (row-major), `nowhere` if absent."""
-        kernel, strides, padding = window
-        out = self.through(*window)
-        row, column = jnp.divmod(out.index[..., None], out.size[1])
-        i, j = np.divmod(np.arange(kernel[0] * kernel[1]), kernel[1])
-        return self._find(row * strides[0] - padding[0] + i, column * strides[1] - padding[1] + j)
+    def table(self, kind: str, window: Window) -> Int[Array, "batch slots places"]:
+        """An index table of a layer with this window, computed once.
 
-    def targets(self, window: Window) -> Int[Array, "batch capacity places"]:
-        """For every input slot, the output slots that see it at each place of their window."""
-        kernel, strides, padding = window
-        out = self.through(*window)
-        row, column = jnp.divmod(self.index[..., None], self.size[1])
-        i, j = np.divmod(np.arange(kernel[0] * kernel[1]), kernel[1])
-        row, row_rest = jnp.divmod(row + padding[0] - i, strides[0])
-        column, column_rest = jnp.divmod(column + padding[1] - j, strides[1])
-        row = jnp.where((row_rest == 0) & (column_rest == 0), row, -1)
-        return out._find(row, column)
+        "sources": for every output slot the input slots in its window, row-major, (batch, capacity
+        of the output, places). "targets": for every input slot the output slots that see it at each
+        place of their window, (batch, capacity, places). Beyond the last slot: none there.
+        """
+        if (kind, window) not in self._tables:
+            out = self.through(*window)
+            make, here, there = {
+                "sources": (_sources, out, self),
+                "targets": (_targets, self, out),
+            }[kind]
+            self._tables[kind, window] = make(here.index, there.slot, here.size, there.size, window)
+        return self._tables[kind, window]
 
-    def _find(
-        self, row: Int[Array, "batch slots places"], column: Int[Array, "batch slots places"]
-    ) -> Int[Array, "batch slots places"]:
-        """Slots of the sites at these rows and columns, which may lie outside the map."""
-        height, width = self.size
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        site = jnp.where(inside, row * width + column, height * width)
-        found = jnp.take_along_axis(self.slot, site.reshape(site.shape[0], -1), axis=1)
-        return found.reshape(site.shape)
+
+@partial(compiled_apart, static_argnums=(1,))
+def _slot_tables(active: Array, capacity: int) -> tuple[Array, ...]:
+    """See the properties of `Sites`."""
+    batch, height, width = active.shape
+    total = height * width
+    active = active.reshape(batch, total)
+    # Sorting (hidden, site) puts the active sites first, in reading order.
+    site = jnp.arange(total, dtype=jnp.int32)
+    index = jnp.sort(jnp.where(active, site, total), axis=1)[:, :capacity]
+    valid = index < total
+    rank = jnp.cumsum(active, axis=1, dtype=jnp.int32) - 1
+    image = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    slot = jnp.where(active & (rank < capacity), image * capacity + rank, batch * capacity)
+    beyond = jnp.pad(slot, ((0, 0), (0, 1)), constant_values=batch * capacity)
+    dense_index = jnp.where(valid, image * total + index, batch * total)
+    return index, valid, beyond, dense_index, slot.reshape(batch, height, width)
+
+
+def _places(kernel: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every place in a window, row-major."""
+    row, column = np.divmod(np.arange(kernel[0] * kernel[1], dtype=np.int32), kernel[1])
+    return row.astype(np.int32), column.astype(np.int32)
+
+
+def _row_and_column(index: Array, size: Pair) -> tuple[Array, Array]:
+    """Where the slots' sites lie; unused slots far below the map, where no window reaches."""
+    row, column = jnp.divmod(index[..., None], size[1])
+    return jnp.where(row < size[0], row, 10**6), column
+
+
+@partial(compiled_apart, static_argnums=(2, 3, 4))
+def _sources(index: Array, slot: Array, size: Pair, other: Pair, window: Window) -> Array:
+    kernel, strides, padding = window
+    row, column = _row_and_column(index, size)
+    i, j = _places(kernel)
+    rows, columns = row * strides[0] - padding[0] + i, column * strides[1] - padding[1] + j
+    return _find(slot, rows, columns, other)
+
+
+@partial(compiled_apart, static_argnums=(2, 3, 4))
+def _targets(index: Array, slot: Array, size: Pair, other: Pair, window: Window) -> Array:
+    kernel, strides, padding = window
+    row, column = _row_and_column(index, size)
+    i, j = _places(kernel)
+    rows, rows_rest = jnp.divmod(row + padding[0] - i, strides[0])
+    columns, columns_rest = jnp.divmod(column + padding[1] - j, strides[1])
+    rows = jnp.where((rows_rest == 0) & (columns_rest == 0), rows, -1)
+    return _find(slot, rows, columns, other)
+
+
+def _find(slot: Array, row: Array, column: Array, size: Pair) -> Array:
+    """Slots of the sites at these rows and columns, which may lie outside the map."""
+    height, width = size
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    site = jnp.where(inside, row * width + column, height * width).reshape(row.shape[0], -1)
+    return jnp.take_along_axis(slot, site, axis=1, mode="clip").reshape(row.shape)
 
 
 @lru_cache(maxsize=256)
