@@ -265,35 +265,32 @@ def test_launcher_answers_mistakes_in_one_line(repository, tmp_path, arguments, 
 
 @pytest.mark.slow
 def test_whole_method_through_the_launcher(repository, tmp_path, images, cache):
-    """CNN, all terms, pictures: one process, stopped by a signal, equals one that was not."""
+    """Every term and picture: a signal ends the process with 75, the same command completes it."""
+    workdir = tmp_path / "run"
     command = [
         sys.executable, str(repository / "launch" / "pretrain.py"),
-        f"--config={repository}/configs/pretrain/mini.py:test",
-        f"--config.data.source=folder:{images}",
-        f"--config.compilation_cache={cache}",
+        f"--config={repository}/configs/pretrain/mini.py:test", f"--workdir={workdir}",
+        f"--config.data.source=folder:{images}", f"--config.compilation_cache={cache}",
+        "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
+        "--config.model.image_width=32", "--config.model.projector=mlp",
+        "--config.total_steps=1000", "--config.optimizer.schedule=constant",
+        "--config.checkpoint_every=1000", "--config.log_every=10",
     ]  # fmt: skip
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-
-    def start(workdir: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*command, f"--workdir={tmp_path / workdir}"],
-            stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-
-    whole = start("whole")
-    errors = whole.communicate(timeout=600)[1]
-    assert whole.returncode == 0, errors
-    parts = start("parts")
-    for line in parts.stderr:
-        if "step 1/3" in line:
-            parts.send_signal(signal.SIGTERM)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if "step 10/1000" in line:
+            first.send_signal(signal.SIGTERM)
             break
-    parts.communicate(timeout=600)
-    assert parts.returncode in (75, 0)
-    if parts.returncode == 75:
-        again = start("parts")
-        errors = again.communicate(timeout=600)[1]
-        assert again.returncode == 0, errors
-    for name in ("metrics.jsonl", "state_digest.txt"):
-        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert list((tmp_path / "whole" / "pictures").glob("*.png"))
+    errors = first.communicate(timeout=600)[1]
+    assert first.returncode == 75, errors
+    step = int((workdir / "state_digest.txt").read_text().split()[-1])
+    assert 10 <= step < 1000
+    again = [*command, f"--config.total_steps={step + 1}"]
+    done = subprocess.run(again, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"continuing after step {step}" in done.stderr
+    assert metric_lines(workdir)[-1]["step"] == step + 1
+    names = sorted(path.name for path in (workdir / "pictures").iterdir())
+    assert names == ["curves.png", f"masks-{step + 1:06d}.png", "rearranged.png", "views.png"]
