@@ -67,7 +67,7 @@ def run_evaluation(
     specs = (train.source,) if isinstance(train.source, str) else tuple(train.source)
     with reported_as_config_error():
         check_config(config)
-        words.refuse_benchmark_training(specs, config.benchmarks)
+        words.check_sources(specs, config.benchmarks)
         benchmarks = resolve_benchmarks(config.benchmarks)
         enable_compilation_cache(config.compilation_cache)
         charset = make_charset(config.decoder.charset)

@@ -176,12 +176,16 @@ def local_path(spec: str) -> Path | None:
     return Path(rest).resolve() if kind in LOCAL_KINDS and rest else None
 
 
-def refuse_benchmark_training(sources: Sequence[str], benchmarks: str | Path) -> None:
-    """Refuses to train on what is scored.
+def check_sources(sources: Sequence[str], benchmarks: str | Path) -> None:
+    """Refuses to train on what is scored, or on one source twice.
 
     Raises:
-      ValueError: a source lies below the benchmark root, or its folder holds that root.
+      ValueError: a source lies below the benchmark root, its folder holds that root, or it is
+        named twice.
     """
+    for spec in sources:
+        if sources.count(spec) > 1:
+            raise ValueError(f"train.source names {spec!r} twice: name every source once")
     root = Path(benchmarks).resolve()
     for spec in sources:
         path = local_path(spec)

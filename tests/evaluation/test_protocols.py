@@ -145,6 +145,21 @@ def test_attention_with_streamed_words(data, tmp_path) -> None:
     assert results["train"]["labels"]["outside_charset"] == 4  # yak-7 and Ünder, twice each
 
 
+def test_words_in_memory_keep_their_labels_when_a_broken_one_is_left_out(data) -> None:
+    subset, texts, counts = choose_words(
+        LmdbSource(data / "train"), labels=1.0, seed=0, charset=make_charset("94"), max_length=25
+    )
+    assert counts.trained_on == 18
+    images, kept = fitting.load_images(
+        subset, texts, image_size=(32, 100), batch_size=4, workers=0, counts=counts,
+        faults=FaultLog(),
+    )  # fmt: skip
+    assert len(images) == len(kept) == counts.trained_on == 17
+    for image, text in zip(images, kept, strict=True):
+        png = np.frombuffer(picture(text), np.uint8)
+        np.testing.assert_array_equal(image, cv2.imdecode(png, cv2.IMREAD_COLOR))
+
+
 def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
     config = small(common.get_config(), data)
     charset = make_charset("36")

@@ -9,7 +9,7 @@ import pytest
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import BadRecord, Record
-from rcmstr_jax.evaluation.words import choose_words, fit_case, refuse_benchmark_training
+from rcmstr_jax.evaluation.words import check_sources, choose_words, fit_case
 
 FULL = Charset.preset(94)
 
@@ -116,8 +116,13 @@ def test_training_on_a_benchmark_is_refused(tmp_path: Path, monkeypatch) -> None
     (tmp_path / "link").symlink_to(bench / "SVT")
     for spec in (bench / "SVT", bench, tmp_path, tmp_path / "link"):
         with pytest.raises(ValueError, match="must not be trained on"):
-            refuse_benchmark_training([f"lmdb:{spec}"], bench)
+            check_sources([f"lmdb:{spec}"], bench)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="folder:benchmark/SVT"):
-        refuse_benchmark_training(["synthetic", "folder:benchmark/SVT"], "benchmark")
-    refuse_benchmark_training([f"lmdb:{tmp_path / 'train'}", "synthetic:3", "tfds:w"], bench)
+        check_sources(["synthetic", "folder:benchmark/SVT"], "benchmark")
+    check_sources([f"lmdb:{tmp_path / 'train'}", "synthetic:3", "tfds:w"], bench)
+
+
+def test_a_source_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train.source names 'synthetic' twice"):
+        check_sources(["synthetic", "lmdb:a", "synthetic"], tmp_path)
