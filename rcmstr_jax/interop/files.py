@@ -42,7 +42,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise WeightFileError(f"{path} is no file: give a {_known()} file")
     if path.suffix == ".npz":
-        arrays = _read_npz(path)
+        arrays = read_npz(path)
     elif path.suffix == ".safetensors":
         arrays = _read_safetensors(path)
     elif path.suffix in TORCH_SUFFIXES:
@@ -93,7 +93,12 @@ def _known() -> str:
     return ", ".join(SUFFIXES)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of any plain type in a `.npz` file.
+
+    Raises:
+        WeightFileError: if it is truncated, of another kind, or holds pickled objects.
+    """
     try:
         with np.load(path, allow_pickle=False) as data:
             if not isinstance(data, np.lib.npyio.NpzFile):

@@ -1,0 +1,221 @@
+"""A golden file: what was read of it, and the rows of comparisons made with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rcmstr_jax.interop.files import read_npz
+from rcmstr_jax.interop.rules import Rules
+from rcmstr_jax.interop.torch_weights import COUNTER, import_weights, unflatten
+
+# Largest error relative to the largest magnitude of the golden array.
+TOLERANCE = {"float64": 1e-7, "float32": 1e-4}
+# Without 64-bit numbers (JAX_ENABLE_X64=0) everything is computed in float32. Values pass through
+# 30 layers; gradients pass through them twice, over ReLUs and maxima whose choice may flip.
+SINGLE_TOLERANCE = {"value": 1e-4, "gradient": 2e-3, "trajectory": 2e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        file: golden file.
+        name: of the quantity.
+        error: largest error relative to the array's scale; infinite where nothing fits.
+        tolerance: largest error allowed.
+        note: what the error does not say.
+        stale: the file holds the figure from before the step instead of the one after it, exactly;
+            there is nothing to compare with.
+    """
+
+    file: str
+    name: str
+    error: float
+    tolerance: float
+    note: str = ""
+    stale: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL (a NaN fails), or STALE."""
+        if self.stale:
+            return "STALE"
+        return "PASS" if self.error <= self.tolerance else "FAIL"
+
+
+class MissingQuantity(KeyError):
+    """A fixture lacks an array."""
+
+
+def relative_error(value: np.ndarray, golden: np.ndarray) -> float:
+    """max |value - golden| / max |golden|; absolute where golden is all zero."""
+    if value.shape != golden.shape:
+        return float("inf")
+    if not golden.size:
+        return 0.0
+    difference = float(np.max(np.abs(value - golden)))
+    scale = float(np.max(np.abs(golden)))
+    return difference / scale if scale else difference
+
+
+class Fixture:
+    """The arrays of one golden file, with a record of which were read.
+
+    Attributes:
+        rows: comparisons so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+        self._arrays = read_npz(path)
+        self._read: set[str] = set()
+
+    @property
+    def double(self) -> bool:
+        """Whether float64 exists in this process."""
+        return bool(jax.config.read("jax_enable_x64"))
+
+    @property
+    def dtype(self) -> Any:
+        """Type to compute float64 figures in."""
+        return jnp.float64 if self.double else jnp.float32
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names that start with `prefix`; listing them does not read them."""
+        return [name for name in self._arrays if name.startswith(prefix)]
+
+    def raw(self, name: str) -> np.ndarray:
+        """An array as it stands in the file.
+
+        Raises:
+            MissingQuantity: if the file lacks it.
+        """
+        if name not in self._arrays:
+            raise MissingQuantity(name)
+        self._read.add(name)
+        return self._arrays[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array; asking for it does not read it.
+
+        Raises:
+            MissingQuantity: if the file lacks it.
+        """
+        if name not in self._arrays:
+            raise MissingQuantity(name)
+        return self._arrays[name].shape
+
+    def array(self, name: str, dtype: Any = None) -> Any:
+        """An input, floating numbers in `dtype` (default: `self.dtype`)."""
+        value = self.raw(name)
+        return jnp.asarray(value, dtype or self.dtype) if value.dtype.kind == "f" else value
+
+    def images(self, name: str, dtype: Any = None) -> jax.Array:
+        """Images in our layout, (batch, height, width, channels)."""
+        return jnp.moveaxis(self.array(name, dtype), 1, -1)
+
+    def weights(
+        self, prefix: str, template: Mapping[str, Any], rules: Rules, dtype: Any = None
+    ) -> dict[str, Any]:
+        """Imports the state dict below `prefix` strictly; its arrays count as read.
+
+        Args:
+            prefix: of the names, for example `sd/`.
+            template: flat tree of the variables needed.
+            rules: their names.
+            dtype: floating type, default `self.dtype`.
+
+        Returns:
+            Nested variables.
+
+        Raises:
+            WeightMismatch: listing what is missing, unexpected or misshapen.
+        """
+        names = self.names(prefix)
+        arrays = {name.removeprefix(prefix): self.raw(name) for name in names}
+        flat = import_weights(
+            arrays, template, rules, dtype=dtype or self.dtype, where=f"{self.path.name}:{prefix}*"
+        )
+        # Counters of batches take part in no computation: they must at least agree.
+        counters = [arrays[name] for name in arrays if name.endswith(COUNTER)]
+        if counters:
+            self.exact(f"{prefix}*.{COUNTER}", counters, [counters[0]] * len(counters), read=False)
+        return unflatten(jax.tree.map(jnp.asarray, flat))
+
+    def compare(
+        self,
+        name: str,
+        value: Any,
+        *,
+        kind: str = "value",
+        rounding: float = 0.0,
+        before: Any = None,
+    ) -> None:
+        """Adds a row for a floating quantity.
+
+        Args:
+            name: of the golden array; a missing one fails.
+            value: ours, in the golden layout.
+            kind: "value", "gradient" or "trajectory": which tolerance applies in float32.
+            rounding: relative error that the inputs' own rounding explains, added to the tolerance.
+            before: the same quantity before the step. A golden array that equals it exactly, where
+                ours has moved, makes the row stale: PyTorch updates buffers in place, and the
+                scripts that wrote the files kept views of some.
+        """
+        if name not in self._arrays:
+            self._add(name, float("inf"), 0.0, "missing in the file")
+            return
+        golden = self.raw(name)
+        if golden.dtype.kind != "f":
+            self._add(name, float("inf"), 0.0, f"is {golden.dtype}, no floating number")
+            return
+        if self.double:
+            tolerance = TOLERANCE["float64" if golden.dtype == np.float64 else "float32"]
+        else:
+            tolerance = SINGLE_TOLERANCE[kind]
+        value = np.asarray(value, np.float64)
+        note = "" if value.shape == golden.shape else f"ours {value.shape}, golden {golden.shape}"
+        error = relative_error(value, golden.astype(np.float64))
+        stale = (
+            before is not None
+            and not error <= tolerance
+            and np.array_equal(golden.astype(np.float32), np.asarray(before, np.float32))
+        )
+        if stale:
+            note = "the file holds the figure from before the step"
+        self._add(name, error, tolerance + rounding, note, stale)
+
+    def exact(self, name: str, value: Any, golden: Any = None, *, read: bool = True) -> None:
+        """Adds a row for integers, flags or strings, which have to be equal."""
+        if read and golden is None:
+            if name not in self._arrays:
+                self._add(name, float("inf"), 0.0, "missing in the file")
+                return
+            golden = self.raw(name)
+        ours, theirs = np.asarray(value), np.asarray(golden)
+        equal = ours.shape == theirs.shape and bool(np.all(ours == theirs))
+        self._add(name, 0.0 if equal else float("inf"), 0.0, "" if equal else "differs")
+
+    def fail(self, name: str, note: str) -> None:
+        """Adds a failed row."""
+        self._add(name, float("inf"), 0.0, note)
+
+    def finish(self) -> list[Row]:
+        """Fails every array that no check has read, and returns all rows."""
+        for name in sorted(set(self._arrays) - self._read):
+            self.fail(name, "no check reads this array")
+        return self.rows
+
+    def _add(
+        self, name: str, error: float, tolerance: float, note: str, stale: bool = False
+    ) -> None:
+        self.rows.append(Row(self.path.name, name, error, tolerance, note, stale))
