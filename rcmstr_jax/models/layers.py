@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -51,17 +52,61 @@ class Conv(nn.Module):
         if sites is not None and sites.packed:
             window = (self.kernel_size, self.strides, self.padding)
             return packed.convolve(x, kernel, sites, window)
-        top, left = self.padding
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides,
-            ((top, top), (left, left)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x, kernel, self.strides, self.padding)
         if sites is None:
             return y
         return keep_active(y, sites.through(self.kernel_size, self.strides, self.padding))
+
+
+def convolve(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns channels features"],
+    strides: Pair,
+    padding: Pair,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Dense convolution; thin ones take neighbouring columns as channels on CPU."""
+    group = 1
+    if jax.default_backend() == "cpu" and (kernel.shape[:2], strides, padding) == _SAME_3X3:
+        group = _columns_per_group(x.shape[2], kernel.shape[3])
+    batch, height, width, channels = x.shape
+    if group > 1:
+        # In channels-last order a group of columns is already a longer vector of channels.
+        x = x.reshape(batch, height, width // group, group * channels)
+        kernel = _group_columns(kernel, group)
+    (top, left) = padding
+    y = lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        ((top, top), (left, left)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y if group == 1 else y.reshape(batch, height, width, -1)
+
+
+_SAME_3X3 = ((3, 3), (1, 1), (1, 1))
+
+
+def _columns_per_group(width: int, features: int) -> int:
+    """How many columns to take together: CPU kernels are slow below some 32 channels.
+
+    Measured over the layers of narrow ResNets: up to 2.5 times faster, and slower beyond 32.
+    """
+    return next((n for n in (4, 2) if width % n == 0 and n * features <= 32), 1)
+
+
+def _group_columns(kernel: Array, group: int) -> Array:
+    """The kernel that does to groups of columns what `kernel` does to columns.
+
+    Column i of the neighbouring group at distance d is column `i + group * d` as seen from the
+    group's first one; it meets output column o where `i + group * d = o + offset`.
+    """
+    meets = np.zeros((3, 3, group, group), np.float32)
+    for offset, distance, i, o in np.ndindex(meets.shape):
+        meets[offset, distance, i, o] = i + group * (distance - 1) == o + offset - 1
+    rows, _, channels, features = kernel.shape
+    wide = jnp.einsum("ytcf,tdio->ydicof", kernel, jnp.asarray(meets, kernel.dtype))
+    return wide.reshape(rows, 3, group * channels, group * features)
 
 
 class BatchNorm(nn.Module):

@@ -220,6 +220,11 @@ def make_chunk(
         rows: Int[Array, "steps batch"],
         active: Bool[Array, "steps"],
     ) -> tuple[RecognitionState, dict[str, Any]]:
+        if rows.shape[0] == 1:
+            # Convolutions inside a loop or a branch run several times slower on CPU.
+            state, metrics = step(state, jax.tree.map(lambda column: column[rows[0]], memory))
+            return state, {name: value.astype(jnp.float32)[None] for name, value in metrics.items()}
+
         def scanned(
             state: RecognitionState, x: tuple[Any, Any]
         ) -> tuple[RecognitionState, dict[str, Any]]:
