@@ -64,7 +64,8 @@ def init_variables(
     mask = None
     if mask_grid is not None:
         mask = jnp.zeros((2, *mask_grid), bool).at[:, :, 0].set(True)
-    return jax.jit(lambda k: model.init(k, images, mask))(key)
+    # Images are an argument: of constants, the compiler would evaluate the whole network.
+    return jax.jit(model.init)(key, images, mask)
 
 
 def create_state(

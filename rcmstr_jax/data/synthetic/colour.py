@@ -61,3 +61,13 @@ def draw_against(rng: np.random.Generator, ground: np.ndarray, contrast: float) 
         else rng.uniform(0, min(level - contrast, 0.25))
     )
     return np.full(3, 255 * grey, np.float32)
+
+
+def draw_paper(rng: np.random.Generator) -> np.ndarray:
+    """The grey of white paper, float32 (3,), 0 to 255."""
+    return np.full(3, 255 * rng.uniform(0.88, 1.0), np.float32)
+
+
+def draw_ink(rng: np.random.Generator) -> np.ndarray:
+    """The grey of black print, float32 (3,), 0 to 255."""
+    return np.full(3, 255 * rng.uniform(0.0, 0.15), np.float32)

@@ -62,6 +62,7 @@ class RenderOptions:
     jitter: float = _knob(0.03, "largest displacement of a letter off the baseline, in em")
 
     # In which colours, on what.
+    paper: float = _knob(0.0, "probability of black print on white paper, without colours")
     contrast: float = _knob(0.3, "least difference of luminance of text and background, 0 to 1")
     backgrounds: str = _knob("", "folder of photographs to cut backgrounds from")
     photo: float = _knob(0.5, "probability of a photographic background where a folder is given")
@@ -162,8 +163,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _SHARES = (
-    "random_words", "numbers", "punctuation", "plain_fonts", "photo", "texture", "gradient",
-    "shadow", "outline", "clutter", "low_resolution", "exposure",
+    "random_words", "numbers", "punctuation", "plain_fonts", "paper", "photo", "texture",
+    "gradient", "shadow", "outline", "clutter", "low_resolution", "exposure",
 )  # fmt: skip
 
 

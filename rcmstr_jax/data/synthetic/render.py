@@ -9,7 +9,7 @@ import numpy as np
 
 from rcmstr_jax.data.synthetic import degrade
 from rcmstr_jax.data.synthetic.background import draw_background, find_photos
-from rcmstr_jax.data.synthetic.colour import draw_against, draw_colour
+from rcmstr_jax.data.synthetic.colour import draw_against, draw_colour, draw_ink, draw_paper
 from rcmstr_jax.data.synthetic.fonts import Face, FontBook
 from rcmstr_jax.data.synthetic.geometry import View
 from rcmstr_jax.data.synthetic.layout import lay_out
@@ -51,16 +51,21 @@ class WordRenderer:
         view = View(rng, layout.box, options)
         style = _Style(rng, options)
         layers = view.warp(style.layers(layout.mask))
-        picture, ground = draw_background(rng, view.size, options)
+        if style.paper:
+            ground = draw_paper(rng)
+            picture = np.broadcast_to(ground, (*view.size, 3)).copy()
+        else:
+            picture, ground = draw_background(rng, view.size, options)
         picture = style.paint(rng, picture, ground, layers, options)
         picture = degrade.light(rng, picture, options)
         return degrade.expose(rng, picture, options, layout.density)
 
 
 class _Style:
-    """Which effects a word has: an outline, a shadow that is soft, hard or a raised edge."""
+    """What a word looks like: printed on paper or not, its outline, its shadow or raised edge."""
 
     def __init__(self, rng: np.random.Generator, options: RenderOptions):
+        self.paper = bool(options.paper) and rng.random() < options.paper
         self.outline = self.shift = self.reach = 0
         self.softness = 0.0
         if options.outline and rng.random() < options.outline:
@@ -95,7 +100,7 @@ class _Style:
         options: RenderOptions,
     ) -> np.ndarray:
         """Lays shadow, outline and letters over a background, float32 (height, width, 3)."""
-        ink = draw_against(rng, ground, options.contrast)
+        ink = draw_ink(rng) if self.paper else draw_against(rng, ground, options.contrast)
         cover = layers.astype(np.float32) * np.float32(1 / 255)
         if self.shift:
             dark = rng.random() < 0.8
