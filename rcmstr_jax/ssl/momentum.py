@@ -1,4 +1,4 @@
-"""The momentum branch: an exponential moving average of the online parameters (method section 3)."""
+"""The momentum branch: exponential moving average of the online parameters (method section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstruction of hidden patches: targets, prediction heads, loss (method section 5)."""
+"""Reconstruction of hidden patches: targets, the head of the CNN, loss (method section 5)."""
 
 from __future__ import annotations
 
@@ -140,30 +140,3 @@ class CnnReconstructionHead(nn.Module):
         pixels = self.patch[0] * self.patch[1] * 3
         x = nn.Dense(self.rows * pixels, dtype=self.dtype, name="linear")(x)
         return x.reshape(*x.shape[:2], self.rows, pixels).swapaxes(1, 2)
-
-
-class VitReconstructionHead(nn.Module):
-    """Linear, linear, layer norm, exact GELU, linear: the pixel decoder of the ViT.
-
-    Attributes:
-        hidden: width between the linear maps.
-        patch: height and width of a patch in pixels.
-        dtype: arithmetic; None computes in the type of the input.
-    """
-
-    hidden: int = 192
-    patch: Patch = (4, 4)
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "batch rows columns width"]
-    ) -> Float[Array, "batch rows columns pixels"]:
-        """Predicts every token's patch, (batch, rows, columns, patch pixels * 3)."""
-        common: dict[str, Any] = {"dtype": self.dtype}
-        x = nn.Dense(self.hidden, use_bias=False, **common, name="pix_decoder_0")(tokens)
-        x = nn.Dense(self.hidden, use_bias=False, **common, name="pix_decoder_1")(x)
-        x = nn.LayerNorm(epsilon=1e-6, **common, name="pix_decoder_2")(x)
-        x = nn.gelu(x, approximate=False)
-        pixels = self.patch[0] * self.patch[1] * 3
-        return nn.Dense(pixels, **common, name="pix_decoder_4")(x)

@@ -26,7 +26,7 @@ class RelationalTerms(NamedTuple):
 
     Attributes:
       nce: contrast against the queue, `(sets, rows)`, nats.
-      relation_kl: symmetric KL of the relation distributions, summed over the queue, `(sets, rows)`.
+      relation_kl: symmetric KL of the relation distributions, a sum over the queue, `(sets, rows)`.
       positive_logit: `q.k / temperature`, `(sets, rows)`.
       correct: whether the positive beats every negative of the queue, `(sets, rows)`.
       key_entropy: entropy of the keys' relation distributions, `(rows,)`, nats; no gradient.

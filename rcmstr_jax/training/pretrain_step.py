@@ -6,6 +6,7 @@ passes of the online branch (plain, rearranged, masked), the objective, the opti
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +114,7 @@ def draw_inputs(config: ConfigDict, key: Array, images: Array, indices: Array) -
 
 
 def key_gauges(keys: dict[str, Array]) -> dict[str, Array]:
-    """Spread of the normalised keys per hierarchy: 0 when all are equal, 1 when they fill the sphere."""
+    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere."""
     gauges = {}
     for name, k in keys.items():
         rows = k.reshape(-1, k.shape[-1])
@@ -285,7 +286,8 @@ def make_pretrain_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         grad_norm = optax.global_norm(gradients)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        proposed = state.replace(
+        proposed = dataclasses.replace(
+            state,
             params=optax.apply_updates(state.params, updates),
             momentum_params=momentum_params,
             batch_stats=stats,
@@ -294,7 +296,8 @@ def make_pretrain_step(
             queues=new_queues,
         )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
-        kept = kept.replace(
+        kept = dataclasses.replace(
+            kept,
             step=state.step + 1,
             skipped=state.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -53,7 +55,10 @@ def test_defaults_match_the_figure() -> None:
 def test_draws_are_uniform() -> None:
     count, grid = 6000, (4, 6)
     options = {"mask_ratio": 0.5, "block_ratio": 1 / 3}
-    draw = jax.jit(lambda key, kind: masking.draw_mask(key, count, grid, kind=kind, **options), static_argnums=1)  # fmt: skip
+
+    @partial(jax.jit, static_argnums=1)
+    def draw(key: jax.Array, kind: str) -> jax.Array:
+        return masking.draw_mask(key, count, grid, kind=kind, **options)
 
     # Four standard errors of a share p over n draws.
     def margin(p: float) -> float:

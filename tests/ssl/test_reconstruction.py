@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.models.vit import PixelDecoder
 from rcmstr_jax.ssl import reconstruction
 from tests.models import golden
 
@@ -33,15 +34,18 @@ def test_matches_the_ancestor(golden_dir: Path, x64: None) -> None:
     images = jnp.asarray(golden.channels_last(arrays["image"]))
     batch, patches, pixels = arrays["prediction"].shape
     grid = (images.shape[1] // 4, images.shape[2] // 4)
-    head = reconstruction.VitReconstructionHead(hidden=arrays["sd/pix_decoder.0.weight"].shape[0])
-    names = {f"pix_decoder_{i}": arrays[f"sd/pix_decoder.{i}.weight"] for i in (0, 1, 2, 4)}
-    params = {name: {"kernel": weight.T} for name, weight in names.items()}
-    params["pix_decoder_2"] = {
-        "scale": names["pix_decoder_2"],
-        "bias": arrays["sd/pix_decoder.2.bias"],
+    weights = {name[3:]: value for name, value in arrays.items() if name.startswith("sd/")}
+    params = {
+        f"linear_{i}": {"kernel": weights[f"pix_decoder.{layer}.weight"].T}
+        for i, layer in enumerate((0, 1, 4))
     }
-    params["pix_decoder_4"]["bias"] = arrays["sd/pix_decoder.4.bias"]
+    params["linear_2"]["bias"] = weights["pix_decoder.4.bias"]
+    params["norm"] = {
+        "scale": weights["pix_decoder.2.weight"],
+        "bias": weights["pix_decoder.2.bias"],
+    }
     tokens = arrays["features_masked"].reshape(batch, *grid, -1)
+    head = PixelDecoder(hidden=params["linear_0"]["kernel"].shape[1], output=pixels)
     prediction = head.apply({"params": params}, jnp.asarray(tokens))
     # The file holds the images in float32, the ancestor saw them in float64.
     expected = arrays["prediction"]
