@@ -193,7 +193,7 @@ def max_pool(
 
 def _windows(x: Array, window: Pair, strides: Pair, padding: Pair) -> list[Array]:
     """For every place in the window (row-major), the map of the values that stand there."""
-    height, width = output_size(x.shape[1:3], window, strides, padding)
+    height, width = output_size((x.shape[1], x.shape[2]), window, strides, padding)
     (top, left), lowest = padding, jnp.asarray(-jnp.inf, x.dtype)
     if padding != (0, 0):
         x = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)), constant_values=lowest)
