@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rcmstr_jax.models.forms import choose_form
 from rcmstr_jax.models.layers import BatchNorm, Conv, keep_active, max_pool
 from rcmstr_jax.models.packed import pack, unpack
 from rcmstr_jax.models.sites import Pair, Sites
@@ -135,6 +136,9 @@ class ResNet(nn.Module):
                 "visible_count: None; form 'packed' needs the static number of visible patches per "
                 "image (ssl.masking.visible_count), or use form 'masked_dense'"
             )
+        if form == "auto" and visible_count is not None:
+            share = visible_count / (mask.shape[1] * mask.shape[2])
+            form = choose_form(jax.default_backend(), self.width, share)
         return form == "packed"
 
     def _conv(
