@@ -109,7 +109,9 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> RCMSTR:
     head: nn.Module | None = None
     if config.mim.enabled:
         if m.encoder == "cnn":
-            head = CnnReconstructionHead(patch=(height, width), grid=mask_grid(config), dtype=dtype)
+            head = CnnReconstructionHead(
+                rows=mask_grid(config)[0], patch=(height, width), dtype=dtype
+            )
         else:
             head = PixelDecoder(output=height * width * 3, dtype=dtype)
     return RCMSTR(

@@ -1,4 +1,4 @@
-"""The whole network of one branch: rectifier, encoder, projector, predictors, reconstruction head."""
+"""The whole network of a branch: rectifier, encoder, projector, predictors, reconstruction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RCMSTR(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch frames dim"]:
-        """Frames of the encoder, what frozen evaluation uses; projector and predictors are left out."""
+        """Frames of the encoder, what frozen evaluation uses: no projector, no predictors."""
         features, _ = self.encoder(self.rectify(images), train=train)
         return pool_frames(features)
 
@@ -85,7 +85,10 @@ class RCMSTR(nn.Module):
             raise ValueError("this RCMSTR has no reconstruction head: build it with mim.enabled")
         options = {} if self.form is None else {"form": self.form}
         features, filled = self.encoder(images, train=train, mask=mask, **options)
-        return self.reconstruction(features, filled), pool_frames(features)
+        frames = pool_frames(features)
+        if filled is None:  # every patch holds a token, the learnt one where it is hidden
+            return self.reconstruction(features), frames
+        return self.reconstruction(frames, filled), frames
 
     def __call__(
         self,
@@ -94,7 +97,7 @@ class RCMSTR(nn.Module):
         *,
         train: bool = False,
     ) -> dict[str, Float[Array, "batch count dim"]]:
-        """Projects and predicts; with a mask also runs the reconstruction (to create parameters)."""
+        """Projects and predicts; with a mask also reconstructs (to create the parameters)."""
         if mask is not None:
             self.reconstruct(self.rectify(images), mask, train=train)
         return self.predict(self.project(images, train=train))
