@@ -218,26 +218,29 @@ def _max_pool(x: Array, window: Pair, strides: Pair, padding: Pair) -> Array:
 
 
 def _max_pool_forward(x: Array, window: Pair, strides: Pair, padding: Pair) -> Any:
-    y = _max_pool(x, window, strides, padding)
-    return y, (x, y)
+    values = _windows(x, window, strides, padding)
+    y, place = values[0], jnp.zeros(values[0].shape, jnp.int8)
+    for i, value in enumerate(values[1:], start=1):
+        larger = value > y
+        y, place = jnp.where(larger, value, y), jnp.where(larger, jnp.int8(i), place)
+    # The place is kept, not found again by comparing with the maximum: a compiler that fuses the
+    # layer before into the comparison may round differently there, and no value would be equal.
+    return y, (x, place)
 
 
 def _max_pool_backward(window: Pair, strides: Pair, padding: Pair, saved: Any, dy: Array) -> Any:
-    x, y = saved
+    x, place = saved
     zero = jnp.zeros((), dy.dtype)
-    padded = [size + 2 * pad for size, pad in zip(x.shape[1:3], padding, strict=True)]
-    free = jnp.ones(y.shape, bool)
+    height, width = x.shape[1:3]
+    padded = [size + 2 * pad for size, pad in zip((height, width), padding, strict=True)]
     dx = None
-    places = [(row, column) for row in range(window[0]) for column in range(window[1])]
-    for place, value in zip(places, _windows(x, window, strides, padding), strict=True):
-        here = free & (value == y)
-        free = free & ~here
+    for i, corner in enumerate(np.ndindex(window)):
         config = [(0, 0, 0)]
-        for at, stride, size, out in zip(place, strides, padded, y.shape[1:3], strict=True):
+        for at, stride, size, out in zip(corner, strides, padded, place.shape[1:3], strict=True):
             config.append((at, size - at - (out - 1) * stride - 1, stride - 1))
-        part = lax.pad(jnp.where(here, dy, zero), zero, [*config, (0, 0, 0)])
+        part = lax.pad(jnp.where(place == i, dy, zero), zero, [*config, (0, 0, 0)])
         dx = part if dx is None else dx + part
-    (top, left), (height, width) = padding, x.shape[1:3]
+    top, left = padding
     assert dx is not None
     return (dx[:, top : top + height, left : left + width],)
 
