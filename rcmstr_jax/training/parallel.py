@@ -18,14 +18,13 @@ Tree = TypeVar("Tree")
 
 
 def replicate(tree: Tree) -> Tree:
-    """Puts a copy of every leaf on each local device, along a new leading axis."""
-    devices = jax.local_devices()
+    """Puts a copy of every leaf on each local device, along a new leading axis.
 
-    def put(x: Any) -> jax.Array:
-        x = np.asarray(x)
-        return jax.pmap(lambda y: y, devices=devices)(np.broadcast_to(x, (len(devices), *x.shape)))
-
-    return jax.tree.map(put, tree)
+    Goes through the axis of the step, so that the step is not compiled again for its own output.
+    """
+    count = jax.local_device_count()
+    wide = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree)
+    return jax.pmap(lambda t: t, axis_name=AXIS)(wide)
 
 
 def unreplicate(tree: Tree) -> Tree:
