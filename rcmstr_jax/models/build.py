@@ -14,6 +14,7 @@ from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VIT_SIZES, PixelDecoder, VisionTransformer
+from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.reconstruction import CnnReconstructionHead
 
@@ -30,6 +31,12 @@ def mask_grid(config: ConfigDict) -> tuple[int, int]:
     """Rows and columns of patches."""
     height, width = patch_size(config)
     return IMAGE_HEIGHT // height, config.model.image_width // width
+
+
+def visible_patches(config: ConfigDict) -> int:
+    """Patches of an image that stay visible; the same for every mask that the config draws."""
+    mim = config.mim
+    return visible_count(mask_grid(config), mim.mask_ratio, mim.block_ratio, mim.kind)
 
 
 def image_size(config: ConfigDict) -> tuple[int, int]:
@@ -126,4 +133,5 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> RCMSTR:
         reconstruction=head,
         rectifier=TpsRectifier(size=image_size(config)) if m.rectifier else None,
         form=config.mim.form if m.encoder == "cnn" else None,
+        visible_count=visible_patches(config),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Bool, Float
@@ -22,6 +24,7 @@ class RCMSTR(nn.Module):
         reconstruction: head of masked image modelling, or None for pure contrast.
         rectifier: `images -> images`, frozen, or None.
         form: how a sparse encoder computes its masked pass; None for encoders without the choice.
+        visible_count: visible patches in every mask, for a sparse encoder's packed form.
     """
 
     encoder: nn.Module
@@ -30,6 +33,7 @@ class RCMSTR(nn.Module):
     reconstruction: nn.Module | None = None
     rectifier: nn.Module | None = None
     form: str | None = None
+    visible_count: int | None = None
 
     def rectify(
         self, images: Float[Array, "batch height width 3"]
@@ -83,7 +87,9 @@ class RCMSTR(nn.Module):
         """
         if self.reconstruction is None:
             raise ValueError("this RCMSTR has no reconstruction head: build it with mim.enabled")
-        options = {} if self.form is None else {"form": self.form}
+        options: dict[str, Any] = {}
+        if self.form is not None:
+            options = {"form": self.form, "visible_count": self.visible_count}
         features, filled = self.encoder(images, train=train, mask=mask, **options)
         frames = pool_frames(features)
         if filled is None:  # every patch holds a token, the learnt one where it is hidden

@@ -63,7 +63,10 @@ def init_variables(
     images = jnp.zeros((2, *image_size, 3))
     mask = None
     if mask_grid is not None:
-        mask = jnp.zeros((2, *mask_grid), bool).at[:, :, 0].set(True)
+        rows, columns = mask_grid
+        visible = model.visible_count or rows * (columns - 1)
+        mask = jnp.arange(rows * columns).reshape(columns, rows).T >= visible
+        mask = jnp.broadcast_to(mask, (2, rows, columns))
     # Images are an argument: of constants, the compiler would evaluate the whole network.
     return jax.jit(model.init)(key, images, mask)
 
