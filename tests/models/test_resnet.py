@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rcmstr_jax.models.resnet import ResNet, frames
+from rcmstr_jax.ssl.masking import draw_mask, visible_count
 from tests.models import golden
 
 # The file holds the images in float32, the ancestor saw them in float64: rounding the images again
@@ -41,3 +47,148 @@ def test_matches_the_ancestor(mode: str, golden_dir: Path, x64: None) -> None:
     expected = golden.channels_last(arrays[f"{mode}/feature_map"])
     np.testing.assert_allclose(features, expected, atol=TOLERANCE[mode] * np.abs(expected).max())
     np.testing.assert_allclose(frames(features), features[:, 0], atol=0)
+
+
+def gradients(model: ResNet, form: str, visible_count: int | None = None) -> Any:
+    """A compiled function: features, active frames, statistics and gradients of a masked pass."""
+
+    def run(variables: Any, images: Any, mask: Any, cotangent: Any) -> Any:
+        def loss(params: Any, images: Any) -> Any:
+            (features, active), state = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mask=mask,
+                form=form,
+                visible_count=visible_count,
+                mutable=["batch_stats"],
+            )
+            return jnp.sum(features * cotangent), (features, active, state)
+
+        grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return grad(variables["params"], images)
+
+    return jax.jit(run)
+
+
+def example(model: ResNet, batch: int, columns: int) -> tuple[Any, jax.Array, jax.Array]:
+    """Variables, images and a cotangent in float64."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (batch, 32, 4 * columns, 3), jnp.float64)
+    variables = jax.jit(model.init)(keys[1], images[:1])
+    variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
+    shape = (batch, 1, columns + 1, model.width)
+    return variables, images, jax.random.normal(keys[2], shape, jnp.float64)
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """To 1e-9 of the largest figure of each array."""
+
+    def check(a: Any, b: Any) -> None:
+        scale = max(1.0, float(np.abs(b).max()))
+        np.testing.assert_allclose(
+            np.asarray(a, float), np.asarray(b, float), rtol=0, atol=1e-9 * scale
+        )
+
+    jax.tree.map(check, ours, theirs)
+
+
+def test_packed_equals_masked_dense_for_the_whole_encoder(x64: None) -> None:
+    model = ResNet(width=16)
+    variables, images, cotangent = example(model, 2, 25)
+    mask = draw_mask(jax.random.key(5), 2, (4, 25))
+    inputs = (variables, images, mask, cotangent)
+    dense = gradients(model, "masked_dense")(*inputs)
+    assert_equal(gradients(model, "packed", 30)(*inputs), dense)
+
+
+def test_packed_equals_masked_dense_at_every_ratio(x64: None) -> None:
+    model = ResNet(width=16, blocks=(1, 1, 1, 1))
+    grid = (4, 10)
+    variables, images, cotangent = example(model, 2, grid[1])
+    dense = gradients(model, "masked_dense")
+    for ratio in (0.1, 0.7, 0.95):
+        kind = "patch_block" if ratio > 0.3 else "patch"
+        packed = gradients(model, "packed", visible_count(grid, ratio, kind=kind))
+
+        def compare(seed: int, ratio: float, kind: str, packed: Any) -> None:
+            mask = draw_mask(jax.random.key(seed), 2, grid, mask_ratio=ratio, kind=kind)
+            inputs = (variables, images, mask, cotangent)
+            assert_equal(packed(*inputs), dense(*inputs))
+
+        over_masks(partial(compare, ratio=ratio, kind=kind, packed=packed))
+        assert packed._cache_size() == 1  # another mask, the same program
+    assert dense._cache_size() == 1
+    hides_nothing(model, variables, images, cotangent, dense)
+    hidden_pixels_have_no_influence(variables, images, cotangent, (dense, packed))
+
+
+def over_masks(compare: Callable[[int], None]) -> None:
+    """Calls with several seeds of masks."""
+
+    @settings(max_examples=4, deadline=None)
+    @given(seed=st.integers(0, 2**31 - 1))
+    def check(seed: int) -> None:
+        compare(seed)
+
+    check()
+
+
+def hides_nothing(model: Any, variables: Any, images: Any, cotangent: Any, masked: Any) -> None:
+    """A mask that hides nothing gives the dense forward pass."""
+    mask = jnp.zeros((2, 4, 10), bool)
+    (_, (features, active, state)) = masked(variables, images, mask, cotangent)
+    assert bool(active.all())
+    (dense, none), dense_state = jax.jit(
+        lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])
+    )(variables, images)
+    assert none is None
+    assert_equal((features, state), (dense, dense_state))
+    forward = jax.jit(lambda v, x: model.apply(v, x, mask=mask, form="packed", visible_count=40)[0])
+    dense = jax.jit(lambda v, x: model.apply(v, x)[0])(variables, images)
+    assert_equal(forward(variables, images), dense)
+    forward = jax.jit(lambda v, x: model.apply(v, x, mask=mask)[0])
+    np.testing.assert_array_equal(forward(variables, images), dense)
+
+
+def hidden_pixels_have_no_influence(
+    variables: Any, images: Any, cotangent: Any, functions: tuple[Any, ...]
+) -> None:
+    """Neither a value nor a gradient changes with the pixels under hidden patches."""
+    mask = draw_mask(jax.random.key(3), 2, (4, 10), mask_ratio=0.95)
+    hidden = jnp.repeat(jnp.repeat(mask, 8, axis=1), 4, axis=2)[..., None]
+    for function in functions:
+        before = function(variables, images, mask, cotangent)
+        other = jnp.where(hidden, jnp.nan, images)
+        after = function(variables, other, mask, cotangent)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+        assert not np.asarray(jnp.where(hidden, before[0][1], 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "options", "message"),
+    [
+        (ResNet(width=24), (1, 32, 100, 3), {}, "width: 24 is not a multiple of 16"),
+        (ResNet(width=16), (1, 32, 98, 3), {}, "width divisible by 4"),
+        (ResNet(width=16), (1, 32, 100, 3), {"form": "sparse"}, "form: 'sparse' is unknown"),
+        (ResNet(width=16), (1, 32, 100, 3), {"mask": jnp.zeros((2, 4, 25), bool)}, "mask: shape"),
+        (ResNet(width=16), (1, 32, 100, 3), {"mask": jnp.zeros((1, 4, 32), bool)}, "mask: a grid"),
+        (
+            ResNet(width=16),
+            (1, 32, 100, 3),
+            {"mask": jnp.zeros((1, 4, 25), bool), "form": "packed"},
+            "visible_count: None; form 'packed' needs",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(model: ResNet, shape: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), **options))
+
+
+def test_parameter_count_of_the_published_size() -> None:
+    shapes = jax.eval_shape(
+        lambda: ResNet().init(jax.random.key(0), jnp.zeros((1, 32, 100, 3), jnp.float32))
+    )
+    # Convolutions and two numbers per channel and norm, added up by hand from the table of layers.
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 44264480
