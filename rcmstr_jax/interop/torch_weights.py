@@ -171,7 +171,9 @@ def export_weights(flat: Mapping[str, Any], rules: Rules, *, counters: bool = Tr
         rule = find_rule(path, rules)
         assert rule is not None
         # A copy: the caller's arrays must not change with what is done to the result.
-        result[name] = np.array(rule[1].theirs(np.asarray(flat[path])), order="C", copy=True)
+        array = np.array(rule[1].theirs(np.asarray(flat[path])), order="C", copy=True)
+        # Integers are 64-bit over there, and 32-bit here.
+        result[name] = array.astype(np.int64) if array.dtype.kind in "iu" else array
         if counters and name.endswith(".running_var"):
             result[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
     return result

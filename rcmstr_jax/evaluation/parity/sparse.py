@@ -22,11 +22,7 @@ from rcmstr_jax.models.sites import Sites
 
 FILE = "sparse_ops.npz"
 _LAYERS = [*conv("conv(?P<n>[0-9])", "conv{n}"), *norm("bn(?P<n>[0-9])", "bn{n}")]
-_BLOCK = [
-    *_LAYERS,
-    *conv("downsample_conv", "downsample.0"),
-    *norm("downsample_bn", "downsample.1"),
-]
+_SHORTCUT = [*conv("downsample_conv", "downsample.0"), *norm("downsample_bn", "downsample.1")]
 RULES = under(
     "(?:params|batch_stats)/",
     "",

@@ -1,0 +1,104 @@
+r"""Converts published PyTorch weights into a workdir, and a workdir back into a state dict.
+
+  python launch/convert_weights.py --from=FILE --kind=KIND --to=DIR [--waive=PATTERN,...]
+  python launch/convert_weights.py --from=DIR --kind=KIND --to=FILE [--fused_bias]
+
+FILE is .npz, .safetensors or a PyTorch file (.pth, .pt, .ckpt, .tar, .bin; needs the torch extra).
+DIR can be given to launch/evaluate.py as --pretrained. Kinds:
+
+  rclstr  pretraining checkpoint of RCLSTR: both branches (and rectifier), queues
+  trba    TPS-ResNet-BiLSTM-Attn recogniser, deep-text-recognition-benchmark names, TPS optional
+  tps     the rectifier of either of them
+  resnet  the 29-layer ResNet alone, with any of the usual prefixes (SparK's among them)
+  vit     ViT encoder of DiG or MAE names, q and v biases separate or in a fused qkv bias
+
+Import is strict: missing, unexpected and misshapen names are all listed, and nothing is written.
+Names that may differ are waived by pattern, as they stand in that list.
+
+Exit codes: 0 converted; 2 nothing was written, the message says why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+# Config files are not installed: they are found beside this folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from absl import app, flags, logging  # noqa: E402
+
+from configs.pretrain.common import get_config, use_vit  # noqa: E402
+from rcmstr_jax.interop.architectures import WrongKind  # noqa: E402
+from rcmstr_jax.interop.files import WeightFileError, read_arrays, write_arrays  # noqa: E402
+from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint  # noqa: E402
+from rcmstr_jax.interop.torch_weights import WeightMismatch  # noqa: E402
+from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir  # noqa: E402
+from rcmstr_jax.training.checkpoint import CheckpointError  # noqa: E402
+
+FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
+TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
+KIND = flags.DEFINE_enum("kind", None, sorted(KINDS), "Kind of checkpoint.")
+WAIVE = flags.DEFINE_list("waive", [], "Import: patterns of names that may differ.")
+FUSED = flags.DEFINE_bool("fused_bias", False, "Export of a ViT: one bias for q, k and v.")
+flags.mark_flags_as_required(["from", "to", "kind"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Converts in the direction that --from tells; returns the exit code."""
+    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected arguments {argv[1:]}: give flags only")
+        source, target = Path(str(FROM.value)), Path(str(TO.value))
+        if source.is_dir():
+            print(export_workdir(source, target))
+        else:
+            print(import_file(source, target))
+    except (WeightFileError, WeightMismatch, WrongKind, CheckpointError, ValueError) as error:
+        print(f"nothing was written: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def import_file(source: Path, target: Path) -> str:
+    """Writes the workdir `target`, whole or not at all; returns what to tell the user."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--to={target} exists and is no empty folder: give a new one")
+    arrays = read_arrays(source)
+    flat, settings = import_checkpoint(
+        KINDS[str(KIND.value)], arrays, waive=WAIVE.value, where=str(source)
+    )
+    config = get_config()
+    if settings["encoder"] == "vit":
+        use_vit(config)
+    model_config(config, settings, flat)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        write_workdir(temporary, flat, config, origin=source.name)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    numbers = sum(array.size for array in flat.values())
+    return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
+
+
+def export_workdir(source: Path, target: Path) -> str:
+    """Writes the state dict `target`; returns what to tell the user."""
+    if WAIVE.value:
+        raise ValueError(f"--waive={','.join(WAIVE.value)} belongs to an import: leave it out")
+    arrays = export_checkpoint(KINDS[str(KIND.value)], read_workdir(source), fused_bias=FUSED.value)
+    write_arrays(target, arrays)
+    return f"{len(arrays)} arrays from {source} to {target}"
+
+
+if __name__ == "__main__":
+    app.run(main)
