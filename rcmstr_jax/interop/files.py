@@ -83,7 +83,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         else:
             from safetensors.numpy import save_file
 
-            save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, temporary)
+            save_file({n: np.array(a, order="C") for n, a in arrays.items()}, temporary)
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)

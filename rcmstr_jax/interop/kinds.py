@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -177,8 +178,10 @@ def import_checkpoint(
     arrays = _prepare(kind, arrays)
     template: dict[str, Any] = {}
     for part, (module, arguments) in kind.modules(arrays).items():
-        make = module.init if waive else functools.partial(jax.eval_shape, module.init)
-        for path, leaf in flatten(make(jax.random.key(0), *arguments)).items():
+        # The arguments stay outside of the tracing: some of them are lengths.
+        init = functools.partial(_init, module, arguments)
+        variables = init(jax.random.key(0)) if waive else jax.eval_shape(init, jax.random.key(0))
+        for path, leaf in flatten(variables).items():
             collection, inner = path.split("/", 1)
             frozen = part == "rectifier" and collection == "params"
             template[f"{'frozen_params' if frozen else collection}/{part}/{inner}"] = leaf
@@ -215,6 +218,10 @@ def export_checkpoint(kind: Kind, flat: Mapping[str, Any], *, fused_bias: bool =
             q, v = arrays.pop(name), arrays.pop(name.replace("q_bias", "v_bias"))
             arrays[name.replace("q_bias", "qkv.bias")] = np.concatenate([q, np.zeros_like(q), v])
     return arrays
+
+
+def _init(module: nn.Module, arguments: tuple[Any, ...], key: jax.Array) -> Any:
+    return module.init(key, *arguments)
 
 
 def _queue_template(arrays: Arrays) -> dict[str, Any]:
