@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
@@ -33,6 +34,21 @@ def _kind(ratio: float) -> str:
     return "patch_block" if ratio >= 0.3 else "patch"
 
 
+def _variables(model: ResNet, images: Any) -> Any:
+    """Parameters and statistics, drawn without compiling an initialisation."""
+    random = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: Any) -> Any:
+        if leaf.ndim == 4:
+            deviation = (2 / np.prod(leaf.shape[:3])) ** 0.5
+            return jnp.asarray(random.normal(size=leaf.shape) * deviation, leaf.dtype)
+        one = path[-1].key in ("scale", "var")
+        return jnp.full(leaf.shape, float(one), leaf.dtype)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(1), images)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def _step(
     width: int, batch: int, ratio: float, form: str, dtype: str, image_width: int
 ) -> tuple[Any, tuple[Any, ...]]:
@@ -40,7 +56,7 @@ def _step(
     grid = (ROWS, image_width // 4)
     model = ResNet(width=width, dtype=jnp.dtype(dtype))
     images = jax.random.normal(jax.random.key(0), (batch, 32, image_width, 3), jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(1), images[:1])
+    variables = _variables(model, images[:1])
     mask = draw_mask(jax.random.key(2), batch, grid, mask_ratio=ratio, kind=_kind(ratio))
     masked: dict[str, Any] = {
         "form": form,
