@@ -50,6 +50,5 @@ def size_of(images: Any) -> tuple[int, int]:
 
 def template(module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Flat tree of a module's variables; nothing is computed."""
-    return flatten(
-        jax.eval_shape(functools.partial(module.init, **kwargs), jax.random.key(0), *args)
-    )
+    # The arguments stay outside of the tracing: some of them are lengths.
+    return flatten(jax.eval_shape(lambda key: module.init(key, *args, **kwargs), jax.random.key(0)))
