@@ -25,18 +25,19 @@ size="${SIZE:-full}"
 
 # ---- the mini world and the share of time of each part -------------------------------------------
 # The words that are scored are in none of the others: --split goes by a hash of the word.
-world=(--difficulty=easy --alphabet=abcdefghijklmnopqrstuvwxyz --case=lower --numbers=0 --punctuation=0
-  --min_length=3 --max_length=6 --num_fonts=12)
-num_unlabelled=20000 num_labelled=4000 num_test=2000
+world=(--difficulty=easy --paper=1 --alphabet=adeilnorst --case=lower --numbers=0 --punctuation=0
+  --min_length=3 --max_length=5 --frequency_power=0 --holdout=0.25 --num_fonts=6)
+num_unlabelled=30000 num_labelled=2000 num_test=2000
 pretrain=(--config=configs/pretrain/mini.py)
-frozen=(--config=configs/evaluate/frozen_ctc.py)
-finetuned=(--config=configs/evaluate/finetune_ctc.py)
+frozen=(--config=configs/evaluate/frozen_ctc.py:mini)
+finetuned=(--config=configs/evaluate/finetune_ctc.py:mini)
 # --------------------------------------------------------------------------------------------------
 case "$size" in
   full) ;;
   test)
     num_unlabelled=64 num_labelled=40 num_test=24
-    pretrain=("${pretrain[0]}:test") frozen=("${frozen[0]}:test") finetuned=("${finetuned[0]}:test")
+    pretrain=("${pretrain[0]}:test")
+    frozen=("${frozen[0]%:mini}:test") finetuned=("${finetuned[0]%:mini}:test")
     ;;
   *) fail "SIZE=$size is unknown; use full or test" ;;
 esac
@@ -105,7 +106,9 @@ render labelled "$num_labelled" train 1
 render test "$num_test" test 2
 
 depends_on configs/pretrain rcmstr_jax/augment rcmstr_jax/models rcmstr_jax/ssl rcmstr_jax/training
+# Two devices of one core each are faster than one device of two: small operations do not divide well.
 phase "pretrain" "$out/pretrain" keep \
+  env XLA_FLAGS="--xla_force_host_platform_device_count=2 ${XLA_FLAGS:-}" \
   "$python" launch/pretrain.py "${pretrain[@]}" --workdir="$out/pretrain" --config.seed="$seed" \
   --config.data.source="lmdb:$out/words/unlabelled"
 

@@ -84,7 +84,14 @@ def use_variant(config: ConfigDict, variant: str | None) -> ConfigDict:
     Raises:
       ValueError: naming the closest known variant.
     """
-    if pretrain.pick_variant(variant, ("full", "test"), "full") == "test":
+    variant = pretrain.pick_variant(variant, ("full", "mini", "test"), "full")
+    if variant == "mini":
+        config.decoder.hidden = 64
+        config.decoder.charset = "36"
+        config.train.batch_size = 64
+        config.train.learning_rate = 2e-3
+        config.train.log_every = 100
+    if variant == "test":
         config.eval_batch_size = 16
         config.decoder.hidden = 16
         config.train.labels = 32.0

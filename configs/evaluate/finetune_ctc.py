@@ -21,7 +21,13 @@ from configs.evaluate import common
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Variants: "full" (default), and "test", which takes three steps of a few words."""
-    config = common.get_config()
+    """Variants: "full" (default), "mini" (quickstart), "test" (three steps of a few words)."""
+    config = common.use_variant(common.get_config(), variant)
     config.protocol = "finetune"
-    return common.use_variant(config, variant)
+    # Compiled loops run convolutions several times slower on CPU than single steps.
+    config.train.steps_per_call = 1
+    if variant == "mini":
+        config.train.labels = 500.0
+        config.train.steps = 700
+        config.train.encoder_multiplier = 2.0
+    return config

@@ -22,6 +22,8 @@ from configs.evaluate import common
 
 
 def get_config(variant: str | None = None) -> ConfigDict:
-    """Variants: "full" (default), and "test", which takes three steps of a few words."""
-    config = common.get_config()
-    return common.use_variant(config, variant)
+    """Variants: "full" (default), "mini" (quickstart), "test" (three steps of a few words)."""
+    config = common.use_variant(common.get_config(), variant)
+    if variant == "mini":
+        config.train.steps = 1500
+    return config

@@ -23,37 +23,45 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "cnn" (default), "vit", "test"."""
     variant = common.pick_variant(variant, ("cnn", "vit", "test"), "cnn")
     config = common.get_config()
-    config.total_steps = 1000
+    config.total_steps = 2400
     config.batch_size = 32
-    config.log_every = 10
-    config.checkpoint_every = 250
-    config.picture_every = 500
+    config.log_every = 50
+    config.checkpoint_every = 400
+    config.picture_every = 0
     config.data.workers = 0
+    config.data.cache = True
     config.contrast.queue_size = 4096
+    config.contrast.chunk = 512
+    config.mim.weight = 2.0
     config.momentum.value = 0.99
     config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.reference_batch = 0
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_vectors = False
     config.optimizer.warmup_steps = 50
     config.optimizer.clip = 5.0
+    # Without the recurrent projector the context has to be in the encoder, which is what is kept.
+    config.model.projector = "mlp"
     config.model.projector_hidden = 64
     config.model.predict_dim = 64
+    # Words of at most five letters: 16 frames.
+    config.model.image_width = 60
     if variant == "vit":
         config.model.encoder = "vit"
         config.model.width, config.model.depth, config.model.heads = 64, 4, 2
         config.model.image_width = 128
-        config.model.projector = "mlp"
+        config.data.cache = False
     else:
         config.model.width = 64
-        config.model.blocks = (1, 1, 2, 1)
+        config.model.blocks = (1, 1, 1, 1)
+        config.mim.form = "packed"
     if variant == "test":
         config.total_steps = 3
         config.batch_size = 8
         config.log_every = 1
         config.checkpoint_every = 2
-        config.picture_every = 0
+        config.data.cache = False
         config.model.width = 16
         config.model.blocks = (1, 1, 1, 1)
         config.model.projector_hidden = 16
