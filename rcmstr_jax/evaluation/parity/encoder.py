@@ -39,7 +39,7 @@ def check(fixture: Fixture) -> None:
         ours, statistics = passes(images)
         # The file holds the images in float32, the published code saw them in float64. Batch
         # statistics over few values amplify what was rounded off: how much is measured here.
-        moved, _ = passes(_round_differently(images))
+        moved, _ = passes(round_differently(images))
         mode = "train" if train else "eval"
         for name, value in ours.items():
             rounding = relative_error(np.asarray(moved[name]), np.asarray(value)) if train else 0.0
@@ -50,7 +50,7 @@ def check(fixture: Fixture) -> None:
         fixture.compare(f"train/after/{name}", value, before=before[name])
 
 
-def _round_differently(images: Array) -> Array:
+def round_differently(images: Array) -> Array:
     """The images moved by up to half a unit in the last place of float32, as rounding did."""
     if images.dtype != jnp.float64:
         return images

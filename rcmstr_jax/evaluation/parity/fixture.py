@@ -159,6 +159,8 @@ class Fixture:
         kind: str = "value",
         rounding: float = 0.0,
         before: Any = None,
+        centre: Any = None,
+        label: str = "",
     ) -> None:
         """Adds a row for a floating quantity.
 
@@ -170,6 +172,8 @@ class Fixture:
             before: the same quantity before the step. A golden array that equals it exactly, where
                 ours has moved, makes the row stale: PyTorch updates buffers in place, and the
                 scripts that wrote the files kept views of some.
+            centre: subtracted from both sides, where what matters is small beside it.
+            label: says so in the row's name.
         """
         if name not in self._arrays:
             self._add(name, float("inf"), 0.0, "missing in the file")
@@ -183,8 +187,11 @@ class Fixture:
         else:
             tolerance = SINGLE_TOLERANCE[kind]
         value = np.asarray(value, np.float64)
+        centred = (value, golden.astype(np.float64))
+        if centre is not None and value.shape == golden.shape:
+            centred = (value - np.asarray(centre), golden - np.asarray(centre))
         note = "" if value.shape == golden.shape else f"ours {value.shape}, golden {golden.shape}"
-        error = relative_error(value, golden.astype(np.float64))
+        error = relative_error(*centred)
         stale = (
             before is not None
             and not error <= tolerance
@@ -192,7 +199,7 @@ class Fixture:
         )
         if stale:
             note = "the file holds the figure from before the step"
-        self._add(name, error, tolerance + rounding, note, stale)
+        self._add(f"{name}{label}", error, tolerance + rounding, note, stale)
 
     def exact(self, name: str, value: Any, golden: Any = None, *, read: bool = True) -> None:
         """Adds a row for integers, flags or strings, which have to be equal."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
-from rcmstr_jax.evaluation.parity.encoder import channels_first
-from rcmstr_jax.evaluation.parity.fixture import Fixture
+from rcmstr_jax.evaluation.parity.encoder import SAFETY, channels_first, round_differently
+from rcmstr_jax.evaluation.parity.fixture import Fixture, relative_error
 from rcmstr_jax.evaluation.parity.networks import count_indices, template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import TPS
@@ -32,8 +34,27 @@ def check(fixture: Fixture) -> None:
     )
     shapes = template(rectifier, jnp.zeros((1, *images.shape[1:])))
     variables = fixture.weights("sd/", shapes, RULES)
-    fixture.compare(
-        "eval/fiducial_points", rectifier.apply(variables, images, method="fiducial_points")
-    )
+    points = rectifier.apply(variables, images, method="fiducial_points")
+    fixture.compare("eval/fiducial_points", points)
+    if fixture.double:
+        _compare_small_parts(fixture, rectifier, variables, images, points)
     fixture.compare("eval/grid", rectifier.apply(variables, images, method="grid"))
     fixture.compare("eval/rectified", channels_first(rectifier.apply(variables, images)))
+
+
+def _compare_small_parts(
+    fixture: Fixture, rectifier: Any, variables: Any, images: Array, points: Array
+) -> None:
+    """The points without the bias of the last layer, and without their mean over the images.
+
+    With random weights the points hardly depend on the image: all convolutions could be wrong and
+    the points still be right to eight digits. What remains without the constant part tells.
+    """
+    name = "eval/fiducial_points"
+    bias = np.asarray(variables["params"]["fc2"]["bias"]).reshape(points.shape[1:])
+    fixture.compare(name, points, centre=bias, label=" - bias")
+    if len(points) > 1:
+        mean = np.mean(fixture.raw(name), axis=0)
+        moved = rectifier.apply(variables, round_differently(images), method="fiducial_points")
+        rounding = relative_error(np.asarray(moved) - mean, np.asarray(points) - mean)
+        fixture.compare(name, points, centre=mean, label=" - mean", rounding=SAFETY * rounding)
