@@ -27,7 +27,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     # Compiled loops run convolutions several times slower on CPU than single steps.
     config.train.steps_per_call = 1
     if variant == "mini":
-        config.train.labels = 500.0
-        config.train.steps = 700
-        config.train.encoder_multiplier = 2.0
+        config.train.labels = 300.0
+        config.train.steps = 900
+        config.train.view_ops = 3
     return config
