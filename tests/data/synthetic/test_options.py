@@ -22,6 +22,7 @@ EFFECTS = {
     "num_fonts": 3,
     "spacing": 0.0,
     "jitter": 0.0,
+    "paper": 1.0,
     "contrast": 0.5,
     "texture": 0.0,
     "gradient": 0.0,

@@ -173,3 +173,14 @@ def test_background_folder_is_checked_at_once(tmp_path) -> None:  # type: ignore
         SyntheticSource(options=RenderOptions(num_fonts=2, backgrounds=str(tmp_path / "none")))
     with pytest.raises(ValueError, match="backgrounds = .*holds no picture"):
         SyntheticSource(options=RenderOptions(num_fonts=2, backgrounds=str(tmp_path)))
+
+
+def test_paper_is_black_on_white_without_colours() -> None:
+    options = RenderOptions.preset("easy", paper=1.0, encoding="png", num_fonts=2, exposure=0.0,
+                                   noise=0.0, texture=0.0, gradient=0.0)  # fmt: skip
+    source = SyntheticSource(seed=0, options=options)
+    for index in range(5):
+        picture = cv2.imdecode(np.frombuffer(source[index].image, np.uint8), cv2.IMREAD_COLOR)
+        assert (picture.max(axis=2) - picture.min(axis=2)).max() <= 2
+        assert picture.max() >= 0.85 * 255
+        assert picture.min() <= 0.3 * 255
