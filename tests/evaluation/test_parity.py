@@ -38,12 +38,13 @@ def rewrite(source: Path, target: Path, change: Callable[[Arrays], None]) -> Pat
 
 
 def bump(name: str) -> Callable[[Arrays], None]:
-    """Changes one number of an array by a tenth of the array's scale."""
+    """Changes one number by a tenth of the array's scale: the middle one, or that after the @."""
+    name, _, place = name.partition("@")
 
     def change(arrays: Arrays) -> None:
         array = arrays[name].copy().reshape(-1)
         if array.dtype.kind == "f":
-            array[array.size // 2] += 0.1 * (np.max(np.abs(array)) or 1)
+            array[int(place or array.size // 2)] += 0.1 * (np.max(np.abs(array)) or 1)
         elif array.dtype.kind == "b":
             array[array.size // 2] ^= True
         elif array.dtype.kind == "U":
@@ -67,7 +68,7 @@ ALTERED = [
     (vit, "target_normalized"),
     (vit, "loss_raw"),
     (tps, "image"),
-    (tps, "sd/LocalizationNetwork.conv.5.running_var"),
+    (tps, "sd/LocalizationNetwork.conv.0.weight@100"),  # its unit is active
     (tps, "sd/LocalizationNetwork.conv.9.num_batches_tracked"),
     (tps, "sd/LocalizationNetwork.localization_fc2.bias"),
     (tps, "eval/rectified"),
@@ -237,6 +238,8 @@ def test_large_fixtures_agree(module, golden_dir: Path, x64: None) -> None:  # t
 @pytest.mark.slow
 @pytest.mark.parametrize("double", ["1", "0"])
 def test_command_line(double: str, golden_dir: Path, repository: Path) -> None:
+    # Fiducial points are looked at twice more where float64 allows it.
+    count = 25 if double == "1" else 23
     only = f"{vit.FILE},{tps.FILE},{decoders.FILE}"
     done = subprocess.run(
         [
@@ -250,4 +253,4 @@ def test_command_line(double: str, golden_dir: Path, repository: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "FAIL" not in done.stdout and "23 quantities, 0 failed" in done.stdout
+    assert "FAIL" not in done.stdout and f"{count} quantities, 0 failed" in done.stdout

@@ -232,7 +232,7 @@ def _check_gradients(
     (total, _), gradients = compute(before.params, after, keys, permutation)
     fixture.compare("total_loss_batchmean_with_frame_word", total)
     for name, value in export_weights(flatten({"params": gradients}), RULES).items():
-        fixture.compare(f"grad_batchmean/{name}", value, kind="gradient")
+        fixture.compare(f"grad_batchmean/{name}", value, kind="deep gradient")
 
 
 def _check_after(fixture: Fixture, start: State, first: State, final: State) -> None:
@@ -258,4 +258,5 @@ def _check_after(fixture: Fixture, start: State, first: State, final: State) -> 
         present = {name.removeprefix(prefix) for name in fixture.names(prefix)} & set(ours)
         for name in sorted(required | present):
             stale = before[name] if prefix.startswith("after/") else None
-            fixture.compare(f"{prefix}{name}", ours[name], kind="trajectory", before=stale)
+            kind = "trained weight" if prefix.endswith("q.") else "trajectory"
+            fixture.compare(f"{prefix}{name}", ours[name], kind=kind, before=stale)
