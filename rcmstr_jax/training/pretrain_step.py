@@ -113,12 +113,15 @@ def draw_inputs(config: ConfigDict, key: Array, images: Array, indices: Array) -
     return out
 
 
-def key_gauges(keys: dict[str, Array]) -> dict[str, Array]:
-    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere."""
+def key_gauges(keys: dict[str, Array], axis_name: str | None = None) -> dict[str, Array]:
+    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere.
+
+    It is that of the keys of all devices, not the mean of the devices' own.
+    """
     gauges = {}
     for name, k in keys.items():
-        rows = k.reshape(-1, k.shape[-1])
-        gauges[f"key_variance/{name}"] = 1.0 - jnp.sum(jnp.square(rows.mean(0)))
+        centre = mean_over_devices(k.reshape(-1, k.shape[-1]).mean(0), axis_name)
+        gauges[f"key_variance/{name}"] = 1.0 - jnp.sum(jnp.square(centre))
     return gauges
 
 
@@ -279,7 +282,7 @@ def make_pretrain_step(
             )
 
         gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
-        metrics.update(key_gauges(keys))
+        metrics.update(key_gauges(keys, axis_name))
         gradients, metrics, stats, momentum_stats = mean_over_devices(
             (gradients, metrics, stats, momentum_stats), axis_name
         )

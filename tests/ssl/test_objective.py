@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcmstr_jax.ssl.objective import (
-    ContrastOptions,
-    contrastive_objective,
-    contrastive_terms,
-    pair_queries,
-)
+from rcmstr_jax.ssl import objective
+from rcmstr_jax.ssl.objective import ContrastOptions, contrastive_objective, pair_queries
+
+contrastive_terms = jax.jit(objective.contrastive_terms, static_argnums=4)
 
 
 def unit(seed, *shape):
