@@ -1,0 +1,250 @@
+"""One step of pretraining: what it leaves in the state, on one device and on several.
+
+Steps run in float64, where different orders of summation differ by far less than any mistake; each
+is compiled once and shared by the tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.pretrain import mini
+from rcmstr_jax.models.build import build_model, frame_count, image_size, mask_grid
+from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
+from rcmstr_jax.training import parallel
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.pretrain_step import draw_inputs, make_pretrain_step, queue_sizes
+from rcmstr_jax.training.state import PretrainState, create_state, select_parts
+
+DEVICES = 4
+Result = tuple[PretrainState, dict[str, jax.Array]]
+
+
+def make_config(**changes: Any) -> ConfigDict:
+    """The smallest CNN with every loss; views are the images themselves."""
+    config = mini.get_config("test")
+    config.model.image_width = 20  # 6 frames
+    config.views.enabled = False
+    config.contrast.queue_size = 100  # 96: two steps of frames, three of sub-words, 12 of words
+    config.contrast.chunk = 64
+    config.momentum.value = 0.9
+    config.optimizer.warmup_steps = 0
+    config.key_norm = "sync"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def make_state(config: ConfigDict, model: RCMSTR) -> PretrainState:
+    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    return create_state(
+        model,
+        optimizer,
+        jax.random.key(config.seed),
+        image_size=image_size(config),
+        mask_grid=mask_grid(config) if config.mim.enabled else None,
+        queue_sizes=queue_sizes(config),
+        predict_dim=config.model.predict_dim,
+    )
+
+
+def make_step(config: ConfigDict, axis_name: str | None) -> Callable[..., Result]:
+    optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    model = build_model(config, axis_name)
+    return make_pretrain_step(config, model, optimizer, schedule, axis_name)
+
+
+def to_double(tree: Any) -> Any:
+    """Floats as float64; keys, counters and pointers as they are."""
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def double() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def config() -> ConfigDict:
+    return make_config()
+
+
+@pytest.fixture(scope="module")
+def state(config: ConfigDict) -> PretrainState:
+    """A state in mid-run: the momentum branch lags behind, and the step is not the first."""
+    fresh = to_double(make_state(config, build_model(config)))
+    lagging = jax.tree.map(lambda x: 0.8 * x + 0.01, fresh.momentum_params)
+    return dataclasses.replace(fresh, momentum_params=lagging, step=jnp.ones((), jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def batch(config: ConfigDict) -> dict[str, jax.Array]:
+    shape = (config.batch_size, *image_size(config), 3)
+    images = jax.random.uniform(jax.random.key(7), shape, jnp.float64, -1.0, 1.0)
+    return {"image": images, "index": jnp.arange(config.batch_size) + config.batch_size}
+
+
+@pytest.fixture(scope="module")
+def step(config: ConfigDict) -> Callable[..., Result]:
+    """The compiled step on one device."""
+    return jax.jit(make_step(config, None))
+
+
+@pytest.fixture(scope="module")
+def result(
+    step: Callable[..., Result], state: PretrainState, batch: dict[str, jax.Array]
+) -> Result:
+    return step(state, batch)
+
+
+def test_every_number_of_a_step_is_computed_in_double(result: Result) -> None:
+    floats = [x for x in jax.tree.leaves(result) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float64")}
+    assert all(bool(jnp.isfinite(x).all()) for x in floats)
+
+
+def test_several_devices_do_what_one_does(
+    config: ConfigDict, state: PretrainState, batch: dict[str, jax.Array], result: Result
+) -> None:
+    assert jax.local_device_count() == DEVICES
+    parallel_step = parallel.pmap_step(make_step(config, parallel.AXIS))
+    many, metrics = parallel_step(parallel.replicate(state), parallel.shard_batch(batch))
+    for leaf in jax.tree.leaves((many, metrics)):
+        for copy in leaf[1:]:
+            np.testing.assert_array_equal(copy, leaf[0])
+    many, metrics = parallel.unreplicate((many, metrics))
+    one, one_metrics = result
+    # Norms of gradients and updates sum squares of all parameters; all else is a mean of few.
+    chex.assert_trees_all_close(metrics, dict(one_metrics), rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(many.queues, one.queues, rtol=0, atol=1e-12)
+    chex.assert_trees_all_close(many.batch_stats, one.batch_stats, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(
+        many.momentum_batch_stats, one.momentum_batch_stats, rtol=1e-10, atol=1e-12
+    )
+    chex.assert_trees_all_close(many.momentum_params, one.momentum_params, rtol=1e-12)
+    # Adam's first update is the sign of the gradient times the rate: where that vanishes, its sign
+    # is noise. The moments are the gradients themselves.
+    chex.assert_trees_all_close(many.opt_state, one.opt_state, rtol=1e-8, atol=1e-14)
+    assert (int(many.step), int(many.skipped)) == (2, 0)
+
+
+def test_decoupled_reconstruction_leaves_the_contrast_alone(
+    config: ConfigDict, state: PretrainState, batch: dict[str, jax.Array], result: Result
+) -> None:
+    plain_config = make_config(**{"mim.enabled": False})
+    optimizer, _ = make_optimizer(plain_config.optimizer, plain_config.total_steps, 8)
+    params = select_parts(state.params, MOMENTUM_PARTS)
+    plain_state = dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
+    plain, plain_metrics = jax.jit(make_step(plain_config, None))(plain_state, batch)
+    with_mim, metrics = result
+    assert set(metrics) - set(plain_metrics) == {"loss/mim"}
+    shared = [name for name in metrics if name.split("/")[0] in ("nce", "relation_kl", "accuracy")]
+    assert len(shared) == 3 + 5 + 3
+    for name in [*shared, "loss/contrast"]:
+        assert float(metrics[name]) == float(plain_metrics[name]), name
+    for field in ("batch_stats", "momentum_batch_stats", "queues", "momentum_params"):
+        chex.assert_trees_all_equal(getattr(with_mim, field), getattr(plain, field))
+    weighed = metrics["loss/contrast"] + config.mim.weight * metrics["loss/mim"]
+    assert float(metrics["loss"]) == pytest.approx(float(weighed), rel=1e-12)
+
+
+def test_a_step_that_is_not_finite_changes_counters_only(
+    step: Callable[..., Result], state: PretrainState, batch: dict[str, jax.Array], result: Result
+) -> None:
+    broken = {**batch, "image": batch["image"].at[3, 5, 7].set(jnp.nan)}
+    once, metrics = step(state, broken)
+    twice, metrics = step(once, broken)
+    assert not jnp.isfinite(metrics["loss"])
+    counters = {"step": 3, "skipped": 2, "skipped_in_row": 2}
+    assert {name: int(getattr(twice, name)) for name in counters} == counters
+    for field in dataclasses.fields(PretrainState):
+        if field.name not in counters:
+            chex.assert_trees_all_equal(getattr(twice, field.name), getattr(state, field.name))
+    after, metrics = step(twice, batch)
+    assert (int(after.skipped), int(after.skipped_in_row)) == (2, 0)
+    assert int(metrics["skipped"]) == 2
+
+
+def test_momentum_branch_follows_the_average_alone(state: PretrainState, result: Result) -> None:
+    online = select_parts(state.params, MOMENTUM_PARTS)
+    average = jax.tree.map(lambda m, p: 0.9 * m + 0.1 * p, state.momentum_params, online)
+    # Where the two terms nearly cancel, their rounding (2**-53 of at most 0.5) stays.
+    chex.assert_trees_all_close(result[0].momentum_params, average, rtol=1e-14, atol=1e-16)
+    # It has no place in the optimiser: only the online parameters are trained.
+    assert set(result[0].params) == {*MOMENTUM_PARTS, "reconstruction"}
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), result[0].params, state.params)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_queues_take_the_keys_of_the_step(
+    config: ConfigDict, state: PretrainState, batch: dict[str, jax.Array], result: Result
+) -> None:
+    variables = {"params": result[0].momentum_params, "batch_stats": state.momentum_batch_stats}
+    run = jax.jit(lambda v, x: build_model(config).apply(v, x, train=True, mutable=["batch_stats"]))
+    keys, updated = run(variables, batch["image"])
+    counts = {"frame": frame_count(config), "subword": 4, "word": 1}
+    assert {name: k.shape[1] for name, k in keys.items()} == counts
+    for name, queue in result[0].queues.items():
+        added = config.batch_size * counts[name]
+        rows = keys[name].reshape(added, -1)
+        np.testing.assert_allclose(queue.keys[:added], rows, rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(queue.keys[added:], state.queues[name].keys[added:])
+        assert int(queue.pointer) == added % queue.keys.shape[0]
+    for name, stats in updated["batch_stats"].items():
+        chex.assert_trees_all_close(result[0].momentum_batch_stats[name], stats, rtol=1e-12)
+
+
+def test_reconstruction_leaves_the_same_start(config: ConfigDict) -> None:
+    with jax.enable_x64(False):
+        plain_config = make_config(**{"mim.enabled": False})
+        plain = make_state(plain_config, build_model(plain_config))
+        full = make_state(config, build_model(config))
+    chex.assert_trees_all_equal(plain.params, select_parts(full.params, MOMENTUM_PARTS))
+    chex.assert_trees_all_equal(plain.params, plain.momentum_params)
+    for queue in plain.queues.values():
+        np.testing.assert_allclose(jnp.linalg.norm(queue.keys, axis=1), 1, rtol=1e-6)
+    assert {name: q.keys.shape[0] for name, q in plain.queues.items()} == {
+        "frame": 96, "subword": 96, "word": 96,
+    }  # fmt: skip
+
+
+def test_queue_too_small_for_a_step_is_named() -> None:
+    with pytest.raises(ValueError, match="contrast.queue_size=47 .*at least 48"):
+        queue_sizes(make_config(**{"contrast.queue_size": 47}))
+
+
+def test_inputs_do_not_depend_on_the_number_of_devices() -> None:
+    config = make_config(**{"views.enabled": True})
+    with jax.enable_x64(False):
+        key = jax.random.key(3)
+        images = np.random.default_rng(0).integers(0, 256, (8, 32, 20, 3), np.uint8)
+        batch = {"image": images, "index": np.arange(8) + 16}
+
+        def draw(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            return draw_inputs(config, key, batch["image"], batch["index"])
+
+        one = jax.jit(draw)(batch)
+        four = parallel.pmap_step(lambda _, b: draw(b))(
+            jnp.zeros(DEVICES), parallel.shard_batch(batch)
+        )
+    assert set(one) == {"view_q", "view_k", "permutation", "mask"}
+    for name, whole in one.items():
+        joined = np.asarray(four[name]).reshape(whole.shape)
+        if whole.dtype == jnp.float32:
+            # Values in [-1, 1] after a handful of float32 operations.
+            np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(joined, whole)
+    assert float(jnp.abs(one["view_q"] - one["view_k"]).mean()) > 0.01
+    assert not (one["mask"] == one["mask"][0]).all()
