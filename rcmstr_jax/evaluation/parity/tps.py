@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -16,6 +17,7 @@ from rcmstr_jax.interop.tables import TPS
 from rcmstr_jax.models.tps import TpsRectifier
 
 FILE = "tps.npz"
+POINTS = "eval/fiducial_points"
 RULES = under("(?:params|batch_stats)/", "", TPS)
 
 
@@ -34,27 +36,33 @@ def check(fixture: Fixture) -> None:
     )
     shapes = template(rectifier, jnp.zeros((1, *images.shape[1:])))
     variables = fixture.weights("sd/", shapes, RULES)
-    points = rectifier.apply(variables, images, method="fiducial_points")
-    fixture.compare("eval/fiducial_points", points)
+
+    @jax.jit
+    def rectify(images: Array) -> dict[str, Array]:
+        methods = {"fiducial_points": "fiducial_points", "grid": "grid", "rectified": "__call__"}
+        return {
+            name: rectifier.apply(variables, images, method=method)
+            for name, method in methods.items()
+        }
+
+    ours = rectify(images)
+    fixture.compare(POINTS, ours["fiducial_points"])
     if fixture.double:
-        _compare_small_parts(fixture, rectifier, variables, images, points)
-    fixture.compare("eval/grid", rectifier.apply(variables, images, method="grid"))
-    fixture.compare("eval/rectified", channels_first(rectifier.apply(variables, images)))
+        bias = np.asarray(variables["params"]["fc2"]["bias"])
+        moved = rectify(round_differently(images))["fiducial_points"]
+        _compare_small_parts(fixture, bias, ours["fiducial_points"], moved)
+    fixture.compare("eval/grid", ours["grid"])
+    fixture.compare("eval/rectified", channels_first(ours["rectified"]))
 
 
-def _compare_small_parts(
-    fixture: Fixture, rectifier: Any, variables: Any, images: Array, points: Array
-) -> None:
+def _compare_small_parts(fixture: Fixture, bias: np.ndarray, points: Array, moved: Array) -> None:
     """The points without the bias of the last layer, and without their mean over the images.
 
     With random weights the points hardly depend on the image: all convolutions could be wrong and
     the points still be right to eight digits. What remains without the constant part tells.
     """
-    name = "eval/fiducial_points"
-    bias = np.asarray(variables["params"]["fc2"]["bias"]).reshape(points.shape[1:])
-    fixture.compare(name, points, centre=bias, label=" - bias")
+    fixture.compare(POINTS, points, centre=bias.reshape(points.shape[1:]), label=" - bias")
     if len(points) > 1:
-        mean = np.mean(fixture.raw(name), axis=0)
-        moved = rectifier.apply(variables, round_differently(images), method="fiducial_points")
+        mean = np.mean(fixture.raw(POINTS), axis=0)
         rounding = relative_error(np.asarray(moved) - mean, np.asarray(points) - mean)
-        fixture.compare(name, points, centre=mean, label=" - mean", rounding=SAFETY * rounding)
+        fixture.compare(POINTS, points, centre=mean, label=" - mean", rounding=SAFETY * rounding)

@@ -20,6 +20,10 @@ ENCODER_RULES = under("params/", "", VIT)
 HEAD_RULES = under("params/", "", PIXEL_DECODER)
 
 
+# Below this error the number of heads is beyond doubt; wrong ones differ by a tenth.
+CLEAR = 1e-4
+
+
 def check(fixture: Fixture) -> None:
     """Positions, features with and without mask, prediction, targets and both losses."""
     images = fixture.images("image")
@@ -70,5 +74,7 @@ def _encoder(
         features, _ = encoder.apply(variables, images[:1])
         ours = np.asarray(features, np.float64).reshape(1, -1, width)
         errors[heads] = relative_error(ours, golden[:1])
+        if errors[heads] < CLEAR:
+            break
     heads = min(errors, key=lambda n: (errors[n], n))
     return VisionTransformer(heads=heads, **common), variables
