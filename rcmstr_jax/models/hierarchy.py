@@ -90,7 +90,7 @@ class Predictors(nn.Module):
             ValueError: if `hierarchies` names something else, or has more sub-words than frames.
         """
         unknown = [name for name in self.hierarchies if name not in HIERARCHIES]
-        if unknown or not self.hierarchies:
+        if unknown:
             raise ValueError(
                 f"hierarchies={tuple(self.hierarchies)} must be chosen from {HIERARCHIES}"
             )

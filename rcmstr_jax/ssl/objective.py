@@ -158,10 +158,10 @@ def contrastive_objective(
       options: weights and reductions.
 
     Returns:
-      The total (mean over queries, nats) and its parts by name: `nce/...`, `relation_kl/...`,
-      before weighting.
+      The total (mean over queries, nats; zero without terms) and its parts by name: `nce/...`,
+      `relation_kl/...`, before weighting.
     """
-    total = jnp.zeros((), next(iter(terms.values())).nce.dtype)
+    total = jnp.zeros((), jnp.result_type(jnp.float32, *(term.nce for term in terms.values())))
     parts: dict[str, Array] = {}
     for name, term in terms.items():
         within = name in HIERARCHIES

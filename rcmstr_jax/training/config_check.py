@@ -211,15 +211,15 @@ def _check_batch(config: ConfigDict, devices: int, hosts: int) -> None:
             f"by config.rearrange.group={group}: use {max(1, round(batch / unit)) * unit}"
         )
     contrast = config.contrast
-    if not contrast.hierarchies and not contrast.pairs:
+    if not (contrast.hierarchies or contrast.pairs or config.mim.enabled):
         raise ConfigError(
             "config.contrast.hierarchies=() and config.contrast.pairs=() leave nothing to "
-            "contrast: name at least one of frame, subword, word"
+            "contrast: name at least one of frame, subword, word, or set config.mim.enabled=True"
         )
     frames = config.model.image_width // 4 + (config.model.encoder == "cnn")
     per_image = {"frame": frames, "subword": contrast.subwords, "word": 1}
     used = {*contrast.hierarchies, *(pair.split("_")[1] for pair in contrast.pairs)}
-    largest = max(used, key=lambda name: per_image[name])
+    largest = max(used, key=lambda name: per_image[name], default="word")
     keys = batch * per_image[largest]
     if contrast.queue_size < keys:
         raise ConfigError(

@@ -86,6 +86,11 @@ def test_parts_that_are_switched_off_are_absent(inputs):
     assert only_pair.queues == ("frame", "word")
 
 
+def test_without_terms_the_objective_is_zero():
+    total, parts = contrastive_objective({}, {}, ContrastOptions(hierarchies=(), pairs=()))
+    assert (total, parts) == (0, {})
+
+
 def test_unknown_names():
     with pytest.raises(ValueError, match="contrast.hierarchies holds 'char'"):
         ContrastOptions(hierarchies=("char",))

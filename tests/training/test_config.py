@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from configs.pretrain import ablation, common, mini, rcmstr_cnn, rcmstr_vit
+from configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
 from rcmstr_jax.models.build import frame_count
 from rcmstr_jax.training.command_line import check_overrides
 from rcmstr_jax.training.config_check import (
@@ -26,6 +26,7 @@ ALL = {
     "cnn:step": lambda: rcmstr_cnn.get_config("step"),
     **{f"vit:{s}": lambda s=s: rcmstr_vit.get_config(s) for s in ("tiny", "small", "base")},
     **{f"mini:{s}": lambda s=s: mini.get_config(s) for s in ("cnn", "vit", "test")},
+    **{f"mim:{s}": lambda s=s: mim.get_config(s) for s in ("cnn", "vit")},
     **{
         f"{base}:{rung}": lambda base=base, rung=rung: ablation.get_config(f"{rung},encoder={base}")
         for base in ablation.BASES
@@ -61,7 +62,10 @@ MISTAKES = [
     ({"mim.enabled": False, "mim.coupled": True}, ["mim.coupled=True", "mim.enabled"]),
     ({"data.source": ()}, ["data.source is empty", "lmdb:PATH"]),
     ({"data.weights": (1.0, 2.0)}, ["data.weights=(1.0, 2.0)", "1 positive"]),
-    ({"contrast.hierarchies": (), "contrast.pairs": ()}, ["nothing to contrast"]),
+    (
+        {"contrast.hierarchies": (), "contrast.pairs": (), "mim.enabled": False},
+        ["nothing to contrast"],
+    ),
     ({"optimizer.warmup_steps": 3}, ["warmup_steps=3", "total_steps=3"]),
     ({"momentum.value": 0.99, "momentum.final": 0.9}, ["momentum.final=0.9", "0.99"]),
     ({"optimizer.learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "positive"]),

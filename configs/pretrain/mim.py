@@ -1,0 +1,37 @@
+r"""Masked image modelling alone, on a narrow encoder: does it learn, and which masks teach most?
+
+Command:
+
+  python launch/pretrain.py --config=configs/pretrain/mim.py:cnn --workdir=runs/mim_cnn \
+      --config.data.source=lmdb:data/words
+
+Variants: `cnn` (default) and `vit`. `--config.mim.kind=patch` hides no block,
+`--config.mim.kind=block --config.mim.block_ratio=0.7` hides as much by the block alone.
+
+Cost and result: docs/results/mim.md. `python launch/reconstruct.py --pretrained=runs/mim_cnn`
+measures the loss on words that were held out.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.pretrain import common, mini
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Variants: "cnn" (default), "vit"."""
+    variant = common.pick_variant(variant, ("cnn", "vit"), "cnn")
+    config = mini.get_config(variant)
+    config.total_steps = 1500
+    config.checkpoint_every = 250
+    config.keep_period = 250
+    config.contrast.hierarchies = ()
+    config.contrast.pairs = ()
+    config.rearrange.enabled = False
+    config.mim.weight = 1.0
+    config.data.cache = True
+    if variant == "cnn":
+        config.model.image_width = 100
+        config.mim.form = "auto"
+    return config
