@@ -201,17 +201,25 @@ class Checkpoints:
         )
         return Restored(step, state, config_from_jsonable(meta["config"]))
 
-    def read(self) -> tuple[int, ConfigDict, dict[str, np.ndarray]]:
-        """Step, config and named arrays of the newest readable checkpoint.
+    def read(self, step: int | None = None) -> tuple[int, ConfigDict, dict[str, np.ndarray]]:
+        """Step, config and named arrays of one checkpoint, by default the newest readable one.
 
         Raises:
-          CheckpointError: if there is none.
+          CheckpointError: if there is none, or that of `step` is unreadable.
         """
-        found = self._newest(None, None)
+        if step is None:
+            found = self._newest(None, None)
+        else:
+            try:
+                meta = self._read_meta(step)
+                found = step, meta, self._read_arrays(step, meta)
+            except _Unreadable as error:
+                path = self.directory / str(step)
+                raise CheckpointError(f"checkpoint {path} is unreadable: {error}") from error
         if found is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint")
-        step, meta, arrays = found
-        return step, config_from_jsonable(meta["config"]), arrays
+        at, meta, arrays = found
+        return at, config_from_jsonable(meta["config"]), arrays
 
     def _newest(
         self, wanted: Mapping[str, list[Any]] | None, position: DataPosition | None
