@@ -67,7 +67,7 @@ def decode_image(
         raise UndecodableImage("image too large", f"{width} x {height} pixels")
     flag = cv2.IMREAD_COLOR
     transparent = False
-    kind = "image"
+    kind = "or unsupported image"  # whose header Pillow knows
     if data.startswith(_JPEG):
         kind = "JPEG"
         for factor, reduced in _REDUCED:

@@ -8,10 +8,9 @@ import pytest
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
+from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.mixture import MixtureSource
 from rcmstr_jax.data.pipeline import eval_batches, prefetch_to_device, train_batches
-from rcmstr_jax.data.records import Record
 
 SIZE = (32, 100)
 
@@ -169,46 +168,6 @@ def test_report_is_written(source, tmp_path) -> None:
     report = json.loads((tmp_path / "work" / "faults.json").read_text())
     assert report["total"] == 2 and report["by_source"] == {source.name: 2}
     assert [r["key"] for r in report["records"]] == ["image-000000003", "image-000000011"]
-
-
-def test_many_damaged_records_are_each_counted(tmp_path, encode) -> None:
-    rng = np.random.default_rng(0)
-    good = [encode(i, fmt) for i in range(3) for fmt in ("JPEG", "PNG")]
-    huge = bytearray(good[1])
-    huge[16:24] = b"\x00\x01\x00\x00" * 2
-
-    def damage(i: int) -> bytes:
-        whole = good[i % 6]
-        return [
-            b"", whole[: len(whole) // 2], rng.bytes(200), bytes(huge), whole[:10], b"<html>",
-        ][i % 6]  # fmt: skip
-
-    records = [Record(damage(i // 2) if i % 2 else good[i % 6], f"w{i}", "t") for i in range(600)]
-    write_lmdb(tmp_path / "bad", records)
-    with lmdb.open(str(tmp_path / "bad"), map_size=1 << 26, lock=False) as env:
-        with env.begin(write=True) as txn:
-            for i in range(0, 100, 10):
-                txn.delete(b"image-%09d" % (i + 1))
-            for i in range(200, 300, 10):
-                txn.put(b"label-%09d" % (i + 1), b"\xff\xff")
-            txn.put(b"label-000000401", b"x" * 500)
-            txn.put(b"num-samples", b"620")
-    source = LmdbSource(tmp_path / "bad", max_length=25)
-    log = FaultLog()
-    with eval_batches(source, batch_size=50, image_size=SIZE, faults=log) as batches:
-        valid = sum(int(batch["valid"].sum()) for batch in batches)
-    assert valid == 300 - 10 - 10 - 1
-    assert len(log) == 300 + 10 + 10 + 20
-    counts = log.counts()
-    assert counts["missing image key"] == 30 and counts["label is not UTF-8"] == 10
-    assert counts["empty image"] == 50 and counts["image too large"] == 50
-    assert log.report()["filtered"] == {source.name: {"label longer than 25 characters": 1}}
-    # Training goes on without them.
-    training = FaultLog()
-    take(source, 20, batch_size=64, faults=training)
-    assert {(f.key, f.reason) for f in training.faults()} == {
-        (f.key, f.reason) for f in log.faults()
-    }
 
 
 def test_closing_ends_it_and_waiting_is_measured(source) -> None:
