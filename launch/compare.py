@@ -1,9 +1,14 @@
-r"""Puts four evaluations beside each other: frozen and fine-tuned, random and pretrained.
+r"""Puts evaluations beside each other.
+
+Four of them, frozen and fine-tuned, random and pretrained, each a workdir of launch/evaluate.py
+below DIR (`frozen_random_init`, `frozen_pretrained`, `finetuned_random_init`,
+`finetuned_pretrained`):
 
   python launch/compare.py --runs=DIR --out=DIR/results.json
 
-DIR holds the workdirs `frozen_random_init`, `frozen_pretrained`, `finetuned_random_init` and
-`finetuned_pretrained` of launch/evaluate.py.
+Two of them, word by word: a paired bootstrap over the words that both have read:
+
+  python launch/compare.py --first=WORKDIR --second=WORKDIR [--policy=POLICY] [--out=FILE.json]
 """
 
 from __future__ import annotations
@@ -12,18 +17,49 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rcmstr_jax.evaluation.report import compare_runs, comparison_table  # noqa: E402
+from rcmstr_jax.evaluation.analysis import read_predictions  # noqa: E402
+from rcmstr_jax.evaluation.intervals import compare_predictions  # noqa: E402
+from rcmstr_jax.evaluation.metrics import POLICIES  # noqa: E402
+from rcmstr_jax.evaluation.report import (  # noqa: E402
+    compare_runs,
+    comparison_table,
+    paired_rows,
+    text_table,
+)
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
 from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
 
 RUNS = flags.DEFINE_string("runs", None, "Folder that holds the four workdirs.")
+FIRST = flags.DEFINE_string("first", None, "Workdir of an evaluation, or its predictions.jsonl.")
+SECOND = flags.DEFINE_string("second", None, "Another, of the same words.")
+POLICY = flags.DEFINE_string("policy", "alphanumeric", f"One of {', '.join(POLICIES)}.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write.")
-flags.mark_flags_as_required(["runs", "out"])
+
+
+def compare() -> tuple[dict[str, Any], str]:
+    """The comparison that the flags ask for, as JSON and as a table.
+
+    Raises:
+      ValueError: not exactly one of the two kinds is asked for, or the runs do not fit.
+    """
+    if RUNS.value and not (FIRST.value or SECOND.value):
+        table = compare_runs(RUNS.value)
+        return table, comparison_table(table)
+    if RUNS.value or not (FIRST.value and SECOND.value):
+        raise ValueError("give --runs=DIR, or --first=WORKDIR and --second=WORKDIR")
+    first, second = read_predictions(FIRST.value), read_predictions(SECOND.value)
+    comparison = compare_predictions(first, second, policy=POLICY.value)
+    note = (
+        f"first: {FIRST.value}; second: {SECOND.value}; policy {POLICY.value}:"
+        f" {POLICIES[POLICY.value]}."
+    )
+    return comparison, f"{text_table(paired_rows(comparison))}\n{note}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,13 +67,14 @@ def main(argv: Sequence[str]) -> int:
     del argv
     with one_line_errors():
         try:
-            table = compare_runs(str(RUNS.value))
+            table, text = compare()
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    out = Path(str(OUT.value))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    print(comparison_table(table))
+    if OUT.value:
+        out = Path(OUT.value)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    print(text)
     return 0
 
 

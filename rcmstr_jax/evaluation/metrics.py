@@ -1,4 +1,4 @@
-"""Word accuracy and 1-NED under a stated case and symbol policy (method section 8).
+"""Word accuracy, 1-NED and character accuracy under a stated policy (method section 8).
 
 Every score is a pair (sum, count) until the moment that it is shown, so that scores of several sets
 pool exactly: adding two :class:`Score` objects gives the score of the union of their words.
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
@@ -70,6 +70,47 @@ def edit_similarity(prediction: str, label: str) -> float:
     return 1.0 if longest == 0 else 1.0 - Levenshtein.distance(prediction, label) / longest
 
 
+class Outcome(NamedTuple):
+    """What became of one word.
+
+    Attributes:
+      correct: whether the normalised prediction equals the normalised label.
+      similarity: their ``edit_similarity``.
+      edits: their edit distance.
+      characters: length of the normalised label, at least 1.
+    """
+
+    correct: bool
+    similarity: float
+    edits: int
+    characters: int
+
+
+def judge_word(
+    prediction: str, label: str, *, policy: str = "alphanumeric", readable: bool = True
+) -> Outcome | None:
+    """Compares one prediction with its label.
+
+    Args:
+      prediction: what was read; not looked at where the image is not ``readable``.
+      label: ground truth.
+      policy: a key of ``POLICIES``, applied to both.
+      readable: whether the image could be decoded; if not, the word is an error.
+
+    Returns:
+      The outcome, or None where the policy leaves nothing of the label: there is nothing to read.
+
+    Raises:
+      ValueError: unknown policy.
+    """
+    target = normalize_text(label, policy)
+    if not target:
+        return None
+    guess = normalize_text(prediction, policy) if readable else ""
+    edits = Levenshtein.distance(guess, target)
+    return Outcome(guess == target, edit_similarity(guess, target), edits, len(target))
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """Sums over the words of one set, or of several.
@@ -81,6 +122,8 @@ class Score:
       similarity_squared: sum of its squares, for the standard error.
       unreadable: words among ``num_words`` whose image could not be decoded. They are errors.
       empty_labels: words left out, because the policy leaves nothing of their label.
+      edits: sum of the edit distances between normalised prediction and label.
+      characters: sum of the lengths of the normalised labels.
     """
 
     num_words: int = 0
@@ -89,6 +132,8 @@ class Score:
     similarity_squared: float = 0.0
     unreadable: int = 0
     empty_labels: int = 0
+    edits: int = 0
+    characters: int = 0
 
     def __add__(self, other: Score) -> Score:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -103,6 +148,15 @@ class Score:
     def one_minus_ned(self) -> float:
         """Mean ``edit_similarity``, in [0, 1]; NaN for no words."""
         return self.similarity / self.num_words if self.num_words else math.nan
+
+    @property
+    def character_accuracy(self) -> float:
+        """``1 - edits / characters`` over all labels together; NaN for no words.
+
+        Every character weighs the same, where 1-NED weighs every word the same. Below 0 where more
+        is read wrongly than there is.
+        """
+        return 1.0 - self.edits / self.characters if self.characters else math.nan
 
     @property
     def word_accuracy_stderr(self) -> float:
@@ -126,6 +180,7 @@ class Score:
             "one_minus_ned": percent(self.one_minus_ned),
             "word_accuracy_stderr": percent(self.word_accuracy_stderr),
             "one_minus_ned_stderr": percent(self.one_minus_ned_stderr),
+            "character_accuracy": percent(self.character_accuracy),
             "num_words": self.num_words,
             "num_correct": self.correct,
             "num_unreadable": self.unreadable,
@@ -170,27 +225,20 @@ def score_words(
             f"predictions ({len(predictions)}), labels ({len(labels)}) and readable"
             f" ({len(readable)}) must have the same length"
         )
-    correct = unreadable = empty = 0
-    similarities: list[float] = []
-    for prediction, label, has_image in zip(predictions, labels, readable, strict=True):
-        target = normalize_text(label, policy)
-        if not target:
-            empty += 1
-            continue
-        if not has_image:
-            unreadable += 1
-            similarities.append(0.0)
-            continue
-        guess = normalize_text(prediction, policy)
-        correct += guess == target
-        similarities.append(edit_similarity(guess, target))
+    triples = list(zip(predictions, labels, readable, strict=True))
+    judged = [judge_word(p, label, policy=policy, readable=ok) for p, label, ok in triples]
+    outcomes = [outcome for outcome in judged if outcome is not None]
+    similarities = [outcome.similarity for outcome in outcomes]
+    kept = zip(judged, readable, strict=True)
     return Score(
-        num_words=len(similarities),
-        correct=correct,
+        num_words=len(outcomes),
+        correct=sum(outcome.correct for outcome in outcomes),
         similarity=math.fsum(similarities),
         similarity_squared=math.fsum(value * value for value in similarities),
-        unreadable=unreadable,
-        empty_labels=empty,
+        unreadable=sum(outcome is not None and not ok for outcome, ok in kept),
+        empty_labels=len(judged) - len(outcomes),
+        edits=sum(outcome.edits for outcome in outcomes),
+        characters=sum(outcome.characters for outcome in outcomes),
     )
 
 

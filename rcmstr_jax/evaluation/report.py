@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: console table, results.json, results.md, predictions.jsonl."""
+"""What an evaluation leaves behind: tables, results.json, analysis.json, predictions.jsonl."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, analyse
 from rcmstr_jax.evaluation.metrics import POLICIES
 
-RESULTS_JSON, RESULTS_MD, PREDICTIONS = "results.json", "results.md", "predictions.jsonl"
+RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
+FLAG = " (!)"
 # The two initialisations that stand beside each other, as they are called in every table.
 INITIALISATIONS = ("random_init", "pretrained")
 COMPARED = (
@@ -46,7 +48,8 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
 
     for entry in results["sets"]:
-        rows.append(row(entry["name"], str(entry["num_words"]), entry))
+        flag = FLAG if entry["published_size"] is False else ""
+        rows.append(row(entry["name"] + flag, str(entry["num_words"]), entry))
     weighted, plain = results["weighted_mean"], results["plain_mean"]
     rows.append(row("mean, weighted by words", str(weighted["num_words"]), weighted))
     rows.append(row(f"mean, plain, of {plain['num_sets']} sets", "", plain))
@@ -78,6 +81,12 @@ def describe(results: Mapping[str, Any]) -> list[str]:
     train, counts = results["train"], results["train"]["labels"]
     available = "endless" if counts["available"] is None else f"{counts['available']} available"
     unseen = results["labels_outside_charset"]
+    odd = [entry["name"] for entry in results["sets"] if entry["published_size"] is False]
+    flagged = (
+        [f"{FLAG.strip()} {', '.join(odd)}: the name is known, this number of words is not."]
+        if odd
+        else []
+    )
     return [
         f"Protocol {results['protocol']}, decoder {results['decoder']},"
         f" {results['charset']} characters; encoder: {results['initialisation']}"
@@ -92,10 +101,33 @@ def describe(results: Mapping[str, Any]) -> list[str]:
         f" {unseen} scored words hold a character that the charset lacks; they count as they are.",
         "1-NED is the mean of 1 - edit distance / max(length of prediction, length of label)."
         " ± is one standard error over the words.",
+        *flagged,
     ]
 
 
-def results_markdown(results: Mapping[str, Any]) -> str:
+def bounds(interval: Sequence[float | None]) -> str:
+    """An interval in %: ``[40.10, 42.30]``; a dash where it is not known."""
+    low, high = interval
+    return "–" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+
+
+def interval_rows(intervals: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[Any]:
+    """The 95 % intervals of ``intervals.score_intervals`` as a table."""
+    rows = [("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")]
+    rows += [(name, *map(bounds, found.values())) for name, found in intervals.items()]
+    return rows
+
+
+def group_rows(title: str, groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of ``analysis.rows_by`` as a table."""
+    rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
+    for group in groups:
+        rates = (show(group["word_accuracy"]), show(group["one_minus_ned"]))
+        rows.append((str(group["group"]), str(group["num_words"]), *rates))
+    return rows
+
+
+def results_markdown(results: Mapping[str, Any], analysis: Mapping[str, Any] | None = None) -> str:
     """results.md: table, what it rests on, the other policies, command line, seed, time."""
     lines = ["# Evaluation", "", markdown_table(table_rows(results)), ""]
     lines += [f"{sentence}\n" for sentence in describe(results)]
@@ -106,6 +138,15 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         ned = show(score["one_minus_ned"], score["one_minus_ned_stderr"])
         rows.append((policy, accuracy, ned, str(score["num_words"])))
     lines += ["All words together, by case policy:", "", markdown_table(rows), ""]
+    if analysis is not None:
+        lines += ["Bootstrap over words:", "", markdown_table(interval_rows(analysis["intervals"]))]
+        for title, name in (("label length", "by_length"), ("in training words", "by_seen")):
+            if analysis[name]:
+                lines += ["", markdown_table(group_rows(title, analysis[name]))]
+        if analysis["calibration"]:
+            ece = analysis["calibration"]["ece"]
+            lines += ["", f"Expected calibration error of the word confidence: {ece:.2f} %."]
+        lines += [""]
     lines += [
         f"Command: `{results['command']}`",
         "",
@@ -117,17 +158,37 @@ def results_markdown(results: Mapping[str, Any]) -> str:
 
 
 def write_results(
-    workdir: str | Path, results: Mapping[str, Any], predictions: Iterable[Mapping[str, Any]]
+    workdir: str | Path,
+    results: Mapping[str, Any],
+    predictions: Iterable[Mapping[str, Any]],
+    training_words: Iterable[str] | None = None,
 ) -> None:
-    """Writes results.json, results.md and predictions.jsonl, which has one line per word."""
+    """Writes what a run found.
+
+    Args:
+      workdir: made where it is missing.
+      results: what ``run_evaluation`` returns: results.json and results.md.
+      predictions: one line per word: predictions.jsonl, and what it shows: analysis.json.
+      training_words: labels the recogniser was trained on: training_words.txt, each once.
+    """
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / RESULTS_JSON).write_text(text + "\n", encoding="utf-8")
-    (folder / RESULTS_MD).write_text(results_markdown(results), encoding="utf-8")
+    lines = list(predictions)
+    known = None if training_words is None else sorted(set(training_words))
+    analysis = analyse(lines, policy=results["policy"], training_words=known)
+    _write_json(folder / RESULTS_JSON, results)
+    _write_json(folder / ANALYSIS, analysis)
+    (folder / RESULTS_MD).write_text(results_markdown(results, analysis), encoding="utf-8")
     with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
-        for line in predictions:
+        for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    if known is not None:
+        (folder / TRAINING_WORDS).write_text("".join(f"{w}\n" for w in known), encoding="utf-8")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def compare(
@@ -206,3 +267,18 @@ def gain(before: Mapping[str, Any], after: Mapping[str, Any], field: str) -> str
         return "–"
     errors = [score[f"{field}_stderr"] or 0.0 for score in (before, after)]
     return f"{after[field] - before[field]:+.2f} ± {(errors[0] ** 2 + errors[1] ** 2) ** 0.5:.2f}"
+
+
+def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """``intervals.compare_predictions`` as a table: differences in points, second less first."""
+    header = ("set", "words", "only first right", "only second right", "metric", "first %")
+    rows: list[tuple[str, ...]] = [(*header, "second %", "difference", "95 % interval")]
+    names = {"word_accuracy": "word accuracy", "one_minus_ned": "1-NED"}
+    for name, found in comparison.items():
+        for metric, shown in (names | {"character_accuracy": "character accuracy"}).items():
+            score = found[metric]
+            counts = [str(found[c]) for c in ("num_words", "first_only", "second_only")]
+            first = (name, *counts) if metric == "word_accuracy" else ("", "", "", "")
+            rates = (show(score["first"]), show(score["second"]), f"{score['difference']:+.2f}")
+            rows.append((*first, shown, *rates, bounds(score["interval"])))
+    return rows

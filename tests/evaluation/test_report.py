@@ -52,7 +52,8 @@ def test_table_rows() -> None:
     assert rows[1][:4] == ("S0_2", "2", "2", "100.00 ± 0.00")
     assert rows[2][:4] == ("S1_2", "2", "1", "50.00 ± 35.36")
     # All of "symbols" is left out by the policy, and it enters no mean.
-    assert rows[3] == ("symbols", "0", "0", "–", "–", "0", "1")
+    # Its name is known, its size is not.
+    assert rows[3] == ("symbols (!)", "0", "0", "–", "–", "0", "1")
     assert rows[4][1:5] == ("4", "3", "75.00 ± 21.65", "75.00 ± 25.00")
     assert rows[5][0] == "mean, plain, of 2 sets" and rows[5][3].startswith("75.00")
     console = report.text_table(rows).splitlines()
@@ -62,12 +63,18 @@ def test_table_rows() -> None:
 
 def test_files(tmp_path: Path) -> None:
     found = results(["ab", "cd", "ef", "xx"])
-    report.write_results(tmp_path / "new", found, [{"set": "S", "label": "é"}])
+    line = {"set": "S0_2", "index": 0, "label": "é", "prediction": "e", "confidence": 0.75}
+    report.write_results(tmp_path / "new", found, [line], ["b", "e", "b"])
     assert json.loads((tmp_path / "new/results.json").read_text()) == found
     text = (tmp_path / "new/results.md").read_text()
     for part in ("S0_2", "case-insensitive", "lmdb:train", "--x=a|b", "Seed 7", "case_sensitive"):
         assert part in text
-    assert (tmp_path / "new/predictions.jsonl").read_text() == '{"set": "S", "label": "é"}\n'
+    for part in ("95 % interval", "in training words", "calibration error", "25.00 %"):
+        assert part in text
+    assert json.loads((tmp_path / "new/predictions.jsonl").read_text()) == line
+    assert (tmp_path / "new/training_words.txt").read_text() == "b\ne\n"
+    analysis = json.loads((tmp_path / "new/analysis.json").read_text())
+    assert analysis["by_seen"][0]["group"] == "seen"
 
 
 def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
