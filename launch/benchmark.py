@@ -1,0 +1,136 @@
+r"""Measures time, memory and operations of pretraining and of its parts.
+
+  python launch/benchmark.py --what=step|loss|sparse|views|pipeline|decode|all \
+    [--model=cnn --width=512 --batch=32 --queue=65536 --precision=float32 --rectifier] \
+    [--cases=NAME,...] [--repeats=5] [--out=FILE] [--baseline=FILE]
+
+Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
+file. Cases of a table run in turns in one process, after one run each that is not counted; peak
+memory is that of a process of its own. docs/performance.md says what the columns mean.
+
+Exit codes: 0 measured; 1 failed; 2 a mistake in the flags.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+if __name__ == "__main__":
+    # Before JAX is imported: the processes that measure memory load what this one compiles, so
+    # that the compiler's memory does not count.
+    _compiled = tempfile.TemporaryDirectory(prefix="rcmstr-benchmark-")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+from configs.pretrain import common  # noqa: E402
+from rcmstr_jax.benchmarking import report, suite  # noqa: E402
+from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings  # noqa: E402
+from rcmstr_jax.benchmarking.memory import run_for_peak  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
+from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+
+WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "all"], "What to measure.")
+MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")
+WIDTH = flags.DEFINE_integer("width", 512, "Output width of the CNN.")
+BATCH = flags.DEFINE_integer("batch", 32, "Words per step.")
+QUEUE = flags.DEFINE_integer("queue", 65_536, "Keys per queue.")
+CHUNK = flags.DEFINE_integer("chunk", None, "Queue entries at a time.", lower_bound=1)
+PRECISION = flags.DEFINE_enum("precision", "float32", list(DTYPES), "Arithmetic.")
+RECTIFIER = flags.DEFINE_boolean("rectifier", False, "Put the rectifier in front of the CNN.")
+RATIOS = flags.DEFINE_list("ratios", ["0.3", "0.5", "0.7", "0.9"], "Shares of hidden patches.")
+SOURCE = flags.DEFINE_string(
+    "source",
+    f"lmdb:{REPOSITORY.parent / 'shared' / 'real' / 'train'}",
+    "Real words for pipeline and decode; the default is left out where it is absent.",
+)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each case.", lower_bound=1)
+CASES = flags.DEFINE_list("cases", [], "Names of rows to measure; empty for all.")
+MEMORY = flags.DEFINE_boolean("memory", True, "Also measure peak memory, in further processes.")
+OUT = flags.DEFINE_string("out", None, "File of JSON lines to add to.")
+BASELINE = flags.DEFINE_string("baseline", None, "File of JSON lines to compare with.")
+PEAK_OF = flags.DEFINE_string("peak_of", None, "Run this one case and print its peak memory.")
+flags.mark_flag_as_required("what")
+
+
+def settings_from_flags() -> Settings:
+    """The flags as settings.
+
+    Raises:
+      ConfigError: naming the flag that cannot work.
+    """
+    present = SOURCE.present or Path(SOURCE.value.removeprefix("lmdb:")).exists()
+    try:
+        ratios = tuple(float(ratio) for ratio in RATIOS.value)
+    except ValueError as error:
+        raise ConfigError(f"--ratios={','.join(RATIOS.value)}: give numbers, 0.5,0.7") from error
+    try:
+        return Settings(
+            model=MODEL.value,
+            width=WIDTH.value,
+            batch=BATCH.value,
+            queue=QUEUE.value,
+            precision=PRECISION.value,
+            rectifier=RECTIFIER.value,
+            ratios=ratios,
+            source=SOURCE.value if present else "",
+        )
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+
+
+def peak_command(case: Case) -> list[str]:
+    """This command again, for the memory of one case."""
+    kept = [f"--what={case.what}", f"--peak_of={case.name}"]
+    return [sys.executable, *sys.argv, *kept]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures, prints and writes; returns the exit code."""
+    del argv
+    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    with one_line_errors(RuntimeError):
+        settings = settings_from_flags()
+        base = common.get_config()
+        if settings.model != "cnn":
+            common.use_vit(base)
+        if CHUNK.value is not None:
+            base.contrast.chunk = CHUNK.value
+        try:
+            baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
+            tables = {
+                what: suite.choose_cases(suite.find_cases(what, settings, base), CASES.value)
+                for what in (suite.WHAT if WHAT.value == "all" else (WHAT.value,))
+            }
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if PEAK_OF.value:
+            (case,) = (case for case in tables[WHAT.value] if case.name == PEAK_OF.value)
+            print(json.dumps(run_for_peak(case)))
+            return 0
+        for cases in tables.values():
+            rows = suite.measure(
+                cases,
+                settings,
+                repeats=REPEATS.value,
+                peak_command=peak_command if MEMORY.value else None,
+            )
+            print(f"\n{report.table(rows)}", flush=True)
+            if BASELINE.value:
+                print(f"\n{report.compare(rows, baseline)}", flush=True)
+            if OUT.value:
+                report.append_rows(Path(OUT.value), rows)
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

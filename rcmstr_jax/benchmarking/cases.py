@@ -1,0 +1,164 @@
+"""What is measured: cases by name, and the settings that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MODELS = ("cnn", "vit-tiny", "vit-small", "vit-base")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes of a measurement.
+
+    Attributes:
+      model: "cnn", "vit-tiny", "vit-small" or "vit-base".
+      width: output width of the CNN.
+      batch: words per step.
+      queue: keys per queue.
+      precision: arithmetic, "float32" or "bfloat16".
+      rectifier: whether the rectifier stands in front of the CNN.
+      ratios: shares of hidden patches, for the sparse encoder.
+      source: spec of real words for the input cases; empty leaves them out.
+
+    Raises:
+      ValueError: naming the field that cannot work, its value and the remedy.
+    """
+
+    model: str = "cnn"
+    width: int = 512
+    batch: int = 32
+    queue: int = 65_536
+    precision: str = "float32"
+    rectifier: bool = False
+    ratios: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name, known in (("model", MODELS), ("precision", tuple(DTYPES))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)}: use one of {', '.join(known)}")
+        for name, least in (("width", 16), ("batch", 2), ("queue", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
+        if self.width % 16:
+            raise ValueError(f"width={self.width}: give a multiple of 16")
+        if self.rectifier and self.model != "cnn":
+            raise ValueError(f"rectifier=True: it stands in front of the CNN, not of {self.model}")
+        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
+            raise ValueError(f"ratios={self.ratios}: give numbers between 0 and 1")
+
+    @property
+    def image_width(self) -> int:
+        """Pixels: what the encoder is made for."""
+        return 100 if self.model == "cnn" else 128
+
+    @property
+    def dtype(self) -> Any:
+        """The precision as a dtype."""
+        return DTYPES[self.precision]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A case that is ready to run.
+
+    Attributes:
+      run: one repetition; returns when it is done.
+      operations: of one repetition as XLA counts them: the body of a loop once.
+      matrix_operations: multiplications and additions of its matrix products and convolutions,
+        loops multiplied out; None where nothing is computed on a device.
+    """
+
+    run: Callable[[], Any]
+    operations: float | None = None
+    matrix_operations: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of a table.
+
+    Attributes:
+      what: the table.
+      name: of the row.
+      prepare: builds and compiles; called once, in the process that runs the case.
+      words: that one repetition handles, or None.
+      keys: further keys of the row.
+    """
+
+    what: str
+    name: str
+    prepare: Callable[[], Program]
+    words: int | None = None
+    keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def compiled_program(function: Any, *args: Any) -> Program:
+    """A jitted function with its arguments as a program.
+
+    Args:
+      function: with the `lower` method of `jax.jit`.
+      *args: what it is always called with.
+    """
+    program = function.lower(*args).compile()
+    return Program(
+        run=lambda: jax.block_until_ready(program(*args)),
+        operations=xla_operations(program),
+        matrix_operations=matrix_operations(function, *args),
+    )
+
+
+def xla_operations(program: Any) -> float | None:
+    """Floating-point operations of a compiled program, as XLA counts them."""
+    cost = program.cost_analysis()
+    if isinstance(cost, list):
+        cost = cost[0] if cost else None
+    return float(cost["flops"]) if cost and "flops" in cost else None
+
+
+def matrix_operations(function: Callable[..., Any], *args: Any) -> float:
+    """Operations of the matrix products and convolutions of a function, scans multiplied out.
+
+    XLA counts the body of a loop once and leaves out library calls; this counts what is asked for.
+    A product of (n, k) and (k, m) has 2nkm. Of a conditional the most expensive branch counts, of
+    a `while` of unknown length one turn.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> float:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        inner = math.prod(shape[axis] for axis in contracted)
+        return 2.0 * inner * math.prod(equation.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        out, kernel = equation.outvars[0].aval.shape, equation.invars[1].aval.shape
+        numbers = params["dimension_numbers"]
+        features = kernel[numbers.rhs_spec[0]]
+        return 2.0 * math.prod(out) * math.prod(kernel) / features / params["batch_group_count"]
+    inner_jaxprs = [
+        getattr(value, "jaxpr", value)
+        for param in params.values()
+        for value in (param if isinstance(param, tuple | list) else (param,))
+        if hasattr(getattr(value, "jaxpr", value), "eqns")
+    ]
+    counts = [_count(inner) for inner in inner_jaxprs]
+    if not counts:
+        return 0.0
+    if name == "cond":
+        return max(counts)
+    return sum(counts) * (params["length"] if name == "scan" else 1)

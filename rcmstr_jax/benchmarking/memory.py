@@ -1,0 +1,79 @@
+"""Peak memory of a case, in a process that does nothing else."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from rcmstr_jax.benchmarking.cases import Case
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def peak_in_fresh_process(command: Sequence[str]) -> dict[str, int | None]:
+    """Runs `command`, which prints what `run_for_peak` returns as its last line.
+
+    Raises:
+      RuntimeError: the process failed; with the end of what it said.
+    """
+    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"measuring memory with {' '.join(command)} failed ({done.returncode}): "
+            f"{done.stderr[-2000:]}"
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def run_for_peak(case: Case) -> dict[str, int | None]:
+    """Runs a case twice in this process.
+
+    Returns:
+      `peak_bytes`: on CPU the largest resident memory of the process, building the case included;
+      on an accelerator the device's. `extra_bytes`: what running the case took above what was held
+      before, arguments and compiled program; None where the system does not tell.
+    """
+    program = case.prepare()
+    device = jax.local_devices()[0].memory_stats()
+    if device:
+        before = device["bytes_in_use"]
+        program.run()
+        peak = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+        return {"peak_bytes": peak, "extra_bytes": peak - before}
+    peak_before = _resident_peak()
+    held = _forget_peak()
+    for _ in range(2):
+        program.run()
+    peak = _resident_peak()
+    return {
+        "peak_bytes": max(peak, peak_before),
+        "extra_bytes": None if held is None else peak - held,
+    }
+
+
+def _resident_peak() -> int:
+    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak() -> int | None:
+    """Lowers the mark of the largest resident memory to what is held now, and returns that."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:  # not Linux, or not allowed: the mark stays
+        return None
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int | None:
+    if not _STATUS.exists():
+        return None
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return None

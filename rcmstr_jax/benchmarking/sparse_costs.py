@@ -1,0 +1,136 @@
+"""What the masked encoder computes and moves, counted from the shapes of its layers.
+
+Nothing runs: the shapes are those that the encoder itself passes to its convolutions. Norms, pools
+and index tables are left out; they touch every value once or twice, a convolution hundreds of times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rcmstr_jax.models.layers import Conv
+from rcmstr_jax.models.resnet import ResNet
+from rcmstr_jax.ssl.masking import visible_count
+
+ROWS = 4  # patches of 8 x 4 pixels
+_BYTES = 4  # float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One convolution, for one image.
+
+    Attributes:
+      name: its path in the parameter tree.
+      kernel: height and width.
+      inputs: sites that are read.
+      outputs: sites that are computed.
+      channels: of an input site.
+      features: of an output site.
+      packed: whether its neighbours are gathered.
+    """
+
+    name: str
+    kernel: tuple[int, int]
+    inputs: int
+    outputs: int
+    channels: int
+    features: int
+    packed: bool
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of the forward pass; backward has twice as many."""
+        return 2 * self.outputs * math.prod(self.kernel) * self.channels * self.features
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the maps that the forward pass reads and writes.
+
+        A gather reads the neighbours of every site and writes them as rows of a matrix, which the
+        product reads again.
+        """
+        read = self.inputs * self.channels
+        if self.packed and self.kernel != (1, 1):
+            read = 3 * self.outputs * math.prod(self.kernel) * self.channels
+        return _BYTES * (read + self.outputs * self.features)
+
+
+def encoder_layers(
+    width: int = 512,
+    ratio: float = 0.0,
+    form: str = "dense",
+    *,
+    image_width: int = 100,
+    blocks: tuple[int, int, int, int] = (1, 2, 5, 3),
+) -> list[Layer]:
+    """The convolutions of the 29-layer ResNet as one image meets them.
+
+    Args:
+      width: of the encoder.
+      ratio: share of hidden patches.
+      form: "dense", "masked_dense" or "packed".
+      image_width: pixels.
+      blocks: residual blocks per stage.
+    """
+    grid = (ROWS, image_width // 4)
+    model = ResNet(width=width, blocks=blocks)
+    images = jnp.zeros((1, 32, image_width, 3))
+    options: dict[str, Any] = {}
+    if form != "dense":
+        visible = visible_count(grid, ratio, kind="patch")
+        hidden = (jnp.arange(math.prod(grid)) >= visible).reshape(1, *grid)
+        options = {"mask": hidden, "form": form, "visible_count": visible}
+    layers: list[Layer] = []
+
+    def note(call: Any, args: Sequence[Any], kwargs: Any, context: Any) -> Any:
+        result = call(*args, **kwargs)
+        conv = context.module
+        if isinstance(conv, Conv) and context.method_name == "__call__":
+            before, after = args[0].shape, result.shape
+            sites = (math.prod(before[1:-1]), math.prod(after[1:-1]))
+            packed = len(before) == 3
+            name = "/".join(conv.path)
+            layers.append(Layer(name, conv.kernel_size, *sites, before[-1], after[-1], packed))
+        return result
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), images, **options))
+    return layers
+
+
+def cost_table(width: int, ratios: Sequence[float], image_width: int = 100) -> list[list[str]]:
+    """Forward operations and bytes per image against the ratio; the first row is the header."""
+    dense = encoder_layers(width, image_width=image_width)
+    operations, moved = _sums(dense)
+    rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
+    rows.append(_row("0", "dense, masked_dense", dense, operations))
+    for ratio in ratios:
+        layers = encoder_layers(width, ratio, "packed", image_width=image_width)
+        rows.append(_row(f"{ratio:g}", "packed", layers, operations))
+    del moved
+    return rows
+
+
+def _sums(layers: Sequence[Layer]) -> tuple[int, int]:
+    return sum(layer.operations for layer in layers), sum(layer.bytes for layer in layers)
+
+
+def _row(ratio: str, form: str, layers: Sequence[Layer], dense: int) -> list[str]:
+    operations, moved = _sums(layers)
+    return [
+        ratio,
+        form,
+        str(sum(layer.outputs for layer in layers)),
+        f"{operations / 1e9:.2f}",
+        f"{operations / dense:.0%}",
+        f"{moved / 1e6:.1f}",
+        f"{operations / moved:.0f}",
+    ]

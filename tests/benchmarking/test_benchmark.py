@@ -1,0 +1,200 @@
+"""Measurements of tiny cases: their rows, their counts, and what a comparison says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.pretrain import common
+from rcmstr_jax.benchmarking import loss, pipeline, report, suite
+from rcmstr_jax.benchmarking.cases import Case, Program, Settings, matrix_operations
+from rcmstr_jax.benchmarking.memory import run_for_peak
+from rcmstr_jax.benchmarking.sparse import crossover
+from rcmstr_jax.ssl.objective import ContrastOptions
+
+TINY = Settings(width=16, batch=2, queue=64, ratios=(0.7,))
+NAMED = ["what", "case", "seconds", "spread", "words_per_second", "peak_bytes", "share_of_ceiling"]
+
+
+def measure(what: str, names: tuple[str, ...], settings: Settings = TINY) -> list[report.Row]:
+    cases = suite.choose_cases(suite.find_cases(what, settings, common.get_config()), names)
+    return suite.measure(cases, settings, repeats=1, peak_command=None)
+
+
+def test_matrix_operations_multiply_loops_out() -> None:
+    def products(x, kernel):
+        images = x.reshape(1, 4, 4, 2)
+        maps = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        total, _ = jax.lax.scan(lambda c, _: (c + jax.jit(jnp.matmul)(x, x.T), None), 0.0, length=3)
+        return maps.sum() + total.sum()
+
+    count = matrix_operations(products, jnp.ones((8, 4)), jnp.ones((3, 3, 2, 5)))
+    assert count == 2 * (4 * 4) * (3 * 3 * 2) * 5 + 3 * 2 * 8 * 4 * 8
+
+
+def test_rows_have_the_keys_in_order_and_are_json() -> None:
+    rows = measure("loss", ())
+    assert [row["case"] for row in rows] == ["streamed", "naive", "matrix products"]
+    for row in rows:
+        assert list(json.loads(json.dumps(row)))[: len(NAMED)] == NAMED == list(report.KEYS)
+        assert row["seconds"] > 0 and row["spread"] == 0 and row["share_of_ceiling"] > 0
+        assert row["words_per_second"] == pytest.approx(2 / row["seconds"])
+    assert "streamed" in report.table(rows)
+
+
+def test_sparse_rows_name_form_and_ratio() -> None:
+    (row,) = measure("sparse", ("packed 0.7",))
+    assert (row["what"], row["form"], row["ratio"]) == ("sparse", "packed", 0.7)
+    assert row["matrix_operations"] > 0
+
+
+def test_the_naive_loss_is_the_streamed_one() -> None:
+    options = ContrastOptions(chunk=24)
+    inputs = loss.draw_inputs(TINY, options)
+    streamed = jax.jit(loss.loss_function(options))(inputs)
+    naive = jax.jit(loss.loss_function(options, loss.naive_terms))(inputs)
+    np.testing.assert_allclose(streamed[0], naive[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), streamed[1], naive[1])
+
+
+def test_a_batch_of_64_has_6272_queries() -> None:
+    assert loss.query_count(Settings(batch=64, queue=65_536)) == 6272
+
+
+def test_the_floor_has_five_products_per_query_and_key() -> None:
+    options = ContrastOptions(chunk=24, pairs=())
+    inputs = loss.draw_inputs(TINY, options)
+    # Rows of queries (two views) take three products, rows of keys two.
+    expected = sum(
+        2 * 128 * len(inputs.before[name]) * 2 * count * (2 * 3 + 2)
+        for name, count in (("frame", 26), ("subword", 4), ("word", 1))
+    )
+    reads = 2 * sum(
+        len(inputs.before[name]) * 2 * count * (2 + 2)
+        for name, count in (("frame", 26), ("subword", 4), ("word", 1))
+    )
+    assert matrix_operations(loss.matrix_products(options), inputs) == expected + reads
+
+
+def test_decoding_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "WORDS", 8)
+    (row,) = measure("decode", ())
+    assert row["case"] == "rendered" and row["words_per_second"] == pytest.approx(
+        8 / row["seconds"]
+    )
+    assert row["share_of_ceiling"] is None
+
+
+def test_extra_memory_is_what_a_run_takes() -> None:
+    held = []
+
+    def run() -> None:
+        held.append(np.ones(50_000_000 // 8))
+        held.clear()
+
+    measured = run_for_peak(Case("test", "fifty megabytes", lambda: Program(run)))
+    assert measured["peak_bytes"] > 50_000_000
+    if measured["extra_bytes"] is not None:
+        assert 45_000_000 < measured["extra_bytes"] < 60_000_000
+
+
+def row(case: str, seconds: float, peak: int | None = 100, **changes: object) -> report.Row:
+    base = dict.fromkeys((*report.KEYS, *report.IDENTITY))
+    values = {"what": "loss", "case": case, "seconds": seconds, "spread": 0.1, "peak_bytes": peak}
+    return {**base, **values, **changes}
+
+
+def test_comparison_names_what_changed() -> None:
+    before = [row("a", 2.0), row("b", 1.0), row("c", 1.0, width=64), row("d", 1.0), row("e", 1.0)]
+    after = [row("a", 1.0), row("b", 1.05), row("c", 1.0, width=512), row("e", 2.0, 150)]
+    assert report.compare(after, before).splitlines() == [
+        "loss a: 2 s -> 1 s, 2.00 times as fast",
+        "loss b: 1 s -> 1.05 s, unchanged",
+        "loss c: not in the baseline at these settings",
+        "loss e: 1 s -> 2 s, 2.00 times as slow, 1.50 times the memory",
+        "loss c: in the baseline alone",
+        "loss d: in the baseline alone",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), ("no json\n", "line 1 is no JSON"), ('{"what": "loss"}\n', "lacks")],
+)
+def test_a_bad_baseline_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "baseline.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        report.read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 40}, "width=40: give a multiple of 16"),
+        ({"batch": 1}, "batch=1: give at least 2"),
+        ({"model": "resnet"}, "model=resnet: use one of cnn"),
+        ({"precision": "float16"}, "precision=float16: use one of"),
+        ({"ratios": (0.5, 1.5)}, "ratios=.*between 0 and 1"),
+        ({"model": "vit-tiny", "rectifier": True}, "rectifier=True"),
+    ],
+)
+def test_settings_name_what_cannot_work(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_unknown_tables_and_cases_are_named() -> None:
+    config = common.get_config()
+    with pytest.raises(ValueError, match="--what=speed is unknown"):
+        suite.find_cases("speed", TINY, config)
+    with pytest.raises(ValueError, match="--what=sparse is about the CNN"):
+        suite.find_cases("sparse", Settings(model="vit-tiny"), config)
+    with pytest.raises(ValueError, match="--cases: there is no 'fast'; known are streamed"):
+        suite.choose_cases(suite.find_cases("loss", TINY, config), ("fast",))
+
+
+def test_crossover_is_the_largest_share_at_which_packed_wins() -> None:
+    times = {0.9: (1, 5), 0.7: (2, 5), 0.5: (6, 5), 0.3: (4, 5)}
+    rows = [
+        {"form": form, "ratio": ratio, "width": 64, "seconds": seconds}
+        for ratio, pair in times.items()
+        for form, seconds in zip(("packed", "masked_dense"), pair, strict=True)
+    ]
+    assert crossover(rows) == {64: 0.3}
+
+
+@pytest.mark.slow
+def test_the_command_measures_memory_writes_and_compares(repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    out.write_text(json.dumps(row("streamed", 1.0)) + "\n")
+    done = subprocess.run(
+        [sys.executable, "launch/benchmark.py", "--what=loss", "--batch=2", "--queue=64"]
+        + ["--cases=streamed", "--repeats=1", f"--out={out}", f"--baseline={out}"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loss streamed: not in the baseline at these settings" in done.stdout
+    written = json.loads(out.read_text().splitlines()[1])
+    assert written["peak_bytes"] > 50_000_000 and written["width"] == 512
+
+
+@pytest.mark.slow
+def test_the_command_answers_a_mistake_in_one_line(repository: Path) -> None:
+    command = [sys.executable, "launch/benchmark.py", "--what=loss", "--width=40"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: --width=40: give a multiple of 16"
