@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 # For every platform: encoder width -> the largest share of visible patches at which the packed form
 # was at least as fast as the masked-dense one, forward and backward, 32 x 100 pixels.
-# `rcmstr_jax.evaluation.benchmark_sparse.crossover` computes an entry from measured rows. Platforms
-# that are not listed take the masked-dense form.
+# `rcmstr_jax.benchmarking.sparse.crossover` computes an entry from the rows that
+# `launch/benchmark.py --what=sparse` writes. Platforms that are not listed take the masked-dense
+# form.
 PACKED_UP_TO: Mapping[str, Mapping[int, float]] = {
     "cpu": {64: 0.7, 512: 0.6},
 }
