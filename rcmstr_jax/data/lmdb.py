@@ -18,7 +18,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from rcmstr_jax.data.records import BadRecord, Record, check_index
+from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index
 
 _log = logging.getLogger(__name__)
 # LMDB refuses to open a file twice in one process, so all sources of a process share these:
@@ -65,6 +65,7 @@ class LmdbSource:
         self._pid = -1
         self._env: lmdb.Environment | None = None
         self._numbers: np.ndarray | None = None
+        self._size = 0  # until it has been opened
         self._size = self._count_records()
         self.labelled = labels and self._has_labels()
         if max_length is not None:
@@ -97,7 +98,16 @@ class LmdbSource:
 
     def _environment(self) -> lmdb.Environment:
         if self._env is None or self._pid != os.getpid():
-            self._env = _open_once(self.path)
+            try:
+                self._env = _open_once(self.path)
+            except ValueError as error:
+                if not self._size:
+                    raise
+                raise DataLost(
+                    f"{self.name} was there when the run began and cannot be opened any more: "
+                    f"{error}. Put the same LMDB back and run the same command again; it "
+                    "continues from the newest checkpoint"
+                ) from error
             self._pid = os.getpid()
         return self._env
 

@@ -13,7 +13,7 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.data.faults import Fault, fault_of
 from rcmstr_jax.data.mixture import shuffled_index
-from rcmstr_jax.data.records import BadRecord, RecordSource, is_endless
+from rcmstr_jax.data.records import BadRecord, DataLost, RecordSource, is_endless
 
 # So many unusable records in a row mean that the set is broken, not that some records are.
 MAX_FAULTS_IN_A_ROW = 500
@@ -173,9 +173,10 @@ class TrainLoader:
             # The rows of a cache were named when it was built.
             if isinstance(self._reader, RecordReader):
                 faults.append(fault)
-        raise ValueError(
+        raise DataLost(
             f"source {self._reader.name!r}: {tried + 1} records in a row cannot be used, the last "
-            f"because of: {fault.reason}; check the set"  # type: ignore[union-attr]
+            f"because of: {fault.reason}; check that the set is there and whole "  # type: ignore[union-attr]
+            "(faults.json in the workdir names records), then run the same command again"
         )
 
 

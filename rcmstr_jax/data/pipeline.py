@@ -24,7 +24,7 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.decode import prepare_process
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.loaders import CachedReader, EvalLoader, Notes, RecordReader, TrainLoader
-from rcmstr_jax.data.records import RecordSource, filtered_counts, is_endless
+from rcmstr_jax.data.records import DataLost, RecordSource, filtered_counts, is_endless
 
 Batch = dict[str, Any]
 _T = TypeVar("_T")
@@ -57,7 +57,17 @@ class BatchIterator(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        batch = dict(next(self._batches))
+        try:
+            batch = dict(next(self._batches))
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):  # Grain has no type for it
+                raise
+            raise DataLost(
+                f"a data.workers process died ({error}): -7 means that a file of the data shrank "
+                "while it was read, -9 that memory ran out. Restore the file, or lower "
+                "data.workers, and run the same command again; it continues from the newest "
+                "checkpoint"
+            ) from error
         self.waited += time.perf_counter() - start
         notes: Notes = batch.pop(_NOTES)
         if notes.texts is not None:

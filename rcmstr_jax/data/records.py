@@ -57,6 +57,10 @@ class BadRecord(ValueError):
         return (_rebuild_bad_record, (type(self), self.reason, self.detail, self.source, self.key))
 
 
+class DataLost(ValueError):
+    """Data that could be read when a run began, and no longer can; the message is for its user."""
+
+
 def _rebuild_bad_record(
     kind: type[BadRecord], reason: str, detail: str, source: str | None, key: str | None
 ) -> BadRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import runpy
 import sys
@@ -12,9 +13,13 @@ from typing import Any
 
 from absl import flags
 
+from rcmstr_jax.data.records import DataLost
 from rcmstr_jax.training.checkpoint import CheckpointError, CheckpointMismatch
 from rcmstr_jax.training.config_check import ConfigError, closest, flatten
 from rcmstr_jax.training.interrupts import EXIT_CONFIG, EXIT_FAILED
+
+# Full, over quota, larger than a file may be, or read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def _load(spec: str) -> Any:
@@ -81,13 +86,22 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
         yield
     except (ConfigError, CheckpointMismatch, flags.Error) as error:
         _fail(error, EXIT_CONFIG)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _fail(
+            f"{error.filename or 'the disk of the workdir'} cannot be written: {error.strerror}. "
+            "Make room or make it writable, then run the same command again; it continues from "
+            "the newest checkpoint",
+            EXIT_FAILED,
+        )
     except Exception as error:
-        if not isinstance(error, (CheckpointError, *others)):
+        if not isinstance(error, (CheckpointError, DataLost, *others)):
             raise
         _fail(error, EXIT_FAILED)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> None:
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
     sys.exit(code)
 
