@@ -4,6 +4,9 @@ r"""Measures time, memory and operations of pretraining and of its parts.
     [--model=cnn --width=512 --batch=32 --queue=65536 --precision=float32 --rectifier] \
     [--cases=NAME,...] [--repeats=5] [--out=FILE] [--baseline=FILE]
 
+--what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
+anew from what was measured, and writes it to rcmstr_jax/models/forms.json.
+
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
 memory is that of a process of its own. docs/performance.md says what the columns mean.
@@ -33,9 +36,10 @@ if __name__ == "__main__":
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from configs.pretrain import common  # noqa: E402
-from rcmstr_jax.benchmarking import report, suite  # noqa: E402
+from rcmstr_jax.benchmarking import report, sparse, suite  # noqa: E402
 from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings  # noqa: E402
 from rcmstr_jax.benchmarking.memory import run_for_peak  # noqa: E402
+from rcmstr_jax.models.forms import measured_table  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
 from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
 
@@ -58,6 +62,7 @@ CASES = flags.DEFINE_list("cases", [], "Names of rows to measure; empty for all.
 MEMORY = flags.DEFINE_boolean("memory", True, "Also measure peak memory, in further processes.")
 OUT = flags.DEFINE_string("out", None, "File of JSON lines to add to.")
 BASELINE = flags.DEFINE_string("baseline", None, "File of JSON lines to compare with.")
+UPDATE_TABLE = flags.DEFINE_boolean("update_table", False, "Choose anew what auto takes (sparse).")
 PEAK_OF = flags.DEFINE_string("peak_of", None, "Run this one case and print its peak memory.")
 flags.mark_flag_as_required("what")
 
@@ -125,6 +130,11 @@ def main(argv: Sequence[str]) -> int:
                 peak_command=peak_command if MEMORY.value else None,
             )
             print(f"\n{report.table(rows)}", flush=True)
+            if rows and rows[0]["what"] == "sparse" and not CASES.value:
+                if UPDATE_TABLE.value:
+                    sparse.update_table(rows)
+                    measured_table.cache_clear()
+                print("\n".join(sparse.describe_choice(rows)), flush=True)
             if BASELINE.value:
                 print(f"\n{report.compare(rows, baseline)}", flush=True)
             if OUT.value:

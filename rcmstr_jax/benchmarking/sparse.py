@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings, compiled_program
+from rcmstr_jax.benchmarking.report import Row
+from rcmstr_jax.models.forms import PATH, Table, choose_form
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 
@@ -81,20 +85,67 @@ def _variables(model: ResNet, images: Any) -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def crossover(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
-    """Per width the largest share of visible patches at which packed is at least as fast.
+def crossover(rows: Iterable[Row]) -> dict[int, float]:
+    """Per width the share of visible patches up to which "auto" should take the packed form.
 
-    This is one platform's entry of `rcmstr_jax.models.forms.PACKED_UP_TO`.
+    Of all thresholds the one whose slowest choice, relative to the better form, is the fastest;
+    of equal ones the largest. Beyond the threshold, up to the next measured share, "auto" is dense.
     """
-    rows = list(rows)
     found: dict[int, float] = {}
-    for width in sorted({row["width"] for row in rows}):
-        times = {
-            (row["form"], row["ratio"]): row["seconds"] for row in rows if row["width"] == width
-        }
-        found[width] = 0.0
-        for ratio in sorted({ratio for _, ratio in times}, reverse=True):
-            if times["packed", ratio] > times["masked_dense", ratio]:
-                break
-            found[width] = round(1 - ratio, 6)
+    for width, times in _times(rows).items():
+        shares = [0.0, *sorted(times)]
+        found[width] = max(shares, key=lambda limit: (-_worst_choice(times, limit), limit))
     return found
+
+
+def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str]:
+    """What "auto" takes at every measured point, and what that costs.
+
+    Args:
+        rows: of one platform, with both masked forms.
+        table: as `models.forms.choose_form` takes it.
+    """
+    lines = []
+    rows = [row for row in rows if row["what"] == "sparse"]
+    for width, times in _times(rows).items():
+        for share, seconds in sorted(times.items(), reverse=True):
+            form = choose_form(rows[0]["platform"], width, share, table)
+            excess = seconds[form] / min(seconds.values()) - 1
+            gain = seconds["masked_dense"] / seconds["packed"]
+            lines.append(
+                f"width {width}, {1 - share:.0%} hidden: packed is {gain:.2f} times as fast as "
+                f"masked_dense; auto takes {form}, {excess:.0%} slower than the better one"
+            )
+    return lines
+
+
+def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
+    """Writes the thresholds of the measured widths into the table that "auto" reads."""
+    rows = list(rows)
+    table = json.loads(path.read_text(encoding="utf-8"))
+    widths = table.setdefault(rows[0]["platform"], {})
+    widths.update({str(width): share for width, share in crossover(rows).items()})
+    ordered = {name: dict(sorted(of.items(), key=_as_number)) for name, of in table.items()}
+    path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+def _as_number(item: tuple[str, float]) -> int:
+    return int(item[0])
+
+
+def _times(rows: Iterable[Row]) -> dict[int, dict[float, dict[str, float]]]:
+    """{width: {share of visible patches: {form: seconds}}} of the masked forms."""
+    times: dict[int, dict[float, dict[str, float]]] = {}
+    for row in rows:
+        if row["form"] != "dense":
+            of_width = times.setdefault(row["width"], {})
+            of_width.setdefault(round(1 - row["ratio"], 6), {})[row["form"]] = row["seconds"]
+    return times
+
+
+def _worst_choice(times: dict[float, dict[str, float]], limit: float) -> float:
+    """Largest time relative to the better form's, if packed is taken up to this share."""
+    return max(
+        seconds["packed" if share <= limit else "masked_dense"] / min(seconds.values())
+        for share, seconds in times.items()
+    )

@@ -1,35 +1,43 @@
-"""Which form of the masked pass is the faster one here: a small table of measurements."""
+"""Which form of the masked pass is the faster one here: a small table of measurements.
+
+`forms.json` holds it: for every platform, encoder width -> the largest share of visible patches up
+to which the packed form is taken. `launch/benchmark.py --what=sparse --update_table` measures its
+entries again. Platforms that are not listed take the masked-dense form.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
-# For every platform: encoder width -> the largest share of visible patches at which the packed form
-# was at least as fast as the masked-dense one, forward and backward, 32 x 100 pixels.
-# `rcmstr_jax.benchmarking.sparse.crossover` computes an entry from the rows that
-# `launch/benchmark.py --what=sparse` writes. Platforms that are not listed take the masked-dense
-# form.
-PACKED_UP_TO: Mapping[str, Mapping[int, float]] = {
-    "cpu": {64: 0.7, 512: 0.6},
-}
+PATH = Path(__file__).with_suffix(".json")
+Table = Mapping[str, Mapping[int, float]]
 
 
-def choose_form(
-    platform: str,
-    width: int,
-    visible_share: float,
-    table: Mapping[str, Mapping[int, float]] = PACKED_UP_TO,
-) -> str:
+@cache
+def measured_table() -> Table:
+    """The table of `forms.json`."""
+    table = json.loads(PATH.read_text(encoding="utf-8"))
+    return {
+        platform: {int(width): share for width, share in widths.items()}
+        for platform, widths in table.items()
+    }
+
+
+def choose_form(platform: str, width: int, visible_share: float, table: Table | None = None) -> str:
     """ "packed" or "masked_dense", whichever the table says is faster.
 
     Args:
         platform: as `jax.default_backend()` names it.
         width: width of the encoder; the nearest measured one decides.
         visible_share: visible patches divided by all patches.
-        table: measurements, see `PACKED_UP_TO`.
+        table: measurements; those of `forms.json` by default.
     """
-    measured = table.get(platform)
+    measured = (measured_table() if table is None else table).get(platform)
     if not measured:
         return "masked_dense"
     nearest = min(measured, key=lambda known: (max(known, width) / min(known, width), known))
-    return "packed" if visible_share <= measured[nearest] else "masked_dense"
+    # Shares are counts of patches: half of one in a hundred stands for rounding.
+    return "packed" if visible_share <= measured[nearest] + 0.005 else "masked_dense"

@@ -16,7 +16,6 @@ from configs.pretrain import common
 from rcmstr_jax.benchmarking import loss, pipeline, report, suite
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings, matrix_operations
 from rcmstr_jax.benchmarking.memory import run_for_peak
-from rcmstr_jax.benchmarking.sparse import crossover
 from rcmstr_jax.ssl.objective import ContrastOptions
 
 TINY = Settings(width=16, batch=2, queue=64, ratios=(0.7,))
@@ -162,16 +161,6 @@ def test_unknown_tables_and_cases_are_named() -> None:
         suite.find_cases("sparse", Settings(model="vit-tiny"), config)
     with pytest.raises(ValueError, match="--cases: there is no 'fast'; known are streamed"):
         suite.choose_cases(suite.find_cases("loss", TINY, config), ("fast",))
-
-
-def test_crossover_is_the_largest_share_at_which_packed_wins() -> None:
-    times = {0.9: (1, 5), 0.7: (2, 5), 0.5: (6, 5), 0.3: (4, 5)}
-    rows = [
-        {"form": form, "ratio": ratio, "width": 64, "seconds": seconds}
-        for ratio, pair in times.items()
-        for form, seconds in zip(("packed", "masked_dense"), pair, strict=True)
-    ]
-    assert crossover(rows) == {64: 0.3}
 
 
 @pytest.mark.slow
