@@ -14,7 +14,7 @@ from rcmstr_jax.models.layers import BatchNorm, Conv, keep_active, max_pool
 from rcmstr_jax.models.packed import pack, unpack
 from rcmstr_jax.models.sites import Pair, Sites
 
-FORMS = ("masked_dense", "packed", "auto")
+FORMS = ("masked_dense", "packed", "auto", "dense")
 TALL = {"strides": (2, 1), "padding": (0, 1)}  # halves the height, keeps the columns (plus one)
 
 
@@ -75,14 +75,16 @@ class ResNet(nn.Module):
                 ones move only where the caller makes `batch_stats` mutable.
             mask: hidden patches (True = hidden), a grid that divides height and width; None encodes
                 the whole image. What lies under hidden patches has no influence.
-            form: how a masked image is computed: "masked_dense", "packed" or "auto". The numbers
-                are the same.
+            form: how a masked image is computed: "masked_dense", "packed" or "auto", whose numbers
+                are the same, or "dense", the ablation without sparsity: hidden patches are filled
+                with 0 (grey) and every layer computes everywhere, so that the mask's outline leaks.
             visible_count: number of visible patches in every image of the mask; static. The packed
                 form needs it, "auto" stays with "masked_dense" without it.
 
         Returns:
             The feature map, (batch, height / 32, W/4 + 1, width) with zero where everything is
-            hidden, and which frames are active, (batch, frames), None without a mask.
+            hidden, and which frames are active, (batch, frames), None without a mask. In the
+            "dense" form every frame is.
 
         Raises:
             ValueError: width, image size, mask or form do not fit.
@@ -110,6 +112,8 @@ class ResNet(nn.Module):
             else:
                 sites = Sites.from_patches(mask, size)
                 images = keep_active(images, sites)
+            if form == "dense":
+                sites = None
 
         x = self._conv(images, sites, "0_1", self.width // 16, train)
         x = self._conv(x, sites, "0_2", self.width // 8, train)
@@ -125,7 +129,8 @@ class ResNet(nn.Module):
         x = self._conv(x, sites, "4_2", self.width, train, kernel_size=(2, 2), padding=(0, 0))
         sites = sites and sites.through((2, 2))
         if sites is None:
-            return x, None
+            everywhere = jnp.ones((x.shape[0], x.shape[2]), bool)
+            return x, None if mask is None else everywhere
         if sites.packed:
             x = unpack(x, sites)
         return x, jnp.any(sites.active, axis=1)

@@ -148,6 +148,7 @@ def _config(fixture: Fixture, subwords: int, blocks: int, **contrast: Any) -> Co
             "rearrange": {"enabled": True, "group": GROUP, "blocks": blocks},
             "mim": {"enabled": False},
             "key_norm": "local",
+            "accumulation": 1,
         }
     )
 
