@@ -1,4 +1,4 @@
-"""Benchmark sets of scene text recognition, and the sizes under which they are published.
+"""Benchmark sets of scene text recognition: their names, subsets, sizes and filtering rules.
 
 Scores are comparable only on the same subset, and one name is used for several (IC13 has 857,
 1015 or 1095 words), so a set is identified by its name and its size (method section 8).
@@ -13,15 +13,60 @@ from pathlib import Path
 
 from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
 
-# Published sizes; an empty tuple: any size is accepted, the set has no fixed subset here.
-ACCEPTED_SIZES: dict[str, tuple[int, ...]] = {
-    "IIIT5K": (3000,),
-    "IC03": (860, 867, 1107),
-    "IC13": (857, 1015, 1095),
-    "SVT": (647,),
-    "IC15": (1811, 2077),
-    "SVTP": (645,),
-    "CUTE80": (288,),
+# Which labels of a test split enter a subset.
+RULES: dict[str, str] = {
+    "all": "every word",
+    "alphanumeric": "words of letters and digits only",
+    "alphanumeric3": "words of letters and digits only, three characters or more",
+}
+
+
+def passes(rule: str, text: str) -> bool:
+    """Whether a label belongs to the subset that a rule of ``RULES`` makes.
+
+    Letters and digits are the ASCII ones: the rules are those of the Latin benchmarks.
+
+    Raises:
+        ValueError: unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"filter={rule!r} is unknown: choose one of {', '.join(RULES)}")
+    if rule == "all":
+        return True
+    return text.isascii() and text.isalnum() and (rule == "alphanumeric" or len(text) >= 3)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A published subset of a set's test split.
+
+    Attributes:
+        size: number of words.
+        rule: the key of ``RULES`` that gives it, or None where it was chosen by hand.
+        note: what else is known about it; may be empty.
+    """
+
+    size: int
+    rule: str | None = "all"
+    note: str = ""
+
+
+# All are test splits. An empty tuple: any size is accepted, the set has no fixed subset here.
+REGISTRY: dict[str, tuple[Subset, ...]] = {
+    "IIIT5K": (Subset(3000),),
+    "IC03": (
+        Subset(860, None, "the 867 less seven words"),
+        Subset(867, "alphanumeric3"),
+        Subset(1107),
+    ),
+    "IC13": (Subset(857, "alphanumeric3"), Subset(1015, "alphanumeric"), Subset(1095)),
+    "SVT": (Subset(647),),
+    "IC15": (
+        Subset(1811, None, "letters and digits only, less the extremely warped"),
+        Subset(2077),
+    ),
+    "SVTP": (Subset(645),),
+    "CUTE80": (Subset(288),),
     "COCO-Text": (),
     "CTW": (),
     "Total-Text": (),
@@ -29,6 +74,11 @@ ACCEPTED_SIZES: dict[str, tuple[int, ...]] = {
     "WOST": (),
     "Union14M-Benchmark": (),
 }
+ACCEPTED_SIZES: dict[str, tuple[int, ...]] = {
+    name: tuple(subset.size for subset in subsets) for name, subsets in REGISTRY.items()
+}
+# Sets that come as a folder of parts, each of them scored by itself.
+_IN_PARTS = ("Union14M-Benchmark",)
 # Other spellings in use, reduced to lower-case letters and digits.
 _ALIASES = {
     "iiit5k": "IIIT5K",
@@ -48,6 +98,7 @@ _ALIASES = {
     "ctw1500": "CTW",
     "totaltext": "Total-Text",
     "union14m": "Union14M-Benchmark",
+    "union14mbenchmarks": "Union14M-Benchmark",
 }
 
 
@@ -60,12 +111,14 @@ class Benchmark:
         path: its LMDB.
         size: number of words it declares.
         accepted: whether the size is a published one; None if the name or its sizes are unknown.
+        fault: why it cannot be scored (empty, foreign or truncated); "" if it can.
     """
 
     name: str
     path: Path
     size: int
     accepted: bool | None
+    fault: str = ""
 
 
 def registered_name(folder: str) -> str | None:
@@ -89,22 +142,17 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
 
     Returns:
         Benchmarks in the order of the registry, unknown ones after them by name. A set of an
-        unknown name is scored under its path below the root.
+        unknown name is scored under its path below the root. One of which nothing can be read
+        says so in ``fault``: it shall stand in the table, and not stop the others.
 
     Raises:
-        ValueError: no LMDB there, or one that is foreign or empty; or two sets of one name.
+        ValueError: no LMDB there, or none that can be read; or two sets of one name.
     """
     root = Path(root)
-    found: list[Benchmark] = []
-    for path in find_lmdbs(root):
-        size = len(LmdbSource(path, labels=False))
-        below = path.relative_to(root).as_posix() if path != root else path.name
-        name = registered_name(path.name)
-        if name is None:
-            found.append(Benchmark(below, path, size, None))
-        else:
-            sizes = ACCEPTED_SIZES[name]
-            found.append(Benchmark(f"{name}_{size}", path, size, size in sizes if sizes else None))
+    found = [_identify(path, root) for path in find_lmdbs(root)]
+    if all(benchmark.fault for benchmark in found):
+        faults = "; ".join(benchmark.fault for benchmark in found[:3])
+        raise ValueError(f"no LMDB under {root} can be scored ({len(found)} found): {faults}")
     names = [benchmark.name for benchmark in found]
     for benchmark in found:
         if names.count(benchmark.name) > 1:
@@ -114,9 +162,29 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
                 "score them one at a time, or rename one"
             )
     order = list(ACCEPTED_SIZES)
-    return sorted(found, key=lambda found_one: (_rank(found_one, order), found_one.name))
+    return sorted(found, key=lambda one: (_rank(one.path, order), one.name))
 
 
-def _rank(benchmark: Benchmark, order: list[str]) -> int:
-    name = registered_name(benchmark.path.name)
-    return order.index(name) if name is not None else len(order)
+def _identify(path: Path, root: Path) -> Benchmark:
+    """The set at a path: by its registered name and size, or its path below the root."""
+    size, fault = 0, ""
+    try:
+        size = len(LmdbSource(path, labels=False))
+    except ValueError as error:
+        fault = str(error)
+    below = path.relative_to(root).as_posix() if path != root else path.name
+    whole = registered_name(path.parent.name)
+    if whole in _IN_PARTS:
+        return Benchmark(f"{whole}/{path.name}", path, size, None, fault)
+    name = registered_name(path.name)
+    if name is None or fault:
+        return Benchmark(below, path, size, None, fault)
+    sizes = ACCEPTED_SIZES[name]
+    return Benchmark(f"{name}_{size}", path, size, size in sizes if sizes else None)
+
+
+def _rank(path: Path, order: list[str]) -> int:
+    for name in (registered_name(path.name), registered_name(path.parent.name)):
+        if name is not None:
+            return order.index(name)
+    return len(order)

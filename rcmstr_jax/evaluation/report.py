@@ -48,7 +48,7 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
 
     for entry in results["sets"]:
-        flag = FLAG if entry["published_size"] is False else ""
+        flag = FLAG if entry["published_size"] is False or _is_empty(entry) else ""
         rows.append(row(entry["name"] + flag, str(entry["num_words"]), entry))
     weighted, plain = results["weighted_mean"], results["plain_mean"]
     rows.append(row("mean, weighted by words", str(weighted["num_words"]), weighted))
@@ -81,12 +81,14 @@ def describe(results: Mapping[str, Any]) -> list[str]:
     train, counts = results["train"], results["train"]["labels"]
     available = "endless" if counts["available"] is None else f"{counts['available']} available"
     unseen = results["labels_outside_charset"]
-    odd = [entry["name"] for entry in results["sets"] if entry["published_size"] is False]
-    flagged = (
-        [f"{FLAG.strip()} {', '.join(odd)}: the name is known, this number of words is not."]
-        if odd
-        else []
-    )
+    flags = {
+        "the name is known, this number of words is not": [
+            e["name"] for e in results["sets"] if e["published_size"] is False
+        ],
+        "nothing in it can be read, faults.json says why": [
+            e["name"] for e in results["sets"] if _is_empty(e)
+        ],
+    }
     return [
         f"Protocol {results['protocol']}, decoder {results['decoder']},"
         f" {results['charset']} characters; encoder: {results['initialisation']}"
@@ -101,7 +103,7 @@ def describe(results: Mapping[str, Any]) -> list[str]:
         f" {unseen} scored words hold a character that the charset lacks; they count as they are.",
         "1-NED is the mean of 1 - edit distance / max(length of prediction, length of label)."
         " ± is one standard error over the words.",
-        *flagged,
+        *(f"{FLAG.strip()} {', '.join(names)}: {why}." for why, names in flags.items() if names),
     ]
 
 
@@ -125,6 +127,11 @@ def group_rows(title: str, groups: Sequence[Mapping[str, Any]]) -> list[tuple[st
         rates = (show(group["word_accuracy"]), show(group["one_minus_ned"]))
         rows.append((str(group["group"]), str(group["num_words"]), *rates))
     return rows
+
+
+def _is_empty(entry: Mapping[str, Any]) -> bool:
+    """Whether a set holds no word at all, not even one whose label the policy leaves out."""
+    return not entry["num_words"] and not entry["num_empty_labels_left_out"]
 
 
 def results_markdown(results: Mapping[str, Any], analysis: Mapping[str, Any] | None = None) -> str:

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import shutil
+
+import lmdb
 import pytest
 
-from rcmstr_jax.data.benchmarks import ACCEPTED_SIZES, registered_name, resolve_benchmarks
-from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.benchmarks import (
+    ACCEPTED_SIZES,
+    REGISTRY,
+    RULES,
+    passes,
+    registered_name,
+    resolve_benchmarks,
+)
+from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.records import Record
 
 
@@ -54,6 +64,42 @@ def test_sizes_decide_whether_a_set_is_accepted(tmp_path) -> None:
     assert found[3].path == tmp_path / "mine" / "receipts"
 
 
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("abc", ["all", "alphanumeric", "alphanumeric3"]),
+        ("A1", ["all", "alphanumeric"]),
+        ("it's", ["all"]),
+        ("café", ["all"]),
+        ("", ["all"]),
+    ],
+)
+def test_rules(text, rules) -> None:
+    assert [rule for rule in RULES if passes(rule, text)] == rules
+    with pytest.raises(ValueError, match="filter='some'"):
+        passes("some", text)
+
+
+def test_rules_of_the_registry_are_known() -> None:
+    rules = {subset.rule for subsets in REGISTRY.values() for subset in subsets}
+    assert rules <= {*RULES, None}
+
+
+def test_real_ic13_is_the_subset_that_the_rules_make(real_dir) -> None:
+    """1015 holds letters and digits only; its words of three characters or more are the 857."""
+    source = LmdbSource(real_dir / "benchmark" / "IC13_1015")
+    texts = [source[i].text or "" for i in range(len(source))]
+    assert sum(passes("alphanumeric", text) for text in texts) == 1015
+    assert sum(passes("alphanumeric3", text) for text in texts) == 857
+
+
+def test_parts_of_a_set_are_named_after_it(tmp_path) -> None:
+    write(tmp_path / "Union14M-Benchmarks" / "artistic", 2)
+    write(tmp_path / "zzz", 1)
+    found = resolve_benchmarks(tmp_path)
+    assert [b.name for b in found] == ["Union14M-Benchmark/artistic", "zzz"]
+
+
 def test_errors(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no LMDB under .*empty"):
@@ -61,6 +107,23 @@ def test_errors(tmp_path) -> None:
     write(tmp_path / "a" / "SVT", 4)
     write(tmp_path / "b" / "SVT_4", 4)
     with pytest.raises(ValueError, match=r"two benchmarks under .* are called SVT_4: .*rename one"):
+        resolve_benchmarks(tmp_path)
+
+
+def test_what_cannot_be_scored_is_listed_with_its_fault(tmp_path) -> None:
+    write(tmp_path / "good", 3)
+    with lmdb.open(str(tmp_path / "empty"), map_size=1 << 20) as env, env.begin(write=True) as txn:
+        txn.put(b"num-samples", b"0")
+    with lmdb.open(str(tmp_path / "foreign"), map_size=1 << 20) as env, env.begin(write=True) as t:
+        t.put(b"key", b"value")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "data.mdb").write_bytes(b"no LMDB" * 1000)
+    faults = {b.name: b.fault for b in resolve_benchmarks(tmp_path)}
+    assert list(faults) == ["empty", "foreign", "garbage", "good"] and faults["good"] == ""
+    assert "empty: num-samples is 0" in faults["empty"]
+    assert "another layout" in faults["foreign"] and "cannot be opened" in faults["garbage"]
+    shutil.rmtree(tmp_path / "good")
+    with pytest.raises(ValueError, match="no LMDB under .* can be scored.*another layout"):
         resolve_benchmarks(tmp_path)
 
 
