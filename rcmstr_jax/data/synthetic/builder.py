@@ -1,4 +1,4 @@
-"""Rendered words as a TFDS dataset in array_record files, written without TensorFlow."""
+"""Words as a TFDS dataset in array_record files, written without TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class SyntheticWords(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
+    DESCRIPTION = "Word crops rendered by rcmstr_jax.data.synthetic."
 
     def __init__(self, *, records: Iterable[Record] = (), **kwargs: Any) -> None:
         self._records = records
@@ -26,7 +27,7 @@ class SyntheticWords(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description="Word crops rendered by rcmstr_jax.data.synthetic.",
+            description=self.DESCRIPTION,
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
@@ -34,7 +35,7 @@ class SyntheticWords(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             supervised_keys=("image", "text"),
-            # The order on disk is the order of the renderer.
+            # The order on disk is the order of the records.
             disable_shuffling=True,
         )
 
@@ -47,20 +48,29 @@ class SyntheticWords(tfds.core.GeneratorBasedBuilder):
             yield number, {"image": io.BytesIO(record.image), "text": record.text or ""}
 
 
-def write_tfds(data_dir: str | os.PathLike[str], records: Iterable[Record]) -> int:
-    """Prepares the builder below a folder.
+class WordCrops(SyntheticWords):
+    """The same for crops of photographs (launch/prepare.py)."""
+
+    DESCRIPTION = "Word crops of a public download, converted by launch/prepare.py."
+
+
+def write_tfds(
+    data_dir: str | os.PathLike[str],
+    records: Iterable[Record],
+    kind: type[SyntheticWords] = SyntheticWords,
+) -> int:
+    """Prepares a builder below a folder.
 
     Read it back with `tfds.builder("synthetic_words", data_dir=...).as_data_source("train")`.
 
     Args:
         data_dir: the TFDS data folder.
         records: written in order.
+        kind: the builder.
 
     Returns:
         The number of records.
     """
-    builder = SyntheticWords(
-        records=records, data_dir=os.fspath(data_dir), file_format="array_record"
-    )
+    builder = kind(records=records, data_dir=os.fspath(data_dir), file_format="array_record")
     builder.download_and_prepare()
     return int(builder.info.splits[SPLIT].num_examples)
