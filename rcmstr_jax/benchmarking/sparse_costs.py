@@ -1,7 +1,8 @@
 """What the masked encoder computes and moves, counted from the shapes of its layers.
 
 Nothing runs: the shapes are those that the encoder itself passes to its convolutions. Norms, pools
-and index tables are left out; they touch every value once or twice, a convolution hundreds of times.
+and index tables are left out: they touch every value once or twice, a convolution hundreds of
+times.
 """
 
 from __future__ import annotations
@@ -109,28 +110,24 @@ def encoder_layers(
 def cost_table(width: int, ratios: Sequence[float], image_width: int = 100) -> list[list[str]]:
     """Forward operations and bytes per image against the ratio; the first row is the header."""
     dense = encoder_layers(width, image_width=image_width)
-    operations, moved = _sums(dense)
-    rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
-    rows.append(_row("0", "dense, masked_dense", dense, operations))
+    cases = [("any", "dense, masked_dense", dense)]
     for ratio in ratios:
         layers = encoder_layers(width, ratio, "packed", image_width=image_width)
-        rows.append(_row(f"{ratio:g}", "packed", layers, operations))
-    del moved
+        cases.append((f"{ratio:g}", "packed", layers))
+    rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
+    everything = sum(layer.operations for layer in dense)
+    for ratio, form, layers in cases:
+        operations = sum(layer.operations for layer in layers)
+        moved = sum(layer.bytes for layer in layers)
+        rows.append(
+            [
+                ratio,
+                form,
+                f"{sum(layer.outputs for layer in layers):,}",
+                f"{operations / 1e9:.2f}",
+                f"{operations / everything:.0%}",
+                f"{moved / 1e6:.1f}",
+                f"{operations / moved:.0f}",
+            ]
+        )
     return rows
-
-
-def _sums(layers: Sequence[Layer]) -> tuple[int, int]:
-    return sum(layer.operations for layer in layers), sum(layer.bytes for layer in layers)
-
-
-def _row(ratio: str, form: str, layers: Sequence[Layer], dense: int) -> list[str]:
-    operations, moved = _sums(layers)
-    return [
-        ratio,
-        form,
-        str(sum(layer.outputs for layer in layers)),
-        f"{operations / 1e9:.2f}",
-        f"{operations / dense:.0%}",
-        f"{moved / 1e6:.1f}",
-        f"{operations / moved:.0f}",
-    ]

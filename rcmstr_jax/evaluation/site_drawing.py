@@ -1,0 +1,94 @@
+"""One mask at every resolution of the encoder, drawn as SVG from the sites that are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool
+
+from rcmstr_jax.models.sites import Sites
+
+# What stands between the resolutions of the 29-layer ResNet: (kernel, strides, padding).
+_POOL = ((2, 2), (2, 2), (0, 0))
+_TALL = ((2, 2), (2, 1), (0, 1))
+_LAST = ((2, 2), (1, 1), (0, 0))
+RESOLUTIONS = (
+    ("pixels, conv0_1, conv0_2", None),
+    ("stage 1, after a 2 × 2 pool", _POOL),
+    ("stage 2, after a 2 × 2 pool", _POOL),
+    ("stages 3 and 4, after a 2 × 2 pool that keeps the columns and adds one", _TALL),
+    ("conv4_1, 2 × 2, keeps the columns and adds one", _TALL),
+    ("conv4_2, 2 × 2: the frames", _LAST),
+)
+_PIXEL, _MARGIN, _TEXT, _GAP = 5, 14, 22, 16
+_ACTIVE, _HIDDEN, _LINE, _INK = "#0072b2", "#eef1f4", "#c8d0d8", "#333d47"
+
+
+def _runs(row: Bool[np.ndarray, " columns"]) -> Iterator[tuple[int, int]]:
+    """(first, length) of every run of active sites."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
+    for first, end in edges.reshape(-1, 2):
+        yield int(first), int(end - first)
+
+
+def _map(
+    active: Bool[np.ndarray, "rows columns"], top: float, unit: tuple[float, float]
+) -> Iterator[str]:
+    """The rectangles of a map whose sites are `unit` (height, width) large."""
+    high, wide = unit
+    rows, columns = active.shape
+    yield (
+        f'<rect x="{_MARGIN}" y="{top:g}" width="{columns * wide:g}" height="{rows * high:g}" '
+        f'fill="{_HIDDEN}" stroke="{_LINE}"/>'
+    )
+    for row in range(rows):
+        for first, length in _runs(active[row]):
+            yield (
+                f'<rect x="{_MARGIN + first * wide:g}" y="{top + row * high:g}" '
+                f'width="{length * wide:g}" height="{high:g}" fill="{_ACTIVE}"/>'
+            )
+    if high < 8:  # the borders of single pixels would hide them
+        return
+    for row in range(1, rows):
+        y = top + row * high
+        yield f'<path d="M{_MARGIN} {y:g}h{columns * wide:g}" stroke="#ffffff" stroke-width="0.8"/>'
+    for column in range(1, columns):
+        x = _MARGIN + column * wide
+        yield f'<path d="M{x:g} {top:g}v{rows * high:g}" stroke="#ffffff" stroke-width="0.8"/>'
+
+
+def draw_sites(hidden: Bool[np.ndarray, "rows columns"], size: tuple[int, int]) -> str:
+    """An SVG of the active sites at every resolution, with their numbers.
+
+    Args:
+      hidden: patches of one image, True where hidden.
+      size: height and width of the image in pixels.
+    """
+    visible = int(np.sum(~hidden))
+    sites = Sites.from_patches(np.asarray(hidden)[None], size, visible)
+    parts, top, wide = [], float(_MARGIN), _PIXEL
+    height = size[0] * _PIXEL
+    for label, window in RESOLUTIONS:
+        if window is not None:
+            sites = sites.through(*window)
+            wide *= window[1][1]
+        active = np.asarray(sites.active[0])
+        rows, columns = active.shape
+        text = (
+            f"{rows} × {columns} · {label} · {int(active.sum())} of {rows * columns} sites "
+            f"({active.mean():.0%}), {sites.capacity} slots"
+        )
+        parts.append(f'<text x="{_MARGIN}" y="{top + 14:g}">{text}</text>')
+        # A site is as wide as its stride; columns beyond the image come from padding.
+        parts.extend(_map(active, top + _TEXT, (height / rows, wide)))
+        top += _TEXT + height + _GAP
+    width = (size[1] + 2 * 4) * _PIXEL + 2 * _MARGIN
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top:g}" width="{width}" '
+        f'height="{top:g}" font-family="DejaVu Sans, Verdana, Helvetica, Arial, sans-serif" '
+        f'font-size="12" fill="{_INK}">'
+    )
+    return "\n".join([head, f'<rect width="{width}" height="{top:g}" fill="#ffffff"/>', *parts]) + (
+        "\n</svg>\n"
+    )
