@@ -1,0 +1,140 @@
+r"""Measures how well a pretrained network reconstructs hidden patches of words held out from it.
+
+  python launch/reconstruct.py --pretrained=DIR --source=lmdb:data/heldout --workdir=DIR2
+
+Prints, and writes to DIR2/reconstruction.json, one row per source, kind of mask and checkpoint: the
+normalised reconstruction loss, the loss of predicting every patch's mean, and the share of the
+pixels' variance within patches that is explained. Masked words go to DIR2/SOURCE-KIND.png. With
+--all_checkpoints also the loss over the steps, DIR2/curves.png.
+
+Exit codes: 0 finished; 1 failed; 2 a mistake in the flags or the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+# Config files are not installed: they are found beside this folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rcmstr_jax.data.faults import FaultLog  # noqa: E402
+from rcmstr_jax.data.sources import open_source  # noqa: E402
+from rcmstr_jax.evaluation import figures, reconstruction  # noqa: E402
+from rcmstr_jax.evaluation.protocols import reported_as_config_error  # noqa: E402
+from rcmstr_jax.ssl.masking import KINDS  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
+from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
+
+PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run with MIM.")
+SOURCE = flags.DEFINE_multi_string("source", None, "Words it was not trained on; may be repeated.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for numbers and pictures.")
+KINDS_OF_MASK = flags.DEFINE_list(
+    "kinds", [], f"Masks, of {', '.join(KINDS)}; those of the training run if empty."
+)
+MASK_RATIO = flags.DEFINE_float("mask_ratio", None, "Hidden share; that of training if not given.")
+BLOCK_RATIO = flags.DEFINE_float("block_ratio", None, "Of patch_block masks, as in training.")
+WORDS = flags.DEFINE_integer("words", 1000, "Words per source, drawn by --seed.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 50, "Words that are normalised together.", 1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the choice of words and of the masks.")
+ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Every kept checkpoint, not one.")
+flags.mark_flags_as_required(["pretrained", "source", "workdir"])
+
+SHOWN = 4  # words in a picture
+COLUMNS = ("source", "masks", "hidden", "step", "words", "loss", "patch_mean", "explained")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns the exit code."""
+    del argv
+    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    with one_line_errors():
+        rows = measure(Path(WORKDIR.value))
+    report = {"command": shlex.join(sys.argv), "rows": rows}
+    path = Path(WORKDIR.value) / "reconstruction.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path}, and pictures beside it")
+    return 0
+
+
+def measure(workdir: Path) -> list[dict[str, Any]]:
+    """All rows, printed as they come; draws the pictures of the last checkpoint."""
+    pretrained = str(PRETRAINED.value)
+    with reported_as_config_error():
+        workdir.mkdir(parents=True, exist_ok=True)
+        enable_compilation_cache("auto")
+        steps = reconstruction.checkpoint_steps(pretrained)
+        steps = steps if ALL_CHECKPOINTS.value else steps[-1:]
+        networks = [reconstruction.load_network(pretrained, step) for step in steps]
+        config = networks[-1][1]
+        faults = FaultLog(workdir / "faults.json")
+        sources = {
+            spec: reconstruction.load_images(
+                open_source(spec, labels=False),
+                config,
+                words=WORDS.value,
+                seed=SEED.value,
+                faults=faults,
+            )
+            for spec in SOURCE.value
+        }
+        faults.write()
+    rows = []
+    print("  ".join(f"{name:>12}" for name in COLUMNS))
+    for kind in KINDS_OF_MASK.value or [config.mim.kind]:
+        masked = reconstruction.with_masks(config, kind, MASK_RATIO.value, BLOCK_RATIO.value)
+        for spec, images in sources.items():
+            for step, _, variables in networks:
+                score = reconstruction.score_words(
+                    masked, variables, images, batch_size=BATCH_SIZE.value, seed=SEED.value
+                )
+                row = {
+                    "source": spec,
+                    "masks": kind,
+                    "hidden": masked.mim.mask_ratio,
+                    "step": step,
+                    **dataclasses.asdict(score),
+                }
+                rows.append(row)
+                shown = {**row, "source": Path(spec).name}
+                print("  ".join(f"{_text(shown[name]):>12}" for name in COLUMNS), flush=True)
+            shown = reconstruction.reconstruct_images(
+                masked, variables, images[: BATCH_SIZE.value], SEED.value
+            )
+            first = {name: value[:SHOWN] for name, value in shown.items()}
+            figures.save_masks(
+                workdir / f"{Path(spec).name}-{kind}.png",
+                first["target"],
+                figures.hide_patches(first["target"], first["mask"]),
+                first["reconstruction"],
+                first["target"],
+            )
+    if len(steps) > 1:
+        _draw_curves(workdir, rows)
+    return rows
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _draw_curves(workdir: Path, rows: Sequence[dict[str, Any]]) -> None:
+    lines: dict[int, dict[str, float]] = {}
+    for row in rows:
+        name = f"loss on held-out words/{Path(row['source']).name}, {row['masks']}"
+        lines.setdefault(row["step"], {"step": row["step"]})[name] = row["loss"]
+    path = workdir / "curves.jsonl"
+    text = "".join(json.dumps(line) + "\n" for line in lines.values())
+    path.write_text(text, encoding="utf-8")
+    figures.save_curves(workdir / "curves.png", path)
+
+
+if __name__ == "__main__":
+    app.run(main)

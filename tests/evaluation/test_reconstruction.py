@@ -1,0 +1,174 @@
+"""Reconstruction of held-out words: the figures by hand, and the launcher from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.pretrain import mim
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.records import Record
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.evaluation import reconstruction
+from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.ssl.reconstruction import patch_targets
+from rcmstr_jax.training.checkpoint import CheckpointError, Checkpoints
+from rcmstr_jax.training.config_check import write_config
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.provenance import DataPosition
+from rcmstr_jax.training.state import create_state
+
+PATCH = (8, 4)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Noise: no patch of it is of one colour."""
+    return np.random.default_rng(0).integers(0, 256, (7, 32, 20, 3), np.uint8)
+
+
+def config(**changes: Any) -> ConfigDict:
+    config = mim.get_config("cnn")
+    config.model.image_width = 20
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def score(images: np.ndarray, predict: Any, batch_size: int = 7) -> reconstruction.Score:
+    return reconstruction.score_words(config(), {}, images, batch_size=batch_size, predict=predict)
+
+
+def test_truth_scores_nothing_and_the_mean_a_little_below_one(images: np.ndarray) -> None:
+    perfect = score(images, lambda _, x, mask: patch_targets(x, PATCH))
+    assert perfect.words == 7
+    np.testing.assert_allclose([perfect.loss, perfect.explained], [0, 1], atol=1e-6)
+    mean = score(images, lambda _, x, mask: 0 * patch_targets(x, PATCH))
+    # Of 32 pixels with the unbiased deviation: 31 / 32.
+    np.testing.assert_allclose([mean.loss, mean.patch_mean], 31 / 32, rtol=1e-5)
+    assert mean.explained == pytest.approx(0, abs=1e-6)
+    half = score(images, lambda _, x, mask: 0.5 * patch_targets(x, PATCH))
+    np.testing.assert_allclose([half.loss, half.explained], [31 / 128, 0.75], rtol=1e-5)
+
+
+def test_only_hidden_patches_count(images: np.ndarray) -> None:
+    def predict(_: Any, x: Any, mask: Any) -> Any:
+        return patch_targets(x, PATCH) + 9.0 * ~mask[..., None]
+
+    assert score(images, predict).loss == pytest.approx(0, abs=1e-6)
+
+
+def test_batch_size_does_not_move_the_score(images: np.ndarray) -> None:
+    """The masks go with the words, and the words that fill the last batch do not count."""
+
+    def predict(_: Any, x: Any, mask: Any) -> Any:
+        return patch_targets(x, PATCH) * mask.mean((1, 2), keepdims=True)[..., None] ** 2
+
+    whole, parts = score(images, predict), score(images, predict, batch_size=3)
+    assert parts.words == 7
+    np.testing.assert_allclose(
+        [whole.loss, whole.patch_mean, whole.explained],
+        [parts.loss, parts.patch_mean, parts.explained],
+        rtol=1e-5,
+    )
+
+
+def test_raw_predictions_are_scored_like_normalised_ones(images: np.ndarray) -> None:
+    raw = config(**{"mim.normalize_targets": False})
+
+    def predict(_: Any, x: Any, mask: Any) -> Any:
+        return patch_targets(x, PATCH, normalize=False)
+
+    found = reconstruction.score_words(raw, {}, images, batch_size=7, predict=predict)
+    assert found.loss == pytest.approx(0, abs=1e-6)
+
+
+def test_kinds_hide_alike() -> None:
+    masks = {
+        kind: reconstruction.draw_masks(
+            reconstruction.with_masks(config(), kind, 0.6), jax.random.key(0), np.arange(5)
+        )
+        for kind in ("patch_block", "patch", "block")
+    }
+    assert {kind: int(mask[0].sum()) for kind, mask in masks.items()} == dict.fromkeys(masks, 12)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a ViT after no step at all."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = mim.get_config("vit")
+    config.model.width, config.model.depth, config.model.heads = 16, 1, 1
+    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    state = create_state(
+        build_model(config),
+        optimizer,
+        jax.random.key(0),
+        image_size=image_size(config),
+        mask_grid=mask_grid(config),
+        queue_sizes={},
+        predict_dim=config.model.predict_dim,
+    )
+    with Checkpoints(workdir) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, config, DataPosition("test", 0, config.batch_size))
+    write_config(config, workdir)
+    return workdir
+
+
+def test_launcher_writes_numbers_and_pictures(run: Path, tmp_path: Path, repository: Path) -> None:
+    random = np.random.default_rng(1)
+    records = [
+        Record(cv2.imencode(".png", random.integers(0, 256, (32, 90, 3)))[1].tobytes(), None, "t")
+        for _ in range(4)
+    ]
+    write_lmdb(tmp_path / "words", [*records, Record(b"no image", None, "t")])
+    out = tmp_path / "out"
+    command = [
+        f"--pretrained={run}",
+        f"--source=lmdb:{tmp_path / 'words'}",
+        f"--workdir={out}",
+        "--kinds=block",
+        "--all_checkpoints",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(repository / "launch/reconstruct.py"), *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "reconstruction.json").read_text())["rows"]
+    assert [(row["masks"], row["step"], row["words"]) for row in rows] == [
+        ("block", 1, 4),
+        ("block", 2, 4),
+    ]
+    for row in rows:
+        # 16 pixels a patch. An untrained network is no better than the mean.
+        assert row["patch_mean"] == pytest.approx(15 / 16, rel=1e-3)
+        assert row["loss"] > row["patch_mean"]
+        assert f"{row['loss']:.4f}" in done.stdout
+    for name in ("words-block.png", "curves.png", "faults.json"):
+        assert (out / name).stat().st_size > 0
+
+
+def test_endless_words_are_refused() -> None:
+    with pytest.raises(ValueError, match="never ends: give it a size"):
+        reconstruction.load_images(
+            open_source("synthetic"), config(), words=2, seed=0, faults=FaultLog(None)
+        )
+
+
+def test_checkpoint_that_is_not_there_is_named(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="checkpoints/7 is unreadable"):
+        reconstruction.load_network(run, 7)
