@@ -36,7 +36,12 @@ from absl import app, flags, logging  # noqa: E402
 from configs.pretrain.common import get_config, use_vit  # noqa: E402
 from rcmstr_jax.interop.architectures import WrongKind  # noqa: E402
 from rcmstr_jax.interop.files import WeightFileError, read_arrays, write_arrays  # noqa: E402
-from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint  # noqa: E402
+from rcmstr_jax.interop.kinds import (  # noqa: E402
+    KINDS,
+    export_checkpoint,
+    import_checkpoint,
+    is_named,
+)
 from rcmstr_jax.interop.torch_weights import WeightMismatch  # noqa: E402
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir  # noqa: E402
 from rcmstr_jax.training.checkpoint import CheckpointError  # noqa: E402
@@ -95,9 +100,12 @@ def export_workdir(source: Path, target: Path) -> str:
     """Writes the state dict `target`; returns what to tell the user."""
     if WAIVE.value:
         raise ValueError(f"--waive={','.join(WAIVE.value)} belongs to an import: leave it out")
-    arrays = export_checkpoint(KINDS[str(KIND.value)], read_workdir(source), fused_bias=FUSED.value)
+    kind, flat = KINDS[str(KIND.value)], read_workdir(source)
+    arrays = export_checkpoint(kind, flat, fused_bias=FUSED.value)
     write_arrays(target, arrays)
-    return f"{len(arrays)} arrays from {source} to {target}"
+    parts = {"/".join(path.split("/")[:2]) for path in flat if not is_named(kind, path)}
+    left_out = f"; left out: {', '.join(sorted(parts))}" if parts else ""
+    return f"{len(arrays)} arrays from {source} to {target}{left_out}"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ Variants, each the one before plus one thing: `seqmoco_no_relation` (sub-words o
 (+ relations), `rearrange`, `hierarchy` (+ frames and words), `inter` (+ relations between
 hierarchies), `mim` (+ masked image modelling, the whole method), `full` (the same).
 Options follow after commas: `full,mask=patch` (or block, patch_block), `full,coupled`,
-`full,permutation=shared`, `full,kl=mean`, `full,norm=local` (or sync, shuffle),
-`full,encoder=vit` (ViT tiny), `full,encoder=mini` (the world of mini.py).
+`full,form=dense` (or packed, masked_dense), `full,permutation=shared`, `full,kl=mean`,
+`full,norm=local` (or sync, shuffle), `full,encoder=vit` (ViT tiny), `full,encoder=mini` (the world
+of mini.py).
 
 Cost: that of `rcmstr_cnn.py` per rung; with `encoder=mini` that of `mini.py`.
 
@@ -36,6 +37,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "encoder": tuple(BASES),
     "mask": ("patch_block", "patch", "block"),
     "coupled": ("true", "false"),
+    "form": ("masked_dense", "packed", "dense"),
     "permutation": ("group", "shared"),
     "kl": ("batchmean", "mean"),
     "norm": ("shuffle", "sync", "local"),
@@ -61,6 +63,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.mim.enabled = rung >= 5
 
     config.mim.kind = chosen.get("mask", config.mim.kind)
+    config.mim.form = chosen.get("form", config.mim.form)
     config.mim.coupled = chosen.get("coupled", "false") == "true"
     config.rearrange.shared_permutation = chosen.get("permutation", "group") == "shared"
     config.contrast.kl_reduction = chosen.get("kl", config.contrast.kl_reduction)

@@ -86,7 +86,7 @@ KINDS: dict[str, Kind] = {
         Kind(
             "rclstr",
             ("module.",),
-            r"encoder_[qk]\..*|\w+_queue(?:_ptr)?",
+            ".*",
             architectures.rclstr,
             [
                 *under(_ANY, "encoder_q.", BRANCH),
@@ -203,12 +203,13 @@ def export_checkpoint(kind: Kind, flat: Mapping[str, Any], *, fused_bias: bool =
         fused_bias: write one bias for queries, keys (zero) and values.
 
     Raises:
-        WrongKind: if the workdir holds nothing that the kind could name.
+        WrongKind: if the workdir lacks what a checkpoint of the kind consists of.
     """
-    named = {p: a for p, a in flat.items() if any(r.translate(p) for r in kind.rules)}
+    named = {path: array for path, array in flat.items() if is_named(kind, path)}
     if not named:
         raise WrongKind(f"nothing in it has a name in a checkpoint of kind {kind.name!r}")
     arrays = export_weights(named, kind.rules)
+    _require_whole(kind, arrays)
     if kind.name == "rclstr":
         for name in [n for n in arrays if n.startswith("encoder_q.Transformation.")]:
             arrays.setdefault(name.replace("encoder_q.", "encoder_k."), arrays[name].copy())
@@ -218,6 +219,21 @@ def export_checkpoint(kind: Kind, flat: Mapping[str, Any], *, fused_bias: bool =
             q, v = arrays.pop(name), arrays.pop(name.replace("q_bias", "v_bias"))
             arrays[name.replace("q_bias", "qkv.bias")] = np.concatenate([q, np.zeros_like(q), v])
     return arrays
+
+
+def is_named(kind: Kind, path: str) -> bool:
+    """Whether an array of a workdir has a name in checkpoints of the kind."""
+    return any(rule.translate(path) for rule in kind.rules)
+
+
+def _require_whole(kind: Kind, arrays: Arrays) -> None:
+    """What is written must be readable: a part without names would silently be absent."""
+    try:
+        import_checkpoint(kind, arrays)
+    except (WrongKind, WeightMismatch) as error:
+        raise WrongKind(
+            f"the workdir holds no whole checkpoint of kind {kind.name!r}: {error}"
+        ) from error
 
 
 def _init(module: nn.Module, arguments: tuple[Any, ...], key: jax.Array) -> Any:

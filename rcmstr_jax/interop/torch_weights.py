@@ -22,6 +22,8 @@ COUNTER = "num_batches_tracked"
 # Derived from the architecture, not learnt: the spline's constants and batch counters.
 DERIVED = (rf"(?:.*\.)?{COUNTER}", r"(?:.*\.)?GridGenerator\.(?:inv_delta_C|P_hat)")
 _SHOWN = 40
+# Name, array found, shape needed, kind of number needed.
+Misshapen = tuple[str, np.ndarray, tuple[int, ...], str]
 
 
 class WeightMismatch(ValueError):
@@ -30,19 +32,25 @@ class WeightMismatch(ValueError):
     Attributes:
         missing: names the model needs that are not there.
         unexpected: names that belong to nothing.
-        misshapen: `(name, shape found, shape needed)`.
+        misshapen: `(name, shape found, shape needed)`; names whose arrays are of another kind of
+            number (integers for floats) are among them, and the message names both kinds.
     """
 
     def __init__(
         self,
         missing: Sequence[str],
         unexpected: Sequence[str],
-        misshapen: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
+        misshapen: Sequence[Misshapen],
         where: str = "",
     ) -> None:
         self.missing, self.unexpected = list(missing), list(unexpected)
-        self.misshapen = list(misshapen)
-        wrong = [f"{n} has shape {have}, needs {need}" for n, have, need in self.misshapen]
+        self.misshapen = [(name, found.shape, need) for name, found, need, _ in misshapen]
+        wrong = [
+            f"{name} has shape {found.shape}, needs {need}"
+            if found.shape != need
+            else f"{name} holds {found.dtype}, needs {kind}"
+            for name, found, need, kind in misshapen
+        ]
         parts = [
             f"{title} ({len(names)}): {_listing(names)}"
             for title, names in (
@@ -79,6 +87,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = leaf
     return tree
+
+
+def is_derived(name: str) -> bool:
+    """Whether a PyTorch name holds what no import needs: a counter, or a constant of the spline."""
+    return any(re.fullmatch(pattern, name) for pattern in DERIVED)
 
 
 def names_of(paths: Iterable[str], rules: Rules) -> dict[str, str]:
@@ -125,7 +138,8 @@ def import_weights(
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in waive)
 
     result: Flat = {}
-    missing, misshapen = [], []
+    missing: list[str] = []
+    misshapen: list[Misshapen] = []
     names = names_of(template, rules)
     for path, name in names.items():
         wanted, rule = template[path], find_rule(path, rules)
@@ -143,14 +157,13 @@ def import_weights(
         elif array is None:
             missing.append(name)
         else:
-            misshapen.append((name, array.shape, need))
+            kind = "integers" if integer else "floating numbers"
+            misshapen.append((name, np.asarray(array), need, kind))
     known = set(names.values())
     unexpected = [
         name
         for name in arrays
-        if name not in known
-        and not waived(name)
-        and not any(re.fullmatch(pattern, name) for pattern in DERIVED)
+        if name not in known and not waived(name) and not is_derived(name)
     ]
     if missing or unexpected or misshapen:
         raise WeightMismatch(missing, unexpected, misshapen, where)
