@@ -6,11 +6,15 @@ Two runs are equal if and only if their digests are, so that a person can compar
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+# Where a checkpoint's metadata hold their own digest.
+METADATA_DIGEST = "metadata_digest"
 
 
 class CheckpointMismatch(ValueError):
@@ -46,6 +50,12 @@ def state_digest(state: Any) -> str:
         # As bytes, without a copy of what is contiguous already.
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def metadata_digest(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over JSON-ready metadata, without the entry that holds this digest."""
+    rest = {name: value for name, value in metadata.items() if name != METADATA_DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def shapes_of(arrays: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -82,8 +82,11 @@ class JsonLinesWriter:
         for file, belongs in ((METRICS, False), (SPEEDS, True)):
             line = {k: v for k, v in numbers.items() if k.startswith(SPEED) == belongs}
             if line:
-                self._files[file].write(json.dumps({"step": step, **line}) + "\n")
-                self._files[file].flush()
+                try:
+                    self._files[file].write(json.dumps({"step": step, **line}) + "\n")
+                    self._files[file].flush()
+                except OSError as error:  # which does not say by itself what was written
+                    raise OSError(error.errno, error.strerror, self._files[file].name) from error
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Nothing: JSON lines hold numbers."""
