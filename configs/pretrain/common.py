@@ -26,6 +26,10 @@ def get_config() -> ConfigDict:
     config.total_steps = 100_000
     # Images per step over all devices and hosts.
     config.batch_size = 256
+    # Parts in which a device goes through its share of a batch, one after the other, where it does
+    # not fit as a whole (gradient accumulation). Batch statistics are those of each part, as if it
+    # were a device with `key_norm=local`: the ViT, which has none, learns exactly the same.
+    config.accumulation = 1
     # Steps between metric lines. Only these steps wait for the devices.
     config.log_every = 50
     # Steps between checkpoints; one more is written at the end and on SIGINT or SIGTERM.
@@ -120,7 +124,8 @@ def get_config() -> ConfigDict:
     config.mim.kind = "patch_block"  # "patch_block", "patch" or "block"
     # True: the query view itself is masked (ablation); False: a forward pass of its own.
     config.mim.coupled = False
-    # CNN only: "masked_dense", "packed" or "auto"; the same numbers.
+    # CNN only. Sparse: "masked_dense", "packed" or "auto", the same numbers. "dense" (ablation):
+    # hidden patches are grey and every layer computes everywhere.
     config.mim.form = "masked_dense"
     # Targets normalised by each patch's own mean and deviation.
     config.mim.normalize_targets = True

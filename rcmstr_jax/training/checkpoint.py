@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +23,17 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.training.config_check import config_from_jsonable, config_to_jsonable
 from rcmstr_jax.training.digest import (
+    METADATA_DIGEST,
     CheckpointMismatch,
     check_shapes,
     leaf_name,
+    metadata_digest,
     named_arrays,
     shapes_of,
     state_digest,
 )
+from rcmstr_jax.training.distributed import flags_of_hosts
+from rcmstr_jax.training.messages import in_one_line
 from rcmstr_jax.training.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
@@ -36,6 +41,8 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 UNREADABLE = "checkpoints_unreadable"
 _META = {"digest", "shapes", "config", "position"}
+_Shapes = Mapping[str, list[Any]] | None
+_Found = tuple[int, dict[str, Any], dict[str, np.ndarray]]
 
 
 class CheckpointError(RuntimeError):
@@ -89,6 +96,8 @@ class Checkpoints:
             keep_period=keep_period or None,
             create=not read_only,
             read_only=read_only,
+            # What a killed process left half-written.
+            cleanup_tmp_directories=not read_only,
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -129,11 +138,10 @@ class Checkpoints:
             "code": code_version(),
             "jax": jax.__version__,
         }
+        meta[METADATA_DIGEST] = metadata_digest(meta)
         # orbax refuses arrays without elements; the shapes bring them back.
         full = {name: array for name, array in arrays.items() if array.size}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(full), meta=ocp.args.JsonSave(meta)
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardSave(full), meta=ocp.args.JsonSave(meta))
         try:
             self._manager.save(step, args=items, force=True)
         except Exception as error:
@@ -212,7 +220,7 @@ class Checkpoints:
         else:
             try:
                 meta = self._read_meta(step)
-                found = step, meta, self._read_arrays(step, meta)
+                found: _Found | None = step, meta, self._read_arrays(step, meta)
             except _Unreadable as error:
                 path = self.directory / str(step)
                 raise CheckpointError(f"checkpoint {path} is unreadable: {error}") from error
@@ -221,23 +229,24 @@ class Checkpoints:
         at, meta, arrays = found
         return at, config_from_jsonable(meta["config"]), arrays
 
-    def _newest(
-        self, wanted: Mapping[str, list[Any]] | None, position: DataPosition | None
-    ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]] | None:
+    def _newest(self, wanted: _Shapes, position: DataPosition | None) -> _Found | None:
         steps = self.steps()
         for place, step in enumerate(steps):
             try:
                 meta = self._read_meta(step)
                 self._check(step, meta, wanted, position)
-                return step, meta, self._read_arrays(step, meta)
-            except _Unreadable as error:
-                where = self._set_aside(step)
-                older = steps[place + 1 :]
-                instead = f"taking step {older[0]}" if older else "no older one is left"
-                logger.warning(
-                    f"checkpoint of step {step} in {self.directory} is unreadable ({error}); "
-                    f"{instead}{where}"
-                )
+                found: _Found | None = step, meta, self._read_arrays(step, meta)
+                error = "another host could not read it"
+            except _Unreadable as unreadable:
+                found, error = None, str(unreadable)
+            # All hosts continue from the same step: one that all of them can read.
+            if flags_of_hosts(found is not None).all():
+                return found
+            instead = f"taking step {steps[place + 1]}" if step != steps[-1] else "none is left"
+            logger.warning(
+                f"checkpoint of step {step} in {self.directory} is unreadable ({error}); "
+                f"{instead}{self._set_aside(step)}"
+            )
         if steps:
             raise CheckpointError(
                 f"none of the checkpoints {steps} in {self.directory} is readable: remove the "
@@ -246,11 +255,7 @@ class Checkpoints:
         return None
 
     def _check(
-        self,
-        step: int,
-        meta: dict[str, Any],
-        wanted: Mapping[str, list[Any]] | None,
-        position: DataPosition | None,
+        self, step: int, meta: dict[str, Any], wanted: _Shapes, position: DataPosition | None
     ) -> None:
         try:
             if wanted is not None:
@@ -267,13 +272,15 @@ class Checkpoints:
         try:
             items = self._manager.restore(step, args=ocp.args.Composite(**item))
         except Exception as error:  # whatever a damaged folder provokes, reported by `_newest`
-            raise _Unreadable(_first_line(error)) from error
+            raise _Unreadable(in_one_line(error)) from error
         return items[next(iter(item))]
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         meta = self._read_item(step, meta=ocp.args.JsonRestore())
         if not isinstance(meta, dict) or not _META <= set(meta):
             raise _Unreadable("its metadata are incomplete")
+        if meta.get(METADATA_DIGEST, metadata_digest(meta)) != metadata_digest(meta):
+            raise _Unreadable("its metadata do not have the digest that was stored with them")
         return meta
 
     def _read_arrays(self, step: int, meta: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -298,17 +305,16 @@ class Checkpoints:
                 target = target.with_name(f"{step}.{attempt}")
             target.parent.mkdir(exist_ok=True)
             (self.directory / str(step)).rename(target)
+        flags_of_hosts(True)  # nobody looks before it is moved
         self._manager.reload()
         return f"; moved to {target}"
 
     def _write_error(self, error: Exception) -> CheckpointError:
+        if jax.process_index() == 0:
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
         return CheckpointError(
-            f"cannot write a checkpoint below {self.directory}: {_first_line(error)}. Make room or "
+            f"cannot write a checkpoint below {self.directory}: {in_one_line(error)}. Make room or "
             f"make it writable, then run the same command again; it continues from step "
             f"{max(self.steps(), default=0)}"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -42,7 +42,7 @@ def enable_compilation_cache(setting: str) -> Path | None:
         logger.warning("no compilation cache: %s", error)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
 
 

@@ -13,65 +13,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rcmstr_jax.training.config_values import CHOICES, MEMBERS, POSITIVE, RANGES
+
 
 class ConfigError(ValueError):
     """A run that cannot work as configured; `launch/` prints it as one line and exits with 2."""
-
-
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "model.encoder": ("cnn", "vit"),
-    "model.size": ("tiny", "small", "base"),
-    "model.projector": ("bilstm", "mlp"),
-    "model.dtype": ("float32", "bfloat16"),
-    "contrast.kl_reduction": ("batchmean", "mean"),
-    "mim.kind": ("patch_block", "patch", "block"),
-    "mim.form": ("masked_dense", "packed", "auto"),
-    "key_norm": ("shuffle", "sync", "local"),
-    "optimizer.name": ("sgd", "adamw"),
-    "optimizer.schedule": ("cosine", "step", "constant"),
-}
-MEMBERS: dict[str, tuple[str, ...]] = {
-    "contrast.hierarchies": ("frame", "subword", "word"),
-    "contrast.pairs": ("frame_subword", "subword_word", "frame_word"),
-}
-# Field -> (lowest, highest) value that makes sense, ends included; None is open.
-RANGES: dict[str, tuple[float | None, float | None]] = {
-    "total_steps": (1, None),
-    "batch_size": (2, None),
-    "log_every": (1, None),
-    "checkpoint_every": (1, None),
-    "keep_checkpoints": (1, None),
-    "keep_period": (0, None),
-    "picture_every": (-1, None),
-    "max_skipped": (1, None),
-    "data.workers": (0, None),
-    "data.prefetch": (0, None),
-    "model.depth": (0, None),
-    "model.heads": (0, None),
-    "model.projector_hidden": (1, None),
-    "model.predict_dim": (1, None),
-    "views.max_ops": (1, 7),
-    "rearrange.group": (1, None),
-    "rearrange.blocks": (1, None),
-    "contrast.subwords": (1, None),
-    "contrast.queue_size": (1, None),
-    "contrast.chunk": (1, None),
-    "contrast.alpha": (0, None),
-    "contrast.beta": (0, None),
-    "mim.weight": (0, None),
-    "mim.block_ratio": (0, 1),
-    "momentum.value": (0, 1),
-    "optimizer.reference_batch": (0, None),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, None),
-    "optimizer.warmup_steps": (0, None),
-    "optimizer.clip": (0, None),
-}
-POSITIVE = (
-    "contrast.temperature",
-    "contrast.relation_temperature",
-    "optimizer.learning_rate",
-)
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -203,12 +149,18 @@ def _check_batch(config: ConfigDict, devices: int, hosts: int) -> None:
             f"config.batch_size={batch} cannot be divided over {devices} devices on {hosts} "
             f"host(s): use {f'{smaller} or ' if smaller else ''}{smaller + devices}"
         )
-    local = batch // devices
-    if config.rearrange.enabled and local % group:
-        unit = devices * group
+    local, parts = batch // devices, config.accumulation
+    if local % parts:
         raise ConfigError(
-            f"config.batch_size={batch} gives {local} images per device, which cannot be grouped "
-            f"by config.rearrange.group={group}: use {max(1, round(batch / unit)) * unit}"
+            f"config.accumulation={parts} does not divide the {local} images per device of "
+            f"config.batch_size={batch}: use a divisor of {local}"
+        )
+    if config.rearrange.enabled and local // parts % group:
+        unit = devices * parts * group
+        raise ConfigError(
+            f"config.batch_size={batch} gives {local} images per device in "
+            f"config.accumulation={parts} part(s), which cannot be grouped by "
+            f"config.rearrange.group={group}: use {max(1, round(batch / unit)) * unit}"
         )
     contrast = config.contrast
     if not (contrast.hierarchies or contrast.pairs or config.mim.enabled):

@@ -9,13 +9,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from rcmstr_jax.training.distributed import flags_of_hosts
 
 logger = logging.getLogger(__name__)
 
-# What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away.
-EXIT_FAILED, EXIT_CONFIG, EXIT_PREEMPTED = 1, 2, 75
+# What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away. So is 76,
+# where another process of the run was lost, and nothing could be saved any more.
+EXIT_FAILED, EXIT_CONFIG, EXIT_PREEMPTED, EXIT_LOST = 1, 2, 75, 76
 
 
 class StopRequest:
@@ -43,7 +44,8 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set by Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
@@ -61,5 +63,4 @@ class StopRequest:
             return bool(self.signal)
         if step % every:
             return False
-        asked = multihost_utils.process_allgather(np.asarray(bool(self.signal)))
-        return bool(np.any(asked))
+        return bool(flags_of_hosts(bool(self.signal)).any())

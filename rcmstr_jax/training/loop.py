@@ -2,7 +2,8 @@
 
 A workdir holds: `config.json` (resolved), `log.txt`, `parameters.txt`, `metrics.jsonl` and
 `speed.jsonl`, TensorBoard events, `checkpoints/STEP`, `pictures/*.png`, `faults.json` (records that
-could not be used) and, at the end, `state_digest.txt`.
+could not be used) and, at the end, `state_digest.txt`. With several hosts all of them see the same
+workdir: process 0 writes, the others add to its checkpoints and say in `hosts/` how far they are.
 """
 
 from __future__ import annotations
@@ -38,18 +39,16 @@ from rcmstr_jax.training.config_check import (
 )
 from rcmstr_jax.training.interrupts import StopRequest
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pictures import Pictures
 from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
+from rcmstr_jax.training.profiling import Tracer
 from rcmstr_jax.training.progress import Progress, run_log
 from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.training.skipped import SkippedSteps
 from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.watchdog import DATA, SAVING, STEP, Watchdog
 from rcmstr_jax.training.writers import create_writer
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingDiverged(RuntimeError):
-    """Too many steps in a row without a finite loss or gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +66,20 @@ class Outcome:
     digest: str
 
 
-def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
+def pretrain(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    profile_steps: tuple[int, int] | None = None,
+    stall_timeout: float = 600.0,
+) -> Outcome:
     """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
 
     Args:
       config: as `configs/pretrain/common.py` describes, locked.
       workdir: folder of the run; created.
+      profile_steps: first and last step of a profiler trace, written to `WORKDIR/profile`.
+      stall_timeout: seconds without progress until the log says which host is stuck; 0 for never.
 
     Raises:
       ConfigError: if the config, the data or the workdir cannot work; before any long work.
@@ -90,6 +97,14 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_log(workdir if leads else None))
         stop = stack.enter_context(StopRequest())
+        watchdog = stack.enter_context(
+            Watchdog(
+                workdir / "hosts",
+                process=jax.process_index(),
+                processes=hosts,
+                stall_seconds=stall_timeout,
+            )
+        )
         logger.info(
             "%s: %s on %d %s device(s), %d host(s)", workdir, source_fingerprint(source),
             devices, jax.devices()[0].platform, hosts,
@@ -118,6 +133,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.keep_checkpoints, keep_period=config.keep_period)
         )
+        stack.push(watchdog.note_failure)  # before the others are waited for
         restored = checkpoints.restore(jax.eval_shape(fresh), position)
         start = restored.step if restored else 0
         host_state = restored.state if restored else fresh()
@@ -150,7 +166,11 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
 
         # The steps.
         train_step = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
-        pictures = Pictures(config, build_model(config), workdir) if leads else None
+        pictures = None
+        if leads and config.picture_every >= 0:
+            from rcmstr_jax.training.pictures import Pictures  # brings matplotlib, which is slow
+
+            pictures = Pictures(config, build_model(config), workdir)
         writer = create_writer(workdir, start, writes=leads)
         stack.callback(writer.close)
         if not start:
@@ -163,15 +183,22 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
             shown=leads,
         )
         stack.callback(progress.close)
+        tracer = stack.enter_context(Tracer(profile_steps if leads else None, workdir / "profile"))
+        skipped = SkippedSteps(config.max_skipped)
         step, stopped, batch = start, False, None
         while step < config.total_steps and not stopped:
+            watchdog.note(step, DATA)
             with progress.waiting():
                 batch = next(batches)
+            watchdog.note(step, STEP)
+            tracer.before(step + 1)
             with announced(cache) if step == start else contextlib.nullcontext():
                 state, metrics = train_step(state, batch)
                 if step == start:
                     jax.block_until_ready(metrics)
             step += 1
+            tracer.after(step, metrics)
+            skipped.add(step, metrics)
             progress.tick()
             if step == start + 1:
                 progress.restart_clock()
@@ -181,7 +208,8 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
                 writer.write_scalars(step, {**numbers, **speed})
                 logger.info(line)
                 faults.flush()
-                check_finite(numbers, limit=config.max_skipped, step=step)
+                skipped.check(step, numbers)
+            watchdog.note(step, SAVING)
             if pictures and config.picture_every > 0 and step % config.picture_every == 0:
                 pictures.save(step, state, batch)
                 progress.restart_clock()
@@ -193,11 +221,12 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> Outcome:
         finished = step >= config.total_steps
         if stopped and not finished:
             logger.info("%s: saving after step %d of %d", stop.signal, step, config.total_steps)
+        watchdog.note(step, SAVING)
         digest = checkpoints.save(step, parallel.unreplicate(state), config, position)
         checkpoints.wait()
         writer.flush()
         faults.write()
-        if pictures and finished and config.picture_every >= 0 and batch is not None:
+        if pictures and finished and batch is not None:
             pictures.save(step, state, batch)
         if leads:
             (workdir / "state_digest.txt").write_text(f"{digest}  step {step}\n", encoding="utf-8")
@@ -244,23 +273,6 @@ def _prepare(workdir: Path) -> None:
 def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of one device (they are equal on all) as numbers."""
     return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}
-
-
-def check_finite(numbers: Mapping[str, float], *, limit: int, step: int) -> None:
-    """Stops a run whose steps are skipped again and again.
-
-    Raises:
-      TrainingDiverged: after `limit` steps in a row, naming the terms that are not finite.
-    """
-    if numbers.get("skipped_in_row", 0) < limit:
-        return
-    wrong = [name for name, value in numbers.items() if not np.isfinite(value)]
-    raise TrainingDiverged(
-        f"step {step}: {numbers['skipped_in_row']:.0f} steps in a row had no finite loss or "
-        f"gradient (config.max_skipped={limit}); not finite are {', '.join(wrong) or 'none now'}. "
-        "The last checkpoint is kept: lower config.optimizer.learning_rate, or set "
-        "config.optimizer.clip"
-    )
 
 
 def _describe(state: PretrainState, workdir: Path) -> None:

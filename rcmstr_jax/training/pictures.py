@@ -23,8 +23,8 @@ from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
 from rcmstr_jax.training import parallel
-from rcmstr_jax.training.pretrain_step import draw_inputs, to_float
 from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.step_inputs import draw_inputs, to_float
 from rcmstr_jax.training.writers import METRICS
 
 # Images of a device that enter a picture (and the statistics of its masked pass).

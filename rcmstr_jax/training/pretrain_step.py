@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,18 @@ import optax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.models.build import (
-    contrast_options,
-    keys_per_image,
-    mask_grid,
-    patch_size,
-)
+from rcmstr_jax.models.build import contrast_options, keys_per_image, patch_size
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
-from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
 from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms, term_queue
 from rcmstr_jax.ssl.queue import enqueue, queue_size
-from rcmstr_jax.ssl.rearrange import align_frames, draw_permutation, rearrange_images
+from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
 from rcmstr_jax.training.parallel import AXIS, gather_rows, mean_over_devices, shuffle_rows
 from rcmstr_jax.training.state import PretrainState, Variables, select_parts
+from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 
-# Purposes folded into a step's key: what one draws never moves what another draws.
-VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)
-
+Tree = TypeVar("Tree")
 Step = Callable[[PretrainState, dict[str, Array]], tuple[PretrainState, dict[str, Array]]]
 
 
@@ -50,67 +42,6 @@ def queue_sizes(config: ConfigDict) -> dict[str, int]:
         name: queue_size(config.contrast.queue_size, config.batch_size * per_image[name])
         for name in contrast_options(config).queues
     }
-
-
-def to_float(images: Array) -> Array:
-    """uint8 pixels to float32 in [-1, 1]; floats pass unchanged."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1.0
-    return images
-
-
-def _keys_by_index(key: Array, indices: Array) -> Array:
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
-
-
-def draw_inputs(config: ConfigDict, key: Array, images: Array, indices: Array) -> dict[str, Array]:
-    """Both views, the permutation of every group, and the masks of a step.
-
-    Everything is keyed by the global position of an image, so that nothing depends on how many
-    devices share the batch.
-
-    Args:
-      config: a pretraining config.
-      key: the step's key.
-      images: uint8 or float `(B, 32, W, 3)`.
-      indices: int `(B,)`, position of each image within the data.
-
-    Returns:
-      `view_q`, `view_k`; with rearrangement `permutation`; with MIM `mask`.
-    """
-    images = to_float(images)
-    out = {"view_q": images, "view_k": images}
-    if config.views.enabled:
-        for name, purpose in (("view_q", VIEW_Q), ("view_k", VIEW_K)):
-            out[name] = make_view(
-                jax.random.fold_in(key, purpose),
-                images,
-                indices=indices,
-                max_ops=config.views.max_ops,
-            )
-    if config.rearrange.enabled:
-        r = config.rearrange
-        group_keys = _keys_by_index(
-            jax.random.fold_in(key, REARRANGE),
-            jnp.zeros_like(indices[:: r.group]) if r.shared_permutation else indices[:: r.group],
-        )
-        out["permutation"] = jax.vmap(
-            lambda k: draw_permutation(k, 1, group_size=r.group, blocks=r.blocks)[0]
-        )(group_keys)
-    if config.mim.enabled:
-        m, grid = config.mim, mask_grid(config)
-        image_keys = _keys_by_index(jax.random.fold_in(key, MASK), indices)
-        out["mask"] = jax.vmap(
-            lambda k: draw_mask(
-                k,
-                1,
-                grid=grid,
-                mask_ratio=m.mask_ratio,
-                block_ratio=m.block_ratio,
-                kind=m.kind,
-            )[0]
-        )(image_keys)
-    return out
 
 
 def key_gauges(keys: dict[str, Array], axis_name: str | None = None) -> dict[str, Array]:
@@ -137,8 +68,41 @@ def encode_keys(
     restore: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
     if config.key_norm == "shuffle":
         view_k, restore = shuffle_rows(view_k, jax.random.fold_in(key, SHUFFLE), axis_name)
-    keys, updated = model.apply(variables, view_k, train=True, mutable=["batch_stats"])
-    return jax.tree.map(restore, keys), updated.get("batch_stats", {})
+
+    def encode(rows: Array) -> tuple[dict[str, Array], Variables]:
+        keys, updated = model.apply(variables, rows, train=True, mutable=["batch_stats"])
+        return keys, updated.get("batch_stats", {})
+
+    if config.accumulation == 1:
+        keys, stats = encode(view_k)
+    else:
+        keys, stats = jax.lax.map(encode, split_rows(view_k, config.accumulation))
+        keys = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), keys)
+        stats = jax.tree.map(lambda x: x.mean(0), stats)
+    return jax.tree.map(restore, keys), stats
+
+
+def split_rows(tree: Tree, parts: int) -> Tree:
+    """`(rows, ...) -> (parts, rows / parts, ...)` for every leaf."""
+    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
+
+
+def mean_over_parts(function: Callable[[Any], Tree], rows: Any, parts: int) -> Tree:
+    """Averages `function` of equal parts of `rows`, computed one after the other.
+
+    Only one part's activations are held at a time: this is gradient accumulation.
+    """
+    if parts == 1:
+        return function(rows)
+    split = split_rows(rows, parts)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Tree, part: Any) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def online_losses(
@@ -270,18 +234,25 @@ def make_pretrain_step(
             for name, queue in state.queues.items()
         }
 
-        def loss_fn(params: Variables) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
-            return online_losses(
-                config,
-                model,
-                params,
-                state,
-                inputs,
-                keys,
-                {name: queue.keys for name, queue in new_queues.items()},
-            )
+        def part_gradients(part: tuple[dict[str, Array], dict[str, Array]]) -> Any:
+            part_inputs, part_keys = part
 
-        gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+            def loss_fn(params: Variables) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
+                return online_losses(
+                    config,
+                    model,
+                    params,
+                    state,
+                    part_inputs,
+                    part_keys,
+                    {name: queue.keys for name, queue in new_queues.items()},
+                )
+
+            return jax.grad(loss_fn, has_aux=True)(state.params)
+
+        gradients, (stats, metrics) = mean_over_parts(
+            part_gradients, (inputs, keys), config.accumulation
+        )
         metrics.update(key_gauges(keys, axis_name))
         gradients, metrics, stats, momentum_stats = mean_over_devices(
             (gradients, metrics, stats, momentum_stats), axis_name

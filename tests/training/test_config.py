@@ -8,10 +8,6 @@ from configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
 from rcmstr_jax.models.build import frame_count
 from rcmstr_jax.training.command_line import check_overrides
 from rcmstr_jax.training.config_check import (
-    CHOICES,
-    MEMBERS,
-    POSITIVE,
-    RANGES,
     ConfigError,
     check_config,
     closest,
@@ -20,6 +16,7 @@ from rcmstr_jax.training.config_check import (
     differences,
     flatten,
 )
+from rcmstr_jax.training.config_values import CHOICES, MEMBERS, POSITIVE, RANGES
 
 ALL = {
     "cnn": rcmstr_cnn.get_config,
@@ -56,6 +53,8 @@ MISTAKES = [
     ({"contrast.queue_size": 200}, ["queue_size=200", "208 frame keys", "at least 208"]),
     ({"batch_size": 10}, ["batch_size=10", "4 devices", "8 or 12"]),
     ({"batch_size": 12}, ["batch_size=12", "3 images per device", "rearrange.group=2"]),
+    ({"accumulation": 3}, ["accumulation=3", "2 images per device", "divisor of 2"]),
+    ({"accumulation": 2}, ["accumulation=2", "rearrange.group=2", "use 16"]),
     ({"mim.mask_ratio": 1.0}, ["mim.mask_ratio=1.0", "0.7"]),
     ({"mim.mask_ratio": 0.1}, ["block_ratio=0.15", "mask_ratio=0.1"]),
     ({"mim.kind": "block", "mim.block_ratio": 0.0}, ["mim.block_ratio=0.0", "0.040"]),

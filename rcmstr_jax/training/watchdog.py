@@ -1,0 +1,222 @@
+"""Who is stuck, and who is gone, among the processes of a run.
+
+Every process says every few seconds how far it is, in `WORKDIR/hosts/PROCESS.json`, and reads what
+the others say. Clocks of different machines are never compared: a sign of life is a change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from rcmstr_jax.training.interrupts import EXIT_LOST
+
+logger = logging.getLogger(__name__)
+
+# What a process can be doing. All wait for each other within a step.
+STARTING, DATA, STEP, SAVING = "starting", "waiting for data", "in a step", "saving"
+ENDED, FAILED = "ended", "failed"
+
+
+@dataclasses.dataclass
+class Seen:
+    """What a process last said, and when that changed, by the clock of the one who reads.
+
+    Attributes:
+      said: `host`, `step`, `doing`, `error`, `beat`; empty before the first sign.
+      alive: when the last sign came.
+      since: when step or occupation changed.
+    """
+
+    said: dict[str, Any]
+    alive: float
+    since: float
+
+
+def _of_the_runtime(error: BaseException | None) -> bool:
+    """Whether a device, or the way to another host, is behind an error."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def end_process(message: str) -> None:
+    """Ends the process at once: its main thread waits for a host that does not answer."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(EXIT_LOST)
+
+
+class Watchdog:
+    """Watches the steps of this process and the signs of life of the others.
+
+    A process that makes no progress is reported, and the run goes on; one that is gone cannot be
+    waited for, and ends the others, so that the whole run can be started again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        process: int,
+        processes: int,
+        stall_seconds: float,
+        lost_seconds: float = 40.0,
+        interval: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+        end: Callable[[str], None] = end_process,
+    ) -> None:
+        """Takes what it needs to know; `__enter__` starts the thread.
+
+        Args:
+          folder: shared by all hosts; unused with a single process.
+          process: number of this one.
+          processes: of the run.
+          stall_seconds: without progress, before it is reported; 0 for never.
+          lost_seconds: without a sign of life, before a process counts as gone.
+          interval: seconds between two signs.
+          clock: seconds.
+          end: called with a message when another process is gone.
+        """
+        self._folder, self._process, self._processes = folder, process, processes
+        self._stall, self._lost_after = stall_seconds, lost_seconds
+        self._interval, self._clock, self._end = interval, clock, end
+        self._beat, self._told = 0, clock()
+        self._step, self._doing, self._error = 0, STARTING, ""
+        others = [number for number in range(processes) if number != process]
+        self._others = {number: Seen({}, clock(), clock()) for number in others}
+        # What an earlier run left is no sign of life of this one.
+        self._stale = {number: self._read(number) for number in others}
+        self._since = clock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def note(self, step: int, doing: str) -> None:
+        """Says that this process is about to do something, after `step` finished steps."""
+        self._step, self._doing = step, doing
+        self._since = self._told = self._clock()
+
+    def note_failure(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Tells the others why this process ends; an exit callback of `contextlib.ExitStack`."""
+        if _of_the_runtime(error):
+            self._suspect()
+        self._doing = ENDED if error is None else FAILED
+        self._error = "" if error is None else f"{type(error).__name__}: {error}".split("\n")[0]
+        self._sign()
+
+    def __enter__(self) -> Watchdog:
+        if self._processes > 1:
+            self._folder.mkdir(exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.note_failure(kind, error, traceback)
+        self._stop.set()
+        self._thread.join()
+
+    def _suspect(self) -> None:
+        """Waits until another process is known to be gone, because talking to it failed."""
+        self._lost_after = min(self._lost_after, 5 * self._interval)
+        deadline = self._clock() + 2 * self._lost_after
+        while self._clock() < deadline and self._processes > 1:
+            time.sleep(self._interval)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self.look()
+
+    def look(self) -> None:
+        """Gives a sign, reads those of the others, and acts on them."""
+        self._sign()
+        for number in self._others:
+            self._look_at(number)
+        if self._stall and self._clock() - self._told > self._stall and self._doing != ENDED:
+            self._told = self._clock()
+            logger.error("%s", self._stuck())
+
+    def _look_at(self, number: int) -> None:
+        seen, said, now = self._others[number], self._read(number), self._clock()
+        if said and said not in (seen.said, self._stale[number]):
+            moved = any(said[key] != seen.said.get(key) for key in ("step", "doing"))
+            self._others[number] = Seen(said, now, now if moved else seen.since)
+            if said["doing"] == FAILED and self._doing not in (ENDED, FAILED):
+                self._end(self._loss(number, f"ended with {said['error']}"))
+        elif seen.said.get("doing") != ENDED and now - seen.alive > self._lost_after:
+            self._end(self._loss(number, f"gave no sign of life for {now - seen.alive:.0f} s"))
+
+    def _loss(self, number: int, what: str) -> str:
+        said = self._others[number].said
+        return (
+            f"process {number} on {said.get('host', 'an unknown host')} {what}; its last step was "
+            f"{said.get('step', 'none')}. Start all processes again with the same command: the run "
+            "continues from the newest checkpoint"
+        )
+
+    def _stuck(self) -> str:
+        now = self._clock()
+        own = Seen(self._said(), now, self._since)
+        everybody = {self._process: own, **self._others}
+        steps = {number: seen.said.get("step", 0) for number, seen in everybody.items()}
+        behind = [number for number in everybody if steps[number] == min(steps.values())]
+        # Those within a step wait for the ones that have not come to it.
+        guilty = [n for n in behind if everybody[n].said.get("doing") != STEP]
+        if not guilty and len(behind) < len(everybody):
+            guilty = behind
+        lines = [
+            f"process {number} on {seen.said.get('host', 'an unknown host')}: step {steps[number]},"
+            f" {seen.said.get('doing', 'not started')} for {now - seen.since:.0f} s"
+            for number, seen in sorted(everybody.items())
+        ]
+        who = f"process {', '.join(map(str, guilty))}" if guilty else "the step itself"
+        return f"no progress for {now - self._since:.0f} s, stuck is {who} ({'; '.join(lines)})"
+
+    def _said(self) -> dict[str, Any]:
+        return {
+            "host": socket.gethostname(),
+            "step": self._step,
+            "doing": self._doing,
+            "error": self._error,
+            "beat": self._beat,
+        }
+
+    def _sign(self) -> None:
+        self._beat += 1
+        if self._processes == 1:
+            return
+        path = self._folder / f"{self._process}.json"
+        temporary = path.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(self._said()), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            logger.warning("no sign of life can be given: %s", error)
+
+    def _read(self, number: int) -> dict[str, Any]:
+        try:
+            return json.loads((self._folder / f"{number}.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return {}
+

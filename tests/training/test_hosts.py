@@ -1,0 +1,262 @@
+"""One device, four, and two processes of two: the same run; and a pair that loses one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from rcmstr_jax.training.checkpoint import Checkpoints
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.distributed import connect
+from rcmstr_jax.training.interrupts import EXIT_LOST, EXIT_PREEMPTED
+
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of 24 noisy words."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        image = rng.integers(0, 80, (32, 64, 3), np.uint8)
+        cv2.putText(image, f"w{i}", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (255, 255, 255), 2)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Callable[..., Process]:
+    """Starts a Python process with this many fake devices; all share one compilation cache."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def run(command: list[str], devices: int) -> Process:
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+        }
+        return subprocess.Popen(
+            [sys.executable, *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return run
+
+
+def finish(*processes: Process, timeout: float = 300.0) -> list[str]:
+    """Waits for processes that have to end well; returns what they said."""
+    said = [process.communicate(timeout=timeout)[0] for process in processes]
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return said
+
+
+class Runs:
+    """Runs of `step_worker.py`, by name."""
+
+    def __init__(self, folder: Path, images: Path, start: Callable[..., Process]) -> None:
+        self.folder, self._images, self._start = folder, images, start
+
+    def run(self, name: str, until: int, *, devices: int, hosts: int = 1) -> None:
+        worker = str(Path(__file__).with_name("step_worker.py"))
+        command = [
+            worker, f"--workdir={self.folder / name}", f"--images={self._images}",
+            f"--until={until}", f"--hosts={hosts}", f"--port={free_port()}",
+        ]  # fmt: skip
+        finish(*(self._start([*command, f"--host={host}"], devices) for host in range(hosts)))
+
+    def state(self, name: str) -> dict[str, np.ndarray]:
+        with Checkpoints(self.folder / name, read_only=True) as checkpoints:
+            step, _, arrays = checkpoints.read()
+        assert step == 3
+        return arrays
+
+    def metrics(self, name: str) -> list[dict[str, float]]:
+        files = [self.folder / name / f"metrics-{step}.json" for step in (1, 2, 3)]
+        return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, images, start) -> Runs:
+    """Three steps on one device, the reference of all others."""
+    runs = Runs(tmp_path_factory.mktemp("runs"), images, start)
+    runs.run("one", 3, devices=1)
+    return runs
+
+
+def assert_same_run(runs: Runs, name: str) -> None:
+    """Parameters, queues, statistics, optimiser and losses, but for the order of summation."""
+    ours, theirs = runs.state(name), runs.state("one")
+    assert set(ours) == set(theirs)
+    assert {array.dtype.name for array in theirs.values()} == {"float64", "int32", "uint32"}
+    for path, array in theirs.items():
+        np.testing.assert_allclose(ours[path], array, rtol=1e-7, atol=1e-9, err_msg=path)
+    for mine, yours in zip(runs.metrics(name), runs.metrics("one"), strict=True):
+        assert mine == pytest.approx(yours, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_four_devices_and_resuming_on_two_and_on_one(runs):
+    runs.run("four", 1, devices=4)
+    shutil.copytree(runs.folder / "four", runs.folder / "fewer")
+    runs.run("four", 3, devices=4)
+    assert_same_run(runs, "four")
+    runs.run("fewer", 2, devices=2)
+    runs.run("fewer", 3, devices=1)
+    assert_same_run(runs, "fewer")
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices(runs):
+    runs.run("pair", 3, devices=2, hosts=2)
+    assert_same_run(runs, "pair")
+    steps = sorted(path.name for path in (runs.folder / "pair" / "checkpoints").iterdir())
+    assert steps == ["1", "2", "3"]
+
+
+class Pair:
+    """Two processes of `launch/pretrain.py` on one workdir."""
+
+    def __init__(self, workdir: Path, images: Path, repository: Path, start) -> None:
+        self.workdir, self._start = workdir, start
+        self._command = [
+            str(repository / "launch" / "pretrain.py"), f"--workdir={workdir}",
+            f"--config={repository}/configs/pretrain/mini.py:test",
+            f"--config.data.source=folder:{images}", "--config.compilation_cache=off",
+            "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
+            "--config.model.image_width=32", "--config.model.projector=mlp",
+            "--config.mim.enabled=False", "--config.views.enabled=False",
+            "--config.total_steps=60", "--config.checkpoint_every=20", "--config.picture_every=-1",
+        ]  # fmt: skip
+
+    def start(self) -> tuple[Process, Process]:
+        joined = [
+            "--distributed=flags", f"--coordinator_address=127.0.0.1:{free_port()}",
+            "--num_processes=2",
+        ]  # fmt: skip
+        first, second = (
+            self._start([*self._command, *joined, f"--process_id={i}"], 1) for i in range(2)
+        )
+        return first, second
+
+    def wait_for_step(self, step: int, *processes: Process) -> None:
+        while all(process.poll() is None for process in processes) and self.last_step() < step:
+            time.sleep(0.02)
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0][-3000:]
+
+    def last_step(self) -> int:
+        metrics = self.workdir / "metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    def result(self) -> tuple[str, str]:
+        names = ("state_digest.txt", "metrics.jsonl")
+        digest, metrics = ((self.workdir / name).read_text() for name in names)
+        return digest, metrics
+
+
+@pytest.mark.slow
+def test_pair_stops_together_loses_one_and_ends_like_an_undisturbed_one(
+    tmp_path, images, repository, start
+):
+    whole = Pair(tmp_path / "whole", images, repository, start)
+    said = finish(*whole.start())
+    assert "step 60/60" in said[0]
+    assert "step 60/60" not in said[1]  # only process 0 writes logs
+
+    pair = Pair(tmp_path / "pair", images, repository, start)
+    first, second = pair.start()
+    pair.wait_for_step(5, first, second)
+    second.send_signal(signal.SIGTERM)
+    texts = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (EXIT_PREEMPTED, EXIT_PREEMPTED), texts
+
+    first, second = pair.start()
+    pair.wait_for_step(25, first, second)
+    second.kill()
+    killed = time.monotonic()
+    text = first.communicate(timeout=120)[0]
+    assert time.monotonic() - killed < 60
+    assert first.returncode == EXIT_LOST, text[-3000:]
+    errors = [line for line in text.splitlines() if line.startswith("error: process 1 on")]
+    assert len(errors) == 1
+    assert "Start all processes again with the same command" in errors[0]
+
+    finish(*pair.start())
+    assert pair.result() == whole.result()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("none", "a:1", None, None), "--coordinator_address=a:1 .*add --distributed=flags"),
+        (("flags", "a:1", None, 0), "give --num_processes too"),
+        (("flags", "a:1", 2, 2), "--process_id=2 of --num_processes=2: use 0 to 1"),
+        (("flags", "a", 2, 0), "--coordinator_address=a names no port: write HOST:PORT"),
+    ],
+)
+def test_flags_that_cannot_join_processes(arguments, answer):
+    with pytest.raises(ConfigError, match=answer):
+        connect(*arguments)
+
+
+def test_one_process_needs_no_flags():
+    connect("none")
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "4"}, [0, 1, 2, 3]),
+        ({"SLURM_TASKS_PER_NODE": "1", "CUDA_VISIBLE_DEVICES": "2,5"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}, None),
+        ({}, None),
+    ],
+)
+def test_only_task_of_a_slurm_node_gets_all_its_gpus(monkeypatch, environment, devices):
+    given = {}
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: given.update(options))
+    connect("auto")
+    assert given["local_device_ids"] == devices
+    assert given["cluster_detection_method"] is None
+
+
+def test_processes_that_cannot_be_found_are_a_mistake_in_the_flags(monkeypatch):
+    def alone(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(jax.distributed, "initialize", alone)
+    with pytest.raises(ConfigError, match="--distributed=auto: .*use --distributed=flags"):
+        connect("auto")

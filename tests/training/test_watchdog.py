@@ -1,0 +1,151 @@
+"""Who is stuck and who is gone, told from what the processes say; by a clock that tests turn."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import jax
+import pytest
+
+from rcmstr_jax.training.watchdog import DATA, STEP, Watchdog
+
+
+class Clock:
+    """A clock that only moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ended() -> list[str]:
+    """Messages with which a watchdog ended its process."""
+    return []
+
+
+@pytest.fixture
+def watch(tmp_path, clock, ended):
+    """Makes the watchdog of one of three processes; its thread does not run."""
+
+    def make(process: int, processes: int = 3, stall: float = 60.0) -> Watchdog:
+        return Watchdog(
+            tmp_path, process=process, processes=processes, stall_seconds=stall,
+            lost_seconds=40.0, clock=clock, end=ended.append,
+        )  # fmt: skip
+
+    return make
+
+
+def let_pass(clock: Clock, seconds: float, *watchdogs: Watchdog) -> None:
+    for _ in range(round(seconds / 2)):
+        clock.now += 2
+        for watchdog in watchdogs:
+            watchdog.look()
+
+
+def test_silence_ends_the_others_and_names_host_step_and_remedy(watch, clock, ended):
+    first, second, third = (watch(i) for i in range(3))
+    second.note(7, STEP)
+    let_pass(clock, 10, first, second, third)
+    let_pass(clock, 38, first, third)
+    assert not ended
+    let_pass(clock, 6, first)
+    (message,) = ended
+    assert "process 1 on" in message
+    assert "gave no sign of life for 42 s; its last step was 7" in message
+    assert "Start all processes again with the same command" in message
+
+
+def test_failure_of_another_process_is_passed_on_at_once(watch, clock, ended):
+    first, second, third = (watch(i) for i in range(3))
+    let_pass(clock, 2, first, second, third)
+    error = OSError("no space left")
+    second.note_failure(type(error), error, None)
+    let_pass(clock, 2, first)
+    assert len(ended) == 1
+    assert "process 1 on" in ended[0]
+    assert "ended with OSError: no space left" in ended[0]
+
+
+def test_a_process_that_is_done_is_not_missed(watch, clock, ended):
+    first, second = (watch(i, processes=2) for i in range(2))
+    let_pass(clock, 2, first, second)
+    second.note_failure(None, None, None)
+    let_pass(clock, 200, first)
+    assert not ended
+
+
+def test_what_an_earlier_run_left_is_no_sign(watch, clock, ended, tmp_path):
+    old = {"host": "h", "step": 3, "doing": "failed", "error": "OSError: old", "beat": 9}
+    (tmp_path / "1.json").write_text(json.dumps(old))
+    first = watch(0, processes=2)
+    let_pass(clock, 38, first)
+    assert not ended
+    let_pass(clock, 4, first)
+    assert "process 1 on an unknown host gave no sign of life for 42 s" in ended[0]
+
+
+def test_stuck_is_who_has_not_come_to_the_step(watch, clock, caplog):
+    first, second, third = (watch(i) for i in range(3))
+    for watchdog, doing in ((first, STEP), (second, DATA), (third, STEP)):
+        watchdog.note(12, doing)
+    with caplog.at_level(logging.ERROR):
+        let_pass(clock, 58, first, second, third)
+        assert not caplog.records
+        let_pass(clock, 4, first, second, third)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3  # each process says it in its own log
+    assert "stuck is process 1 (process 0 on" in messages[0]
+    assert "step 12, waiting for data for" in messages[0]
+
+
+def test_stuck_with_all_in_the_step_is_the_step_itself(watch, clock, caplog):
+    first, second = (watch(i, processes=2) for i in range(2))
+    for watchdog in (first, second):
+        watchdog.note(12, STEP)
+    with caplog.at_level(logging.ERROR):
+        let_pass(clock, 62, first, second)
+    assert "stuck is the step itself" in caplog.records[0].getMessage()
+
+
+def test_progress_is_never_reported_and_zero_switches_off(watch, clock, caplog):
+    moving, off = watch(0, processes=1), watch(0, processes=1, stall=0)
+    with caplog.at_level(logging.ERROR):
+        for step in range(10):
+            moving.note(step, STEP)
+            let_pass(clock, 50, moving, off)
+    assert not caplog.records
+
+
+def test_a_failed_collective_waits_for_the_proof(watch, clock, ended, monkeypatch):
+    """The runtime knows that the other end is closed; only the watchdog knows whose it was."""
+    first, second = (watch(i, processes=2) for i in range(2))
+    let_pass(clock, 4, first, second)
+    monkeypatch.setattr(
+        "rcmstr_jax.training.watchdog.time.sleep", lambda seconds: let_pass(clock, seconds, first)
+    )
+    error = RuntimeError("saving failed")
+    error.__cause__ = jax.errors.JaxRuntimeError("Connection closed by peer")
+    first.note_failure(type(error), error, None)
+    assert "process 1 on" in ended[0]
+    assert "gave no sign of life for 1" in ended[0]  # sooner than after 40 s
+
+
+def test_thread_gives_signs_and_the_end(watch, tmp_path):
+    watchdog = watch(0, processes=2)
+    watchdog._interval = 0.01
+    with watchdog:
+        watchdog.note(4, DATA)
+        while not (tmp_path / "0.json").exists():
+            pass
+    said = json.loads((tmp_path / "0.json").read_text())
+    assert (said["step"], said["doing"], said["error"]) == (4, "ended", "")

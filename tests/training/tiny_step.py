@@ -1,0 +1,65 @@
+"""The smallest step with every loss, in float64, for the tests that compare steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.pretrain import mini
+from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
+from rcmstr_jax.training.state import PretrainState, create_state
+
+Result = tuple[PretrainState, dict[str, jax.Array]]
+
+
+def make_config(**changes: Any) -> ConfigDict:
+    """The smallest CNN with every loss; views are the images themselves."""
+    config = mini.get_config("test")
+    config.model.image_width = 20  # 6 frames
+    config.model.projector = "mlp"
+    config.mim.form = "masked_dense"
+    config.views.enabled = False
+    config.contrast.queue_size = 100  # 96: two steps of frames, three of sub-words, 12 of words
+    config.contrast.chunk = 64
+    config.momentum.value = 0.9
+    config.optimizer.warmup_steps = 0
+    config.key_norm = "sync"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def make_state(config: ConfigDict, model: RCMSTR) -> PretrainState:
+    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    return create_state(
+        model,
+        optimizer,
+        jax.random.key(config.seed),
+        image_size=image_size(config),
+        mask_grid=mask_grid(config) if config.mim.enabled else None,
+        queue_sizes=queue_sizes(config),
+        predict_dim=config.model.predict_dim,
+    )
+
+
+def make_step(config: ConfigDict, axis_name: str | None) -> Callable[..., Result]:
+    optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    model = build_model(config, axis_name if config.key_norm == "sync" else None)
+    return make_pretrain_step(config, model, optimizer, schedule, axis_name)
+
+
+def to_double(tree: Any) -> Any:
+    """Floats as float64; keys, counters and pointers as they are."""
+
+    def convert(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        return jnp.asarray(x.astype(np.float64) if x.dtype.kind == "f" else x)
+
+    return jax.tree.map(convert, tree)
