@@ -86,7 +86,7 @@ def connect(
 
 
 def _slurm_devices() -> list[int] | None:
-    """All GPUs of a node for its only task, of which JAX would take the first; else JAX's choice."""
+    """All GPUs of a node for its only task, where JAX would take the first; else None."""
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", os.environ.get("SLURM_TASKS_PER_NODE", ""))
     if not re.fullmatch(r"1(\(x\d+\))?", tasks):
         return None
