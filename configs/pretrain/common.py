@@ -171,6 +171,8 @@ def use_vit(config: ConfigDict, size: str = "tiny") -> ConfigDict:
     config.model.width = 0
     config.model.image_width = 128
     config.model.projector = "mlp"
+    # It has no batch statistics: to deal the images anew would move bytes and change nothing.
+    config.key_norm = "local"
     config.momentum.value = 0.99
     config.momentum.final = 1.0
     config.optimizer.name = "adamw"
