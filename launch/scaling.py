@@ -1,0 +1,141 @@
+r"""Predicts a config's step time on many chips, from the exchanges of its compiled step.
+
+  python launch/scaling.py --config=configs/pretrain/rcmstr_cnn.py
+  python launch/scaling.py --config=configs/pretrain/rcmstr_vit.py:small
+
+Compiles the step for eight fake CPU devices (minutes; nothing is run) and prints Markdown:
+the exchanges, the predicted times, the queues. docs/scaling.md explains the model. Any field can be
+overridden, `--config.contrast.queue_size=262144`.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+DEVICES = 8
+# Before JAX starts. The machine code is thrown away: it need not be good.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+)
+
+from absl import app, flags  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+# Config files import one another, and are not installed: they are found beside this folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rcmstr_jax.models.build import contrast_options, keys_per_image  # noqa: E402
+from rcmstr_jax.training import scaling  # noqa: E402
+from rcmstr_jax.training.collectives import Collective  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
+from rcmstr_jax.training.config_check import check_config  # noqa: E402
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
+CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "Numbers of chips.")
+SHARE = flags.DEFINE_float("peak_share", 0.4, "Share of the peak that products reach.", 0.01, 1.0)
+flags.mark_flags_as_required(["config"])
+
+
+def row(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def exchange_table(collectives: Iterable[Collective]) -> list[str]:
+    """One line per kind and array; reduced arrays of one kind and type together."""
+    grouped: dict[tuple[str, str], list[Collective]] = collections.defaultdict(list)
+    for collective in collectives:
+        types = {array.split("[")[0] for array in collective.arrays}
+        several = collective.kind == "all-reduce"
+        what = " ".join(sorted(types)) if several else " ".join(collective.arrays)
+        grouped[collective.kind, what].append(collective)
+    lines = [row("exchange", "arrays", "bytes", "sent by a chip"), row("---", "---", "--:", "--:")]
+    for (kind, what), found in sorted(grouped.items(), key=lambda item: -item[1][0].size):
+        arrays = sum(len(collective.arrays) for collective in found)
+        size, sent = sum(c.size for c in found), sum(c.sent for c in found)
+        lines.append(row(kind, f"{arrays} × {what}", f"{size:,}", f"{sent:,.0f}"))
+    return lines
+
+
+def at_scale(config: ConfigDict, chips: int, rows: int) -> ConfigDict:
+    """The config for a larger batch; a queue holds the keys of one step at least."""
+    config = config.copy_and_resolve_references()
+    config.batch_size = chips * rows
+    keys = config.batch_size * max(
+        keys_per_image(config)[name] for name in contrast_options(config).queues
+    )
+    config.contrast.queue_size = max(config.contrast.queue_size, keys)
+    return config
+
+
+def prediction_table(config: ConfigDict, found: Sequence[Collective], fixed: str) -> list[str]:
+    """Predicted steps with the words per chip fixed, or the global batch."""
+    lines = [
+        row("chips", "words per chip", "global batch", "compute ms", "exchange ms", "step ms",
+            "efficiency", "words/s", "largest term"),
+        row(*["--:"] * 8, "---"),
+    ]  # fmt: skip
+    group = config.rearrange.group if config.rearrange.enabled else 1
+    for chips in CHIPS.value:
+        rows = config.batch_size // (DEVICES if fixed == "words per chip" else chips)
+        if not rows or rows % group:
+            lines.append(row(chips, f"fewer than {group}", config.batch_size, *["-"] * 6))
+            continue
+        batch = rows * chips
+        flops = scaling.step_flops(at_scale(config, chips, rows), rows)
+        p = scaling.predict(
+            flops, found, chips=chips, rows_factor=batch / config.batch_size, share=SHARE.value
+        )
+        lines.append(
+            row(chips, rows, f"{batch:,}", f"{1e3 * p.compute:.2f}",
+                f"{1e3 * (p.step - p.compute):.2f}", f"{1e3 * p.step:.2f}",
+                f"{100 * p.efficiency:.0f} %", f"{batch / p.step:,.0f}", p.dominant)
+        )  # fmt: skip
+    return lines
+
+
+def queue_table(config: ConfigDict) -> list[str]:
+    """Replicated against sharded queues."""
+    lines = [
+        row("chips", "entries", "replicated, bytes per chip", "read ms", "exchange if sharded ms",
+            "entries that fill a tenth of the memory", "entries at which sharding is faster"),
+        row(*["--:"] * 7),
+    ]  # fmt: skip
+    rows = config.batch_size // DEVICES
+    for chips in CHIPS.value:
+        scaled = at_scale(config, chips, rows)
+        costs = scaling.queue_costs(scaled, rows, chips)
+        lines.append(
+            row(chips, f"{scaled.contrast.queue_size:,}", f"{costs.replicated:,}",
+                f"{1e3 * costs.read:.2f}", f"{1e3 * costs.gathered:.2f}", f"{costs.largest:,}",
+                f"{costs.break_even:,}")
+        )  # fmt: skip
+    return lines
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the tables; returns the exit code."""
+    del argv
+    config = CONFIG.value
+    with one_line_errors():
+        check_config(config, devices=DEVICES)
+    found = scaling.step_collectives(config)
+    rows = config.batch_size // DEVICES
+    flops = scaling.step_flops(config, rows)
+    print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.\n")
+    print("\n".join(exchange_table(found)))
+    for fixed in ("words per chip", "global batch"):
+        print(f"\n{scaling.V5P.name}, fixed {fixed}:\n")
+        print("\n".join(prediction_table(config, found, fixed)))
+    print(f"\nQueues, {rows} words per chip:\n")
+    print("\n".join(queue_table(config)))
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
