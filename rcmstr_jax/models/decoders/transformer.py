@@ -1,0 +1,310 @@
+"""Autoregressive transformer decoder with cached keys and values (method section 8.3).
+
+Pre-norm blocks: attention over the characters so far, attention over the frames, MLP. Teacher
+forcing, greedy decoding and beam search run the same code on a stretch of tokens; decoding hands
+it one token at a time and keeps what earlier tokens left in the cache. A search is one compiled
+loop that ends as soon as every word has its [EOS].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.vit import sinusoid_positions
+
+SOS, EOS = 2, 3
+_EPSILON = 1e-6
+Pair = tuple[Array, Array]
+"""Keys and values, each (batch, positions, heads, width / heads)."""
+
+
+class CrossBlock(nn.Module):
+    """A block of the decoder.
+
+    Attributes:
+        width: width of the tokens.
+        heads: attention heads; divides the width.
+        mlp_ratio: hidden width of the MLP over the block's width.
+    """
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.self_norm, self.cross_norm, self.mlp_norm = (
+            nn.LayerNorm(epsilon=_EPSILON, **dtypes) for _ in range(3)
+        )
+        self.self_qkv = Linear(3 * self.width, **dtypes)
+        self.self_out = Linear(self.width, **dtypes)
+        self.cross_query = Linear(self.width, **dtypes)
+        self.cross_key_value = Linear(2 * self.width, **dtypes)
+        self.cross_out = Linear(self.width, **dtypes)
+        self.mlp_in = Linear(round(self.mlp_ratio * self.width), **dtypes)
+        self.mlp_out = Linear(self.width, **dtypes)
+
+    def remember(self, memory: Float[Array, "batch frames width"]) -> Pair:
+        """Keys and values of the frames; computed once per image."""
+        keys, values = jnp.split(self.cross_key_value(memory), 2, axis=-1)
+        return self._by_head(keys), self._by_head(values)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch steps width"],
+        frames: Pair,
+        cache: Pair,
+        position: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "batch steps width"], Pair]:
+        """Runs a stretch of tokens that begins at `position`.
+
+        Args:
+            x: the tokens' vectors.
+            frames: from `remember`.
+            cache: keys and values of the tokens before; room for this stretch.
+            position: number of tokens before.
+
+        Returns:
+            The vectors after the block, and the cache with this stretch in it.
+        """
+        query, *new = (
+            self._by_head(part) for part in jnp.split(self.self_qkv(self.self_norm(x)), 3, axis=-1)
+        )
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), position, axis=1)
+            for old, part in zip(cache, new, strict=True)
+        )
+        # A token sees itself and what is before it; places not yet written lie behind it.
+        seen = jnp.arange(keys.shape[1]) <= position + jnp.arange(x.shape[1])[:, None]
+        x = x + self.self_out(_attend(query, keys, values, seen))
+        query = self._by_head(self.cross_query(self.cross_norm(x)))
+        x = x + self.cross_out(_attend(query, *frames))
+        hidden = nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
+        return x + self.mlp_out(hidden), (keys, values)
+
+    def _by_head(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+
+
+def _attend(query: Array, keys: Array, values: Array, seen: Array | None = None) -> Array:
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, keys)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if seen is not None:
+        logits = jnp.where(seen, logits, -jnp.inf)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(values.dtype), values)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def _precise(memory: list[Pair]) -> Any:
+    """Type of what is added up over a word: float32 at least."""
+    return jnp.promote_types(memory[0][0].dtype, jnp.float32)
+
+
+class TransformerDecoder(nn.Module):
+    """Reads frames one character at a time.
+
+    Attributes:
+        num_classes: classes: `Charset.num_attention_classes`.
+        width: width of the tokens.
+        depth: number of blocks.
+        heads: attention heads; None takes one per 32 channels.
+        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+    """
+
+    num_classes: int
+    width: int = 256
+    depth: int = 6
+    heads: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        heads = self.heads or max(1, self.width // 32)
+        if self.width % heads:
+            raise ValueError(f"heads={heads} does not divide width={self.width}")
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.frame_map = Linear(self.width, **dtypes)
+        self.frame_norm = nn.LayerNorm(epsilon=_EPSILON, **dtypes)
+        self.embedding = self.param(
+            "embedding",
+            nn.initializers.normal(self.width**-0.5),
+            (self.num_classes, self.width),
+            self.param_dtype,
+        )
+        self.blocks = [CrossBlock(self.width, heads, **dtypes) for _ in range(self.depth)]
+        self.norm = nn.LayerNorm(epsilon=_EPSILON, **dtypes)
+        self.generator = Linear(self.num_classes, **dtypes)
+
+    def __call__(
+        self, frames: Float[Array, "batch frames dim"], tokens: Int[Array, "batch steps"]
+    ) -> Float[Array, "batch steps classes"]:
+        """Logits under teacher forcing.
+
+        Args:
+            frames: encoder frames.
+            tokens: what is read at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
+        """
+        memory = self.remember(frames)
+        cache = self.empty_cache(memory, tokens.shape[1])
+        return self.advance(tokens, memory, cache, 0)[0]
+
+    def decode(
+        self,
+        frames: Float[Array, "batch frames dim"],
+        max_length: int,
+        start_token: int = SOS,
+        end_token: int = EOS,
+    ) -> Float[Array, "batch steps classes"]:
+        """Logits of greedy decoding, each step fed with the likeliest token of the step before.
+
+        Args:
+            frames: encoder frames.
+            max_length: number of steps: longest word plus one for [EOS].
+            start_token: first token read.
+            end_token: when every word has had it, the remaining steps are left at zero.
+        """
+        module, variables = self.clone(parent=None, name=None), self.variables
+        memory = self.remember(frames)
+        batch = frames.shape[0]
+
+        def unfinished(carry: Any) -> Array:
+            step, _, _, _, ended = carry
+            return (step < max_length) & ~jnp.all(ended)
+
+        def advance(carry: Any) -> Any:
+            step, token, logits, cache, ended = carry
+            new, cache = module.apply(
+                variables, token[:, None], memory, cache, step, method="advance"
+            )
+            token = jnp.argmax(new[:, 0], axis=-1).astype(jnp.int32)
+            logits = jax.lax.dynamic_update_slice_in_dim(
+                logits, new.astype(logits.dtype), step, axis=1
+            )
+            return step + 1, token, logits, cache, ended | (token == end_token)
+
+        cache = self.empty_cache(memory, max_length)
+        start = jnp.full((batch,), start_token, jnp.int32)
+        logits = jnp.zeros((batch, max_length, self.num_classes), _precise(memory))
+        carry = (0, start, logits, cache, jnp.zeros(batch, bool))
+        result: Array = jax.lax.while_loop(unfinished, advance, carry)[2]
+        return result
+
+    def search(
+        self,
+        frames: Float[Array, "batch frames dim"],
+        max_length: int,
+        beams: int,
+        start_token: int = SOS,
+        end_token: int = EOS,
+        pad_token: int = 0,
+    ) -> tuple[Int[Array, "batch steps"], Float[Array, "batch steps"]]:
+        """The likeliest of `beams` words that are followed side by side.
+
+        A word's score is its log-probability, [EOS] included, without a bonus for length: a search
+        with one beam is greedy decoding.
+
+        Args:
+            frames: encoder frames.
+            max_length: number of steps: longest word plus one for [EOS].
+            beams: words followed at a time.
+            start_token: first token read.
+            end_token: ends a word.
+            pad_token: what follows the end.
+
+        Returns:
+            Tokens, [EOS] among them, and their log-probabilities, 0 after the end.
+        """
+        module, variables = self.clone(parent=None, name=None), self.variables
+        batch, classes = frames.shape[0], self.num_classes
+        memory = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), self.remember(frames))
+        padding = jnp.where(jnp.arange(classes) == pad_token, 0.0, -jnp.inf)
+
+        def unfinished(carry: Any) -> Array:
+            step, _, _, _, ended, _ = carry
+            return (step < max_length) & ~jnp.all(ended)
+
+        def advance(carry: Any) -> Any:
+            step, tokens, logs, scores, ended, cache = carry
+            last = jax.lax.dynamic_index_in_dim(tokens, step, axis=2, keepdims=False)
+            logits, cache = module.apply(
+                variables, last.reshape(-1, 1), memory, cache, step, method="advance"
+            )
+            new = jax.nn.log_softmax(logits.astype(scores.dtype))
+            # An ended word goes on in one way alone, at no cost.
+            new = jnp.where(ended[..., None], padding, new.reshape(batch, beams, classes))
+            total = (scores[..., None] + new).reshape(batch, -1)
+            scores, chosen = jax.lax.top_k(total, beams)
+            parent, token = chosen // classes, (chosen % classes).astype(jnp.int32)
+            tokens, logs, ended = (
+                jnp.take_along_axis(x, parent.reshape(batch, beams, *(1,) * (x.ndim - 2)), axis=1)
+                for x in (tokens, logs, ended)
+            )
+            gained = jnp.take_along_axis(new.reshape(batch, -1), chosen, axis=1)
+            tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, step + 1, axis=2)
+            logs = jax.lax.dynamic_update_index_in_dim(logs, gained, step, axis=2)
+            rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
+            cache = jax.tree.map(lambda x: x[rows], cache)
+            return step + 1, tokens, logs, scores, ended | (token == end_token), cache
+
+        tokens = jnp.full((batch, beams, max_length + 1), pad_token, jnp.int32)
+        # All beams start alike: only the first may go on, or the same word would fill them.
+        scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(_precise(memory))
+        carry = (
+            0,
+            tokens.at[:, :, 0].set(start_token),
+            jnp.zeros((batch, beams, max_length), scores.dtype),
+            jnp.broadcast_to(scores, (batch, beams)),
+            jnp.zeros((batch, beams), bool),
+            self.empty_cache(memory, max_length),
+        )
+        _, tokens, logs, *_ = jax.lax.while_loop(unfinished, advance, carry)
+        return tokens[:, 0, 1:], logs[:, 0]  # top_k sorts: the first beam is the best
+
+    def remember(self, frames: Float[Array, "batch frames dim"]) -> list[Pair]:
+        """Keys and values of the frames for every block."""
+        memory = self.frame_norm(self.frame_map(frames))
+        memory = memory + sinusoid_positions(frames.shape[1], self.width).astype(memory.dtype)
+        return [block.remember(memory) for block in self.blocks]
+
+    def empty_cache(self, memory: list[Pair], length: int) -> list[Pair]:
+        """Room for the keys and values of `length` tokens in every block."""
+
+        def room(x: Array) -> Array:
+            return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
+
+        return [(room(keys), room(values)) for keys, values in memory]
+
+    def advance(
+        self,
+        tokens: Int[Array, "batch steps"],
+        memory: list[Pair],
+        cache: list[Pair],
+        position: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "batch steps classes"], list[Pair]]:
+        """Logits of a stretch of tokens that begins at `position`, and the cache after it.
+
+        Args:
+            tokens: what is read.
+            memory: from `remember`.
+            cache: what earlier calls returned, or `empty_cache`.
+            position: number of tokens before.
+        """
+        steps = tokens.shape[1]
+        table = jnp.asarray(sinusoid_positions(cache[0][0].shape[1], self.width))
+        places = jax.lax.dynamic_slice_in_dim(table, position, steps)
+        # Scaled so that the entries of both are of the order of one.
+        x = self.embedding[tokens] * self.width**0.5 + places
+        x = x.astype(self.dtype or x.dtype)
+        after = []
+        for block, frames, old in zip(self.blocks, memory, cache, strict=True):
+            x, new = block(x, frames, old, position)
+            after.append(new)
+        return self.generator(self.norm(x)), after

@@ -1,0 +1,124 @@
+"""The transformer decoder: cache, greedy and beam search, teacher forcing, padding."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rcmstr_jax.models.decoders.transformer import EOS, SOS, TransformerDecoder
+
+CLASSES, STEPS = 7, 6
+MODULE = TransformerDecoder(CLASSES, width=16, depth=2, heads=2)
+FRAMES = jax.random.normal(jax.random.key(1), (5, 9, 12))
+
+
+@pytest.fixture(scope="module")
+def variables():
+    start = jnp.full((2, STEPS), SOS)
+    variables = MODULE.init(jax.random.key(0), FRAMES[:2], start)
+    # A freshly drawn decoder is nearly indifferent: larger kernels make its choices differ.
+    variables = jax.tree.map(lambda x: 3 * x if x.ndim == 2 else x, variables)
+    return variables
+
+
+def forced(variables, frames, tokens):
+    return MODULE.apply(variables, frames, jnp.asarray(tokens))
+
+
+def greedy_tokens(logits) -> list[list[int]]:
+    """Likeliest tokens of each word up to its [EOS]."""
+    words = np.asarray(jnp.argmax(logits, axis=-1)).tolist()
+    return [word[: word.index(EOS) + 1] if EOS in word else word for word in words]
+
+
+@pytest.fixture(scope="module")
+def greedy(variables):
+    return jax.jit(lambda v, x: MODULE.apply(v, x, STEPS, method="decode"))(variables, FRAMES)
+
+
+def test_decoding_with_a_cache_equals_decoding_without(variables, greedy) -> None:
+    whole = jax.jit(lambda v, x, t: MODULE.apply(v, x, t))
+    tokens = np.full((len(FRAMES), STEPS), 0)
+    tokens[:, 0] = SOS
+    for step in range(STEPS):
+        # Everything anew for every character, with the padding of later places beside it.
+        logits = whole(variables, FRAMES, jnp.asarray(tokens))[:, step]
+        np.testing.assert_allclose(greedy[:, step], logits, rtol=1e-4, atol=1e-5)
+        if step + 1 < STEPS:
+            tokens[:, step + 1] = np.argmax(logits, axis=-1)
+    assert len({tuple(word) for word in greedy_tokens(greedy)}) > 1
+
+
+def test_teacher_forcing_gives_the_logits_of_single_steps(variables) -> None:
+    tokens = jax.random.randint(jax.random.key(2), (5, STEPS), 0, CLASSES)
+    together = forced(variables, FRAMES, tokens)
+    memory = MODULE.apply(variables, FRAMES, method="remember")
+    cache = MODULE.apply(variables, memory, STEPS, method="empty_cache")
+    for step in range(STEPS):
+        logits, cache = MODULE.apply(
+            variables, tokens[:, step : step + 1], memory, cache, step, method="advance"
+        )
+        np.testing.assert_allclose(logits[:, 0], together[:, step], rtol=1e-4, atol=1e-5)
+
+
+def test_later_tokens_do_not_change_earlier_logits(variables) -> None:
+    tokens = np.array([[SOS, 4, 5, EOS, 0, 0]] * 5)
+    other = tokens.copy()
+    other[:, 3:] = 6
+    a, b = forced(variables, FRAMES, tokens), forced(variables, FRAMES, other)
+    np.testing.assert_array_equal(a[:, :3], b[:, :3])
+    assert not np.allclose(a[:, 3], b[:, 3])
+    short = forced(variables, FRAMES, tokens[:, :3])
+    np.testing.assert_allclose(short, a[:, :3], rtol=1e-5, atol=1e-6)
+
+
+def test_padding_of_the_batch_does_not_change_a_word(variables, greedy) -> None:
+    padded = jnp.concatenate([FRAMES[:2], 100 * jnp.ones((3, 9, 12))])
+    logits = MODULE.apply(variables, padded, STEPS, method="decode")
+    words, alone = greedy_tokens(logits)[:2], greedy_tokens(greedy)[:2]
+    assert words == alone
+    for i, word in enumerate(words):
+        np.testing.assert_allclose(logits[i, : len(word)], greedy[i, : len(word)], rtol=1e-5)
+
+
+def test_a_beam_of_one_is_greedy(variables, greedy) -> None:
+    tokens, logs = MODULE.apply(variables, FRAMES, STEPS, 1, method="search")
+    for row, log, word, logits in zip(tokens, logs, greedy_tokens(greedy), greedy, strict=True):
+        assert row.tolist() == word + [0] * (STEPS - len(word))
+        best = jnp.max(jax.nn.log_softmax(logits[: len(word)]), axis=-1)
+        np.testing.assert_allclose(log[: len(word)], best, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(log[len(word) :], 0.0)
+
+
+def test_a_wide_beam_finds_the_likeliest_word_of_all(variables) -> None:
+    steps = 3
+    every = [
+        prefix + (EOS,) * (len(prefix) < steps)
+        for length in range(steps + 1)
+        for prefix in itertools.product([t for t in range(CLASSES) if t != EOS], repeat=length)
+    ]
+    padded = np.array([word + (0,) * (steps - len(word)) for word in every])
+    read = np.concatenate([np.full((len(every), 1), SOS), padded[:, :-1]], axis=1)
+    tokens, logs = MODULE.apply(variables, FRAMES, steps, len(every), method="search")
+    narrow, narrow_logs = MODULE.apply(variables, FRAMES, steps, 2, method="search")
+    batched = jax.jit(lambda v, x, t: MODULE.apply(v, x, t))
+    for i in range(len(FRAMES)):
+        frames = jnp.broadcast_to(FRAMES[i], (len(every), *FRAMES[i].shape))
+        scores = jax.nn.log_softmax(batched(variables, frames, jnp.asarray(read)))
+        own = np.take_along_axis(np.asarray(scores), padded[..., None], axis=2)[..., 0]
+        mask = np.arange(steps) < np.array([len(word) for word in every])[:, None]
+        totals = (own * mask).sum(axis=1)
+        assert tokens[i].tolist() == padded[totals.argmax()].tolist()
+        assert float(logs[i].sum()) == pytest.approx(totals.max(), rel=1e-4)
+        assert float(narrow_logs[i].sum()) <= totals.max() + 1e-4
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="heads=3 does not divide width=16"):
+        TransformerDecoder(CLASSES, width=16, heads=3).init(
+            jax.random.key(0), FRAMES, jnp.zeros((5, 2), jnp.int32)
+        )
