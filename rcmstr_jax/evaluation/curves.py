@@ -51,3 +51,31 @@ def moving_average(
     """Moving average that shortens towards both ends."""
     weights = np.ones(window)
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
+
+
+def relative_differences(
+    first: str | Path, second: str | Path, prefix: str = "loss"
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How far the curves of two runs lie apart, step by step.
+
+    Args:
+      first: `metrics.jsonl` of one run.
+      second: of the other.
+      prefix: of the curves that are compared.
+
+    Returns:
+      {name: (steps that both logged, |first - second| / |second|)}.
+
+    Raises:
+      ValueError: if they share no curve or no step.
+    """
+    ours, theirs = read_metrics(first), read_metrics(second)
+    found = {}
+    for name in sorted(set(ours) & set(theirs)):
+        steps, a, b = np.intersect1d(ours[name][0], theirs[name][0], return_indices=True)
+        if name.startswith(prefix) and len(steps):
+            reference = theirs[name][1][b]
+            found[name] = (steps, np.abs(ours[name][1][a] - reference) / np.abs(reference))
+    if not found:
+        raise ValueError(f"{first} and {second} share no step of a curve that begins with {prefix}")
+    return found

@@ -3,7 +3,8 @@
 A workdir holds: `config.json` (resolved), `log.txt`, `parameters.txt`, `metrics.jsonl` and
 `speed.jsonl`, TensorBoard events, `checkpoints/STEP`, `pictures/*.png`, `faults.json` (records that
 could not be used) and, at the end, `state_digest.txt`. With several hosts all of them see the same
-workdir: process 0 writes, the others add to its checkpoints and say in `hosts/` how far they are.
+workdir: process 0 writes, the others add to its checkpoints and say in `hosts/` how far they are,
+and which records of theirs could not be used.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from rcmstr_jax.training.config_check import (
 from rcmstr_jax.training.interrupts import StopRequest
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
+from rcmstr_jax.training.pretrained import with_rectifier
 from rcmstr_jax.training.profiling import Tracer
 from rcmstr_jax.training.progress import Progress, run_log
 from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
@@ -136,7 +138,11 @@ def pretrain(
         stack.push(watchdog.note_failure)  # before the others are waited for
         restored = checkpoints.restore(jax.eval_shape(fresh), position)
         start = restored.step if restored else 0
-        host_state = restored.state if restored else fresh()
+        host_state = (
+            restored.state
+            if restored
+            else with_rectifier(fresh(), config.model.rectifier_from)
+        )
         if restored:
             logger.info("continuing after step %d", start)
             for change in differences(restored.config, config):
@@ -148,7 +154,8 @@ def pretrain(
         del host_state, restored
 
         # The data, from the image after the last one that was used.
-        faults = FaultLog(workdir / "faults.json" if leads else None)
+        mine = "faults.json" if leads else f"hosts/{jax.process_index()}-faults.json"
+        faults = FaultLog(workdir / mine)
         records = train_batches(
             _cached(source, config, faults) if config.data.cache else source,
             batch_size=config.batch_size,

@@ -101,6 +101,12 @@ def test_what_a_run_leaves_behind(whole):
     assert {"loss", "accuracy/subword", "key_variance/subword", "relation_entropy/subword"} <= set(
         lines[0]
     )
+    assert {"grad_norm", "update_norm", "learning_rate", "momentum", "skipped"} <= set(lines[0])
+    speed = json.loads((workdir / "speed.jsonl").read_text().splitlines()[-1])
+    assert {
+        "speed/words_per_second", "speed/words_per_second_and_device",
+        "speed/share_waiting_for_data",
+    } <= set(speed)  # fmt: skip
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert (workdir / "state_digest.txt").read_text() == f"{outcome.digest}  step 4\n"
     log = (workdir / "log.txt").read_text().splitlines()
@@ -156,7 +162,8 @@ def test_finished_run_has_nothing_left_to_do(config, copied, whole):
 
 def test_longer_run_continues_a_finished_one_and_says_what_changed(config, copied):
     config.total_steps = 5
-    assert pretrain(config, copied).step == 5
+    assert pretrain(config, copied, profile_steps=(5, 9)).step == 5
+    assert len(list((copied / "profile").rglob("*.xplane.pb"))) == 1
     assert "total_steps was 4, is 5" in (copied / "log.txt").read_text()
 
 

@@ -1,0 +1,50 @@
+r"""How far the losses of two pretraining runs lie apart, for example bfloat16 and float32.
+
+  python launch/compare_losses.py --first=WORKDIR --second=WORKDIR [--within=0.02]
+
+Prints, for every loss, the largest relative difference over the steps that both have logged. Exit
+code 1 if one of them exceeds --within.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rcmstr_jax.evaluation.curves import relative_differences  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
+from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.training.writers import METRICS  # noqa: E402
+
+FIRST = flags.DEFINE_string("first", None, "Workdir of one run.")
+SECOND = flags.DEFINE_string("second", None, "Workdir of the other, which is the reference.")
+WITHIN = flags.DEFINE_float("within", 0.02, "Largest relative difference.", lower_bound=0.0)
+flags.mark_flags_as_required(["first", "second"])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the differences; returns the exit code."""
+    del argv
+    with one_line_errors():
+        try:
+            found = relative_differences(
+                Path(FIRST.value) / METRICS, Path(SECOND.value) / METRICS
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--first={FIRST.value} --second={SECOND.value}: {error}") from error
+    for name, (steps, apart) in found.items():
+        print(
+            f"{name}: at most {apart.max():.2%} (step {steps[apart.argmax()]}), mean "
+            f"{apart.mean():.2%}, {(apart <= WITHIN.value).mean():.0%} of {len(steps)} steps "
+            f"within {WITHIN.value:.0%}"
+        )
+    return 0 if all(apart.max() <= WITHIN.value for _, apart in found.values()) else 1
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
