@@ -32,6 +32,7 @@ from rcmstr_jax.training.interrupts import EXIT_PREEMPTED  # noqa: E402
 from rcmstr_jax.training.loop import pretrain  # noqa: E402
 from rcmstr_jax.training.profiling import parse_steps  # noqa: E402
 from rcmstr_jax.training.skipped import TrainingDiverged  # noqa: E402
+from rcmstr_jax.training.watchdog import leave_at_once_on_failure  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created, or continued.")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
-    with one_line_errors(TrainingDiverged):
+    with leave_at_once_on_failure(), one_line_errors(TrainingDiverged):
         profile = parse_steps(PROFILE.value)
         connect(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value)
         outcome = pretrain(

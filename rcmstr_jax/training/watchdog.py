@@ -6,6 +6,7 @@ the others say. Clocks of different machines are never compared: a sign of life 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -14,20 +15,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 
-from rcmstr_jax.training.interrupts import EXIT_LOST
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.digest import CheckpointMismatch
+from rcmstr_jax.training.interrupts import EXIT_FAILED, EXIT_LOST
+from rcmstr_jax.training.skipped import TrainingDiverged
 
 logger = logging.getLogger(__name__)
 
 # What a process can be doing. All wait for each other within a step.
 STARTING, DATA, STEP, SAVING = "starting", "waiting for data", "in a step", "saving"
 ENDED, FAILED = "ended", "failed"
+# Errors that every process finds by itself.
+_SAME_ON_ALL = (ConfigError, CheckpointMismatch, TrainingDiverged)
 
 
 @dataclasses.dataclass
@@ -45,11 +52,23 @@ class Seen:
     since: float
 
 
-def _of_the_runtime(error: BaseException | None) -> bool:
-    """Whether a device, or the way to another host, is behind an error."""
-    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+@contextlib.contextmanager
+def leave_at_once_on_failure() -> Iterator[None]:
+    """Ends a failed process of several without JAX's farewell, which waits for those that are gone.
+
+    What happens within is printed as Python would, or as `one_line_errors` inside did.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        code = error.code if isinstance(error, SystemExit) else EXIT_FAILED
+        if not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else EXIT_FAILED)
 
 
 def end_process(message: str) -> None:
@@ -112,10 +131,10 @@ class Watchdog:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         """Tells the others why this process ends; an exit callback of `contextlib.ExitStack`."""
-        if _of_the_runtime(error):
+        if isinstance(error, Exception) and not isinstance(error, _SAME_ON_ALL):
             self._suspect()
         self._doing = ENDED if error is None else FAILED
         self._error = "" if error is None else f"{type(error).__name__}: {error}".split("\n")[0]
@@ -131,14 +150,14 @@ class Watchdog:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
-        self.note_failure(kind, error, traceback)
+        self.note_failure(kind, error, trace)
         self._stop.set()
         self._thread.join()
 
     def _suspect(self) -> None:
-        """Waits until another process is known to be gone, because talking to it failed."""
+        """Waits a while: a failure here may be the echo of another process's end."""
         self._lost_after = min(self._lost_after, 5 * self._interval)
         deadline = self._clock() + 2 * self._lost_after
         while self._clock() < deadline and self._processes > 1:

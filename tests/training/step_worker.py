@@ -27,7 +27,12 @@ from rcmstr_jax.training.distributed import connect  # noqa: E402
 from rcmstr_jax.training.provenance import DataPosition  # noqa: E402
 from tests.training.tiny_step import make_config, make_state, make_step, to_double  # noqa: E402
 
-CHANGES = {"model.blocks": (0, 0, 0, 0), "total_steps": 3}
+CHANGES = {
+    "model.blocks": (0, 0, 0, 0),
+    "contrast.hierarchies": ("subword", "word"),
+    "contrast.pairs": ("subword_word",),
+    "total_steps": 3,
+}
 
 
 def main() -> None:
@@ -44,10 +49,9 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     config = make_config(**CHANGES)
     with jax.enable_x64(False):
-        fresh = make_state(config, build_model(config))
-    state = to_double(fresh)
+        state = make_state(config, build_model(config))
     lagging = jax.tree.map(lambda x: 0.8 * x + 0.01, state.momentum_params)
-    state = dataclasses.replace(state, momentum_params=lagging)
+    state = to_double(dataclasses.replace(state, momentum_params=lagging))
     position = DataPosition("images", config.seed, config.batch_size)
     args.workdir.mkdir(exist_ok=True)
     with Checkpoints(args.workdir, keep=9) as checkpoints:

@@ -147,7 +147,8 @@ class Pair:
         self._command = [
             str(repository / "launch" / "pretrain.py"), f"--workdir={workdir}",
             f"--config={repository}/configs/pretrain/mini.py:test",
-            f"--config.data.source=folder:{images}", "--config.compilation_cache=off",
+            f"--config.data.source=folder:{images}",
+            f"--config.compilation_cache={workdir.parent / 'compiled'}",
             "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
             "--config.model.image_width=32", "--config.model.projector=mlp",
             "--config.mim.enabled=False", "--config.views.enabled=False",

@@ -8,7 +8,9 @@ import logging
 import jax
 import pytest
 
-from rcmstr_jax.training.watchdog import DATA, STEP, Watchdog
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.interrupts import EXIT_CONFIG, EXIT_FAILED
+from rcmstr_jax.training.watchdog import DATA, STEP, Watchdog, leave_at_once_on_failure
 
 
 class Clock:
@@ -65,9 +67,13 @@ def test_silence_ends_the_others_and_names_host_step_and_remedy(watch, clock, en
     assert "Start all processes again with the same command" in message
 
 
-def test_failure_of_another_process_is_passed_on_at_once(watch, clock, ended):
+def test_failure_of_another_process_is_passed_on(watch, clock, ended, monkeypatch):
     first, second, third = (watch(i) for i in range(3))
     let_pass(clock, 2, first, second, third)
+    monkeypatch.setattr(
+        "rcmstr_jax.training.watchdog.time.sleep",
+        lambda seconds: let_pass(clock, seconds, first, second, third),
+    )
     error = OSError("no space left")
     second.note_failure(type(error), error, None)
     let_pass(clock, 2, first)
@@ -126,18 +132,37 @@ def test_progress_is_never_reported_and_zero_switches_off(watch, clock, caplog):
     assert not caplog.records
 
 
-def test_a_failed_collective_waits_for_the_proof(watch, clock, ended, monkeypatch):
-    """The runtime knows that the other end is closed; only the watchdog knows whose it was."""
+def test_a_failure_waits_for_the_one_that_caused_it(watch, clock, ended, monkeypatch):
+    """The runtime knows that some connection is closed; only the watchdog knows whose it was."""
     first, second = (watch(i, processes=2) for i in range(2))
     let_pass(clock, 4, first, second)
     monkeypatch.setattr(
         "rcmstr_jax.training.watchdog.time.sleep", lambda seconds: let_pass(clock, seconds, first)
     )
-    error = RuntimeError("saving failed")
-    error.__cause__ = jax.errors.JaxRuntimeError("Connection closed by peer")
+    error = RuntimeError("Connection closed by peer")
     first.note_failure(type(error), error, None)
     assert "process 1 on" in ended[0]
     assert "gave no sign of life for 1" in ended[0]  # sooner than after 40 s
+
+
+def test_a_mistake_that_all_find_is_not_waited_for(watch, clock, ended, monkeypatch):
+    monkeypatch.setattr("rcmstr_jax.training.watchdog.time.sleep", pytest.fail)
+    watch(0).note_failure(ConfigError, ConfigError("config.batch_size=3"), None)
+
+
+def test_failed_process_of_several_leaves_without_a_farewell(monkeypatch, capsys):
+    codes: list[int] = []
+    monkeypatch.setattr("rcmstr_jax.training.watchdog.os._exit", codes.append)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with leave_at_once_on_failure():
+        raise SystemExit(EXIT_CONFIG)
+    with leave_at_once_on_failure():
+        raise OSError("gone")
+    assert codes == [EXIT_CONFIG, EXIT_FAILED]
+    assert "OSError: gone" in capsys.readouterr().err
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    with pytest.raises(OSError, match="gone"), leave_at_once_on_failure():
+        raise OSError("gone")
 
 
 def test_thread_gives_signs_and_the_end(watch, tmp_path):
