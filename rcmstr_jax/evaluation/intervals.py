@@ -7,7 +7,7 @@ characters), and so is the difference of two runs on the same words: one resampl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -128,9 +128,9 @@ def compare_predictions(
       policy: a key of ``metrics.POLICIES``.
 
     Returns:
-      Per set, and for ``"weighted_mean"``: ``num_words``, ``first_only`` and ``second_only`` (words
-      that one run alone reads right), and per metric ``first``, ``second``, ``difference`` (second
-      less first), its 95 % ``interval``, all in %.
+      Per set, and for ``"weighted_mean"`` and ``"plain_mean"``: ``num_words``, ``first_only`` and
+      ``second_only`` (words that one run alone reads right), and per metric ``first``, ``second``,
+      ``difference`` (second less first), its 95 % ``interval``, all in %.
 
     Raises:
       ValueError: the runs did not read the same words, or there are none.
@@ -141,13 +141,15 @@ def compare_predictions(
         (a, b) if a is not None and b is not None else None
         for a, b in zip(before, after, strict=True)
     ]
-    groups = by_set(first, pairs)
-    groups["weighted_mean"] = [pair for pair in pairs if pair is not None]
-    return {
-        name: _compare_pairs(found, seed=number)
-        for number, (name, found) in enumerate(groups.items())
-        if found
-    }
+    groups = {name: found for name, found in by_set(first, pairs).items() if found}
+    everything = [pair for pair in pairs if pair is not None]
+    sets = [_compare_pairs(found, seed=number) for number, found in enumerate(groups.values())]
+    together = _compare_pairs(everything, seed=len(groups)) if everything else None
+    compared = dict(zip(groups, sets, strict=True))
+    if together is not None:
+        compared["weighted_mean"] = together
+        compared["plain_mean"] = _Pairs(together.counts, _plain_mean(sets))
+    return {name: found.as_percent() for name, found in compared.items()}
 
 
 def _align(first: Sequence[Line], second: Sequence[Line]) -> list[Line]:
@@ -172,20 +174,57 @@ def _align(first: Sequence[Line], second: Sequence[Line]) -> list[Line]:
     return aligned
 
 
-def _compare_pairs(pairs: Sequence[tuple[Outcome, Outcome]], *, seed: int) -> dict[str, Any]:
+class _Change(NamedTuple):
+    """A metric of both runs, in [0, 1], and resamples of the second less the first."""
+
+    first: float
+    second: float
+    drawn: np.ndarray
+
+
+class _Pairs(NamedTuple):
+    """Two runs over the same words."""
+
+    counts: dict[str, int]
+    changes: dict[str, _Change]
+
+    def as_percent(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return self.counts | {
+            metric: {
+                "first": percent(change.first),
+                "second": percent(change.second),
+                "difference": percent(change.second - change.first),
+                "interval": interval(change.drawn),
+            }
+            for metric, change in self.changes.items()
+        }
+
+
+def _plain_mean(sets: Sequence[_Pairs]) -> dict[str, _Change]:
+    """Every set weighs the same, and is resampled by itself; no interval with a set of one word."""
+    changes = {}
+    for metric in METRICS:
+        found = [pairs.changes[metric] for pairs in sets]
+        whole = all(len(change.drawn) for change in found)
+        changes[metric] = _Change(
+            float(np.mean([change.first for change in found])),
+            float(np.mean([change.second for change in found])),
+            np.mean([change.drawn for change in found], axis=0) if whole else np.zeros(0),
+        )
+    return changes
+
+
+def _compare_pairs(pairs: Sequence[tuple[Outcome, Outcome]], *, seed: int) -> _Pairs:
     before, after = [a for a, _ in pairs], [b for _, b in pairs]
-    result: dict[str, Any] = {
+    counts = {
         "num_words": len(pairs),
         "first_only": sum(a.correct and not b.correct for a, b in pairs),
         "second_only": sum(b.correct and not a.correct for a, b in pairs),
     }
+    changes = {}
     for metric in METRICS:
         (one, below), (two, _) = ratio(before, metric), ratio(after, metric)
-        total = below.sum()
-        result[metric] = {
-            "first": percent(float(one.sum() / total)),
-            "second": percent(float(two.sum() / total)),
-            "difference": percent(float((two - one).sum() / total)),
-            "interval": interval(bootstrap(two - one, below, seed=seed)),
-        }
-    return result
+        rates = (float(part.sum() / below.sum()) for part in (one, two))
+        changes[metric] = _Change(*rates, bootstrap(two - one, below, seed=seed))
+    return _Pairs(counts, changes)

@@ -86,6 +86,20 @@ def test_two_seeds_give_an_interval_around_the_observed_difference() -> None:
         )
 
 
+def test_plain_mean_of_a_comparison() -> None:
+    """A gains 10 of 100 words, B loses 5 of 10: +4.55 weighted, (10 - 50) / 2 = -20 plain."""
+    first = lines(["a"] * 90 + ["x"] * 10, ["a"] * 100, "A") + lines(["b"] * 10, ["b"] * 10, "B")
+    second = lines(["a"] * 100, ["a"] * 100, "A") + lines(["b"] * 5 + ["x"] * 5, ["b"] * 10, "B")
+    found = intervals.compare_predictions(first, second)
+    assert found["plain_mean"]["word_accuracy"]["difference"] == -20.0
+    assert found["weighted_mean"]["word_accuracy"]["difference"] == pytest.approx(
+        500 / 110, abs=1e-4
+    )
+    low, high = found["plain_mean"]["word_accuracy"]["interval"]
+    # B alone decides the width: half of the binomial one, 1.96 * sqrt(0.25 / 10) / 2.
+    assert low == pytest.approx(-20 - 15.5, abs=3) and high == pytest.approx(-20 + 15.5, abs=3)
+
+
 def test_pairing_narrows_the_interval() -> None:
     """Two runs that differ on few words: each varies by points, their difference hardly does."""
     run = noisy(0.5, seed=3)
