@@ -72,7 +72,7 @@ class Killed:
 def plan_kills(count: int, seed: int) -> list[Kill]:
     """Random moments over the whole run: half between steps, a third in writing, the rest early."""
     rng = random.Random(seed)
-    last = total_steps(count) - 2 * _CHECKPOINT_EVERY
+    last = total_steps(count) - 3 * _CHECKPOINT_EVERY
     steps = sorted(rng.randrange(1, last) for _ in range(count))
     kinds = rng.choices((STEPPING, WRITING, STARTING), (3, 2, 1), k=count)
     # A short list holds the kind that is worth most.
@@ -160,14 +160,15 @@ class ResumeCheck:
             else:
                 _wait_for_step(process, workdir / METRICS, kill.step)
                 if kill.kind == WRITING:
-                    _wait_until(process, lambda: _half_written(workdir))
-                time.sleep(kill.delay * (0.03 if kill.kind == WRITING else 0.2))
+                    self._wait_for_writing(process, workdir, kill.step + _CHECKPOINT_EVERY)
+                time.sleep(kill.delay * (0.03 if kill.kind == WRITING else 0.05))
             process.send_signal(number)
             code = process.wait()
             # A process that has no handler yet dies of SIGTERM too.
             allowed = (-number,) if number == signal.SIGKILL else (-number, EXIT_PREEMPTED)
             self._expect(code, allowed, name)
-            yield Killed(kill, _last_step(workdir / METRICS), _half_written(workdir), code)
+            half = kill.kind != STARTING and _half_written(workdir)
+            yield Killed(kill, _last_step(workdir / METRICS), half, code)
         self.finish(name)
 
     def differences(self, name: str, reference: str) -> list[str]:
@@ -181,6 +182,14 @@ class ResumeCheck:
                 first = apart[0][:400] if apart else "one of them is longer"
                 found.append(f"{file} of {name} and {reference} differ, first in {first}")
         return found
+
+    def _wait_for_writing(
+        self, process: subprocess.Popen[bytes], workdir: Path, latest: int
+    ) -> None:
+        """Waits for a half-written checkpoint, or for a step after it where it was too quick."""
+        _wait_until(
+            process, lambda: _half_written(workdir) or _last_step(workdir / METRICS) > latest
+        )
 
     def _expect(self, code: int, allowed: tuple[int, ...], name: str) -> None:
         if code not in allowed:
