@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ ATTENTION_SPECIALS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]", " ")
 CTC_SPECIALS = ("[BLANK]", "[PAD]", "[UNK]", " ")
 # What a predicted [UNK] reads as; no label holds it, and the metrics' filters drop it.
 UNKNOWN_CHARACTER = "\ufffd"
+
+# Typographic punctuation that NFKC leaves alone, and what keyboards have for it.
+_PLAIN = str.maketrans("‘’‚‛“”„‟‐‑‒–—―−", "''''\"\"\"\"-------")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,34 @@ class Charset:
 
     def __len__(self) -> int:
         return len(self.characters)
+
+    def normalize(self, text: str) -> str:
+        """The form in which a label is trained on, and held against the charset.
+
+        Rule: Unicode NFKC (full-width letters, ligatures and combining accents become plain or
+        composed ones); no white space around the word; lower case where the charset has no upper
+        case; and what the charset lacks becomes its plain form where the charset has that: a
+        letter without its accents (``é`` -> ``e``), a straight quote, a hyphen.
+
+        Returns:
+            The label. Characters that are still not in the charset are left for `lacks`.
+        """
+        if not text.isascii():
+            text = unicodedata.normalize("NFKC", text)
+        text = text.strip()
+        if not any(character.isupper() for character in self.characters):
+            text = unicodedata.normalize("NFKC", text.lower())
+        return text if text.isascii() else "".join(map(self._plain, text))
+
+    def _plain(self, character: str) -> str:
+        if character in self.characters:
+            return character
+        plain = unicodedata.normalize("NFKD", character)[0].translate(_PLAIN)
+        return plain if plain in self.characters else character
+
+    def lacks(self, text: str) -> bool:
+        """Whether a text holds a character that is neither in the charset nor a space."""
+        return not set(text) <= {*self.characters, " "}
 
     @property
     def num_ctc_classes(self) -> int:
@@ -155,7 +187,7 @@ class Charset:
             specials: spell [PAD] and [UNK] out as the published code does; otherwise [PAD] is
                 dropped and [UNK] reads as U+FFFD.
         """
-        alphabet = self._alphabet(CTC_SPECIALS, specials)
+        alphabet = self.ctc_alphabet(specials=specials)
         words = []
         for row in np.asarray(tokens):
             first = np.r_[True, row[1:] != row[:-1]] if len(row) else np.zeros(0, bool)
@@ -173,12 +205,20 @@ class Charset:
             tokens: (n, steps) most likely classes of every step.
             specials: spell [PAD], [UNK] and [SOS] out; otherwise only [UNK] shows, as U+FFFD.
         """
-        alphabet = self._alphabet(ATTENTION_SPECIALS, specials)
+        alphabet = self.attention_alphabet(specials=specials)
         words = []
         for row in np.asarray(tokens):
             end = np.flatnonzero(row == self.eos_token)
             words.append("".join(alphabet[i] for i in (row[: end[0]] if len(end) else row)))
         return words
+
+    def ctc_alphabet(self, *, specials: bool = False) -> list[str]:
+        """What each class of a CTC decoder reads as, "" for those that write nothing."""
+        return self._alphabet(CTC_SPECIALS, specials)
+
+    def attention_alphabet(self, *, specials: bool = False) -> list[str]:
+        """What each class of an attention or transformer decoder reads as."""
+        return self._alphabet(ATTENTION_SPECIALS, specials)
 
     def _alphabet(self, special_tokens: Sequence[str], spell_out: bool) -> list[str]:
         hidden = {"[BLANK]": "", "[PAD]": "", "[SOS]": "", "[UNK]": UNKNOWN_CHARACTER}

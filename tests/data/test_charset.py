@@ -86,3 +86,28 @@ def test_no_charset(characters: str, message: str) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(ValueError, match="37.*36, 62, 94"):
         Charset.preset(37)
+
+
+@pytest.mark.parametrize(
+    ("charset", "text", "normal"),
+    [
+        (Charset.preset(36), "AbC", "abc"),
+        (Charset.preset(62), "AbC", "AbC"),
+        (Charset.preset(94), " Ünder\n", "Under"),
+        (Charset.preset(94), "e\u0301t\u00e9", "ete"),  # a combining accent, and a composed one
+        (Charset("été"[:2]), "e\u0301t", "ét"),  # the charset has the accented letter
+        (Charset.preset(94), "ﬁn", "fin"),
+        (Charset.preset(94), "Ａ１", "A1"),
+        (Charset.preset(94), "l’eau–“x”", 'l\'eau-"x"'),
+        (Charset.preset(36), "l’eau", "l’eau"),  # no quote to replace it with
+        (Charset.preset(36), "ЖУК", "жук"),
+    ],
+)
+def test_labels_are_normalised_for_the_charset(charset: Charset, text: str, normal: str) -> None:
+    assert charset.normalize(text) == normal
+    assert charset.normalize(normal) == normal
+    assert charset.lacks(normal) == any(c not in charset.characters for c in normal)
+
+
+def test_the_space_is_in_every_charset() -> None:
+    assert not ABC.lacks("a b") and ABC.lacks("a-b")
