@@ -55,7 +55,7 @@ def make_schedule(optimizer: ConfigDict, total_steps: int, batch_size: int) -> o
     return optax.join_schedules([rise, main], [warmup])
 
 
-def _decayed(params: Any) -> Any:
+def decayed(params: Any) -> Any:
     """True for kernels, False for biases, normalisation and other vectors."""
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
@@ -81,7 +81,7 @@ def make_optimizer(
     """
     schedule = make_schedule(optimizer, total_steps, batch_size)
     decay = optax.add_decayed_weights(
-        optimizer.weight_decay, mask=None if optimizer.decay_vectors else _decayed
+        optimizer.weight_decay, mask=None if optimizer.decay_vectors else decayed
     )
     if optimizer.name == "sgd":
         parts = [decay, optax.trace(optimizer.momentum) if optimizer.momentum else optax.identity()]

@@ -25,6 +25,8 @@ from jaxtyping import Array, Bool, Int, Shaped
 
 from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.training.decoder_head import DecoderHead
+from rcmstr_jax.training.layer_decay import scale_by_layer
+from rcmstr_jax.training.optimizer import decayed
 
 Tree = Any
 EncodeFn = Callable[[Tree, Tree, Any], tuple[Any, Tree]]
@@ -44,6 +46,7 @@ class RecognitionState:
       batch_stats: running statistics of the encoder; empty when it is frozen.
       opt_state: optimiser state of ``params``.
       key: base key, a typed scalar key.
+      averaged: moving average of ``params`` and ``batch_stats`` under these names; empty without.
     """
 
     step: Int[Array, ""]
@@ -51,6 +54,11 @@ class RecognitionState:
     batch_stats: Tree
     opt_state: Tree
     key: Array
+    averaged: Tree = struct.field(default_factory=dict)
+
+    def weights(self) -> dict[str, Tree]:
+        """``params`` and ``batch_stats`` to read with: the average where there is one."""
+        return self.averaged or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any:
@@ -67,6 +75,9 @@ def recognition_optimizer(
     clip: float = 5.0,
     warmup_share: float = 0.3,
     encoder_multiplier: float = 1.0,
+    weight_decay: float = 0.0,
+    layer_decay: float = 1.0,
+    encoder_params: Tree = None,
 ) -> tuple[optax.GradientTransformation, Callable[[Any], Any]]:
     """Adam with a one-cycle schedule and clipping by the global norm (method section 8).
 
@@ -78,6 +89,9 @@ def recognition_optimizer(
       clip: largest norm of the whole gradient; 0 switches clipping off.
       warmup_share: share of the steps in which the rate rises.
       encoder_multiplier: rate of the encoder relative to the decoder's.
+      weight_decay: of kernels, apart from the gradient (AdamW); 0 is plain Adam.
+      layer_decay: see ``layer_decay.scale_by_layer``; 1 treats all layers alike.
+      encoder_params: ``{"encoder": ...}``, whose layers are counted where ``layer_decay`` is not 1.
 
     Returns:
       The transformation for params ``{"decoder": ..., "encoder": ...}`` and the decoder's schedule.
@@ -85,9 +99,15 @@ def recognition_optimizer(
     schedule = optax.cosine_onecycle_schedule(
         max(total_steps, 2), learning_rate, pct_start=warmup_share
     )
+
+    def adam(rate: optax.Schedule) -> optax.GradientTransformation:
+        if not weight_decay:
+            return optax.adam(rate)
+        return optax.adamw(rate, weight_decay=weight_decay, mask=decayed)
+
     parts: dict[Any, optax.GradientTransformation] = {
-        "decoder": optax.adam(schedule),
-        "encoder": optax.adam(lambda step: encoder_multiplier * schedule(step)),
+        "decoder": adam(schedule),
+        "encoder": adam(lambda step: encoder_multiplier * schedule(step)),
         "fixed": optax.set_to_zero(),
     }
 
@@ -99,7 +119,10 @@ def recognition_optimizer(
         return jax.tree_util.tree_map_with_path(label, params)
 
     chain = [optax.clip_by_global_norm(clip)] if clip else []
-    return optax.chain(*chain, optax.partition(parts, labels)), schedule
+    chain.append(optax.partition(parts, labels))
+    if encoder_params is not None and layer_decay != 1.0:
+        chain.append(scale_by_layer(layer_decay, encoder_params["encoder"]))
+    return optax.chain(*chain), schedule
 
 
 def create_state(
@@ -110,6 +133,8 @@ def create_state(
     *,
     encoder_params: Tree = None,
     batch_stats: Tree = None,
+    averaged: bool = False,
+    decoder_params: Tree = None,
 ) -> RecognitionState:
     """A fresh decoder, beside the given encoder if that is to be trained too.
 
@@ -120,18 +145,25 @@ def create_state(
       optimizer: from ``recognition_optimizer``.
       encoder_params: None when the encoder is frozen.
       batch_stats: the encoder's running statistics, None when it is frozen.
+      averaged: whether a moving average of the weights is kept.
+      decoder_params: of a decoder that was trained before; None draws a fresh one.
     """
-    frames = jnp.zeros((2, *frames_shape), jnp.float32)
-    params = {"decoder": head.init(jax.random.fold_in(key, INIT_PURPOSE), frames)}
+    if decoder_params is None:
+        frames = jnp.zeros((2, *frames_shape), jnp.float32)
+        decoder_params = head.init(jax.random.fold_in(key, INIT_PURPOSE), frames)
+    params = {"decoder": decoder_params}
     if encoder_params is not None:
         # Copies: the training loop donates its state, and the caller's arrays must stay.
         params["encoder"] = jax.tree.map(jnp.copy, encoder_params)
+    batch_stats = {} if batch_stats is None else jax.tree.map(jnp.copy, batch_stats)
+    weights = {"params": params, "batch_stats": batch_stats}
     return RecognitionState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats={} if batch_stats is None else jax.tree.map(jnp.copy, batch_stats),
+        batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         key=key,
+        averaged=jax.tree.map(jnp.copy, weights) if averaged else {},
     )
 
 
@@ -141,6 +173,7 @@ def make_step(
     *,
     encode: EncodeFn | None = None,
     view_ops: int = 0,
+    average: float = 0.0,
 ) -> Callable[[RecognitionState, Mapping[str, Any]], tuple[RecognitionState, dict[str, Any]]]:
     """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
 
@@ -150,6 +183,8 @@ def make_step(
       encode: the encoder in training mode; None for inputs that are frames already.
       view_ops: with ``encode``: light augmentation of the images with at most so many operations
         (method section 1); 0 for none.
+      average: share of the old value in each step of the moving average of weights and running
+        statistics, less at the beginning; used where the state has an average.
 
     Returns:
       The step. ``batch["inputs"]`` holds frames (B, T, D), or uint8 images (B, 32, W, 3) with
@@ -176,12 +211,18 @@ def make_step(
         (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        state = RecognitionState(
+        params, averaged = optax.apply_updates(state.params, updates), state.averaged
+        if averaged:
+            # At the beginning the average is that of few steps: it must not remember the start.
+            kept = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
+            now = {"params": params, "batch_stats": statistics}
+            averaged = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, averaged, now)
+        state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=statistics,
             opt_state=opt_state,
-            key=state.key,
+            averaged=averaged,
         )
         return state, metrics
 
