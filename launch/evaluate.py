@@ -1,13 +1,17 @@
 r"""Trains a recogniser on a pretrained encoder and scores it on every benchmark below a folder.
 
   python launch/evaluate.py --config=configs/evaluate/FILE.py[:variant] --workdir=DIR \
-    --pretrained=DIR2 [--config.field=value ...]
+    --pretrained=DIR2 [--config.field=value ...] [--watch]
 
 `--pretrained=random:DIR2` takes the encoder that the pretraining run in DIR2 started from,
-`--pretrained=random` the config's own model, untrained.
+`--pretrained=random` the config's own model, untrained. With configs/evaluate/score.py DIR2 is the
+workdir of an earlier evaluation, and its recogniser is scored.
+
+`--watch` evaluates every new checkpoint of the pretraining run in DIR2 until that has finished, and
+writes the scores beside its curves, into DIR2/watch (or --workdir).
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the flags, the config or the data, found before any
-long work.
+long work; 75 stopped on request, the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,21 +26,39 @@ from ml_collections import config_flags
 # Config files import one another, and are not installed: they are found beside this folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rcmstr_jax.evaluation.protocols import run_evaluation  # noqa: E402
+from rcmstr_jax.evaluation.fit_loop import Stopped  # noqa: E402
+from rcmstr_jax.evaluation.runs import run_all  # noqa: E402
+from rcmstr_jax.evaluation.watch import watch  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
+from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.training.interrupts import EXIT_PREEMPTED  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results.json and results.md.")
-PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run, or random.")
-flags.mark_flags_as_required(["config", "workdir", "pretrained"])
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")
+PRETRAINED = flags.DEFINE_string(
+    "pretrained", None, "Workdir of a pretraining run, or random; of an evaluation to be scored."
+)
+WATCH = flags.DEFINE_bool("watch", False, "Evaluate each new checkpoint of a running pretraining.")
+WATCH_EVERY = flags.DEFINE_float("watch_every", 20.0, "Seconds between two looks for checkpoints.")
+flags.mark_flags_as_required(["config", "pretrained"])
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
+    workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
     with one_line_errors(FloatingPointError):
-        run_evaluation(CONFIG.value, str(WORKDIR.value), str(PRETRAINED.value))
+        try:
+            if WATCH.value:
+                watch(CONFIG.value, pretrained, workdir, every=WATCH_EVERY.value)
+            elif workdir is None:
+                raise ConfigError("--workdir is missing: name the folder that takes the results")
+            else:
+                run_all(CONFIG.value, workdir, pretrained)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr, flush=True)
+            return EXIT_PREEMPTED
     return 0
 
 

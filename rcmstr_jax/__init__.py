@@ -17,9 +17,11 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below, whi
     from rcmstr_jax.data.pipeline import eval_batches, train_batches
     from rcmstr_jax.data.sources import open_source
     from rcmstr_jax.evaluation.metrics import score_words
+    from rcmstr_jax.evaluation.recognizer import Recognizer
     from rcmstr_jax.models.bilstm import BiLSTM, BiLSTMProjector
     from rcmstr_jax.models.decoders.attention import AttentionDecoder
     from rcmstr_jax.models.decoders.ctc import CtcDecoder
+    from rcmstr_jax.models.decoders.transformer import TransformerDecoder
     from rcmstr_jax.models.hierarchy import MlpProjector, Predictors
     from rcmstr_jax.models.rcmstr import RCMSTR
     from rcmstr_jax.models.resnet import ResNet
@@ -45,8 +47,10 @@ _HOME = {
     "MlpProjector": "models.hierarchy",
     "Predictors": "models.hierarchy",
     "RCMSTR": "models.rcmstr",
+    "Recognizer": "evaluation.recognizer",
     "ResNet": "models.resnet",
     "TpsRectifier": "models.tps",
+    "TransformerDecoder": "models.decoders.transformer",
     "VIT_SIZES": "models.vit",
     "VisionTransformer": "models.vit",
     "align_frames": "ssl.rearrange",
@@ -80,8 +84,10 @@ __all__ = [
     "MlpProjector",
     "Predictors",
     "RCMSTR",
+    "Recognizer",
     "ResNet",
     "TpsRectifier",
+    "TransformerDecoder",
     "VIT_SIZES",
     "VisionTransformer",
     "__version__",

@@ -1,12 +1,12 @@
 """Every field of an evaluation run, with its default and its meaning.
 
-Not meant to be run by itself: `frozen_ctc.py`, `frozen_attention.py` and `finetune_ctc.py` start
-from it. Any field can be overridden on the command line, `--config.train.labels=4000`.
+Not meant to be run by itself: the other files of this folder start from it. Any field can be
+overridden on the command line, `--config.train.labels=4000`.
 """
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs.pretrain import common as pretrain
 
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     # at random initialisation takes the seed of the pretraining that it stands beside, where given.
     config.seed = 0
     # "frozen": the encoder in inference mode with its own running statistics, only the decoder
-    # learns. "finetune": everything learns.
+    # learns. "finetune": everything learns. "score": nothing does, a trained recogniser is scored.
     config.protocol = "frozen"
     # "online" or "momentum": which branch of the pretraining run is evaluated.
     config.branch = "online"
@@ -36,10 +36,21 @@ def get_config() -> ConfigDict:
     # With --pretrained=random and a frozen encoder: estimate its batch statistics on the training
     # images, so that it is not judged by unscaled features alone.
     config.calibrate_random_statistics = True
+    # Several runs in one command, each in a folder of its own below --workdir, and a table of their
+    # means and deviations: one per seed (empty: `seed` alone), per share or number of labels
+    # (empty: `train.labels` alone), and with `random_beside` each again from the encoder as
+    # pretraining started from it.
+    config.seeds = ()
+    config.label_shares = ()
+    config.random_beside = True
 
     config.decoder = ConfigDict()
-    config.decoder.name = "ctc"  # "ctc" or "attention"
+    # "ctc", "attention", "transformer", or "linear": one linear map under the CTC loss.
+    config.decoder.name = "ctc"
     config.decoder.hidden = 256
+    config.decoder.depth = 6  # blocks of a transformer
+    # Words that a transformer's search follows at a time (1: greedy; 0 with "score": as before).
+    config.decoder.beams = 1
     # "36" (digits, lower case), "62" (and upper case), "94" (and punctuation), or a text file that
     # holds the characters.
     config.decoder.charset = "94"
@@ -55,13 +66,29 @@ def get_config() -> ConfigDict:
     # How many labels: up to 1 a share of the words, above 1 a number of words. Subsets of one seed
     # are nested: the smaller is the beginning of the larger.
     config.train.labels = 1.0
+    # Seed of these subsets; none: the run's own. One number gives all seeds the same words.
+    config.train.subset_seed = config_dict.placeholder(int)
+    # So many records of the sources are kept back for validation (0: none). The weights that read
+    # them best are kept, and training ends after `patience` validations without a better one (0:
+    # never).
+    config.train.validation = 0
+    config.train.validate_every = 500  # steps
+    config.train.patience = 0
     config.train.steps = 10_000
     config.train.batch_size = 256
     config.train.learning_rate = 5e-4  # peak of the one-cycle schedule, Adam
     config.train.warmup_share = 0.3  # share of the steps in which the rate rises
     config.train.clip = 5.0  # largest global norm of the gradient (0: no limit)
+    # Steps in which the decoder learns alone, on frozen frames, before both do ("finetune").
+    config.train.probe_steps = 0
     # Learning rate of the encoder relative to the decoder's ("finetune").
     config.train.encoder_multiplier = 1.0
+    # Learning rate of each layer of the encoder relative to that of the layer above ("finetune").
+    config.train.layer_decay = 1.0
+    config.train.weight_decay = 0.0  # of kernels, apart from the gradient
+    # Moving average of weights and statistics, which is what reads in the end: share of the old
+    # value in each step (0: no average).
+    config.train.average = 0.0
     # Light augmentation of the images with at most so many operations; 0 for none ("finetune").
     config.train.view_ops = 0
     # Frames in memory: "float32", "bfloat16" or "float16" ("frozen").
@@ -72,6 +99,8 @@ def get_config() -> ConfigDict:
     # Steps inside one compiled call.
     config.train.steps_per_call = 10
     config.train.log_every = 100
+    # An interrupted training goes on from its newest checkpoint (0: only when asked to stop).
+    config.train.checkpoint_every = 1000
 
     # The encoder of --pretrained=random; with a pretrained one, its own description is read.
     config.model = pretrain.get_config().model
@@ -86,18 +115,23 @@ def use_variant(config: ConfigDict, variant: str | None) -> ConfigDict:
     """
     variant = pretrain.pick_variant(variant, ("full", "mini", "test"), "full")
     if variant == "mini":
+        # The quickstart runs both initialisations by itself, so that each is a phase of its own.
+        config.random_beside = False
         config.decoder.hidden = 64
         config.decoder.charset = "36"
         config.train.batch_size = 64
         config.train.learning_rate = 2e-3
         config.train.log_every = 100
     if variant == "test":
+        config.random_beside = False
         config.eval_batch_size = 16
         config.decoder.hidden = 16
+        config.decoder.depth = 1
         config.train.labels = 32.0
         config.train.steps = 3
         config.train.batch_size = 8
         config.train.steps_per_call = 2
+        config.train.validate_every = 2
         config.train.log_every = 2
         config.model.width = 16
         config.model.blocks = (1, 1, 1, 1)

@@ -6,7 +6,7 @@ Command:
       --workdir=runs/frozen_attention --pretrained=runs/rcmstr_cnn \
       --config.train.source=lmdb:data/train --config.benchmarks=data/benchmark
 
-and `--pretrained=random:runs/rcmstr_cnn` for the row beside it: the same encoder, untrained.
+The same encoder, untrained, is run beside it (`random_beside`).
 
 Cost: not yet measured.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,12 @@ def split_pretrained(pretrained: str) -> tuple[bool, str]:
     return False, pretrained
 
 
+def split_step(folder: str) -> tuple[str, int | None]:
+    """Reads ``DIR@STEP``, the checkpoint of one step; ``DIR`` stands for the newest."""
+    found = re.fullmatch(r"(.+)@(\d+)", folder)
+    return (found[1], int(found[2])) if found else (folder, None)
+
+
 def read_description(folder: str) -> ConfigDict:
     """The resolved configuration that pretraining left in its workdir.
 
@@ -167,8 +174,9 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
     """The encoder that ``--pretrained`` names, parameters and running statistics.
 
     Args:
-      pretrained: ``DIR`` of a pretraining run; ``random:DIR`` for the encoder that this run started
-        from; ``random`` for the config's own ``model`` section and ``seed``.
+      pretrained: ``DIR`` of a pretraining run, ``DIR@STEP`` for an older checkpoint of it;
+        ``random:DIR`` for the encoder that this run started from; ``random`` for the config's own
+        ``model`` section and ``seed``.
       config: an evaluation config; ``branch`` says which branch of a pretraining run is taken.
 
     Returns:
@@ -179,6 +187,7 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
         its description says.
     """
     is_random, folder = split_pretrained(pretrained)
+    folder, wanted_step = split_step(folder)
     if is_random:
         return random_encoder(
             read_description(folder) if folder else config, {"of": folder or None}
@@ -188,7 +197,7 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
     if branch not in BRANCHES:
         raise ValueError(f"branch={branch!r}: choose one of {', '.join(BRANCHES)}")
     with Checkpoints(folder, read_only=True) as checkpoints:
-        step, _, arrays = checkpoints.read()
+        step, _, arrays = checkpoints.read(wanted_step)
     prefix = BRANCHES[branch]
     params = nested(arrays, f"{prefix}params") | nested(arrays, "frozen_params")
     stats = nested(arrays, f"{prefix}batch_stats")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rcmstr_jax.evaluation.encoders import Encoder
+from rcmstr_jax.training import parallel
 
 # Training-mode passes for the statistics of a random encoder: 0.9 ** 50 = 0.5 % of the old is left.
 CALIBRATION_PASSES = 50
@@ -64,7 +65,8 @@ def extract_features(
 ) -> np.ndarray:
     """Frames (N, T, D) of all images in inference mode, on the host, in ``dtype``.
 
-    The last batch is filled up with its last image, so that one compilation serves all.
+    The last batch is filled up with its last image, so that one compilation serves all; batches
+    are divided over the devices of this host where their size allows it.
     """
     frames, width = encoder.frames_shape()
     size = min(batch_size, len(images))
@@ -72,7 +74,8 @@ def extract_features(
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        result = encoder.jitted(encoder.params, encoder.batch_stats, padded)
+        rows = parallel.spread_rows(padded)
+        result = encoder.jitted(encoder.params, encoder.batch_stats, rows)
         features[start : start + size] = np.asarray(result[: len(batch)]).astype(features.dtype)
         done = start + len(batch)
         if log is not None and (done == len(images) or (start // size) % 50 == 49):

@@ -1,11 +1,13 @@
-"""Fitting a recogniser to labelled words, held in memory or read anew in every step."""
+"""From an encoder and labelled words to a saved recogniser."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,85 +15,179 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.pipeline import eval_batches, train_batches
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.evaluation import feeds, words
 from rcmstr_jax.evaluation.encoders import Encoder
 from rcmstr_jax.evaluation.features import calibrate_statistics, extract_features
-from rcmstr_jax.evaluation.scoring import Recognizer
-from rcmstr_jax.evaluation.words import LabelCounts, Subset, fit_case
+from rcmstr_jax.evaluation.fit_loop import check_identity, fit
+from rcmstr_jax.evaluation.probing import probe_decoder
+from rcmstr_jax.evaluation.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.evaluation.validation import make_validation
 from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.checkpoint import CHECKPOINTS
+from rcmstr_jax.training.config_check import ConfigError, config_to_jsonable
 from rcmstr_jax.training.decoder_head import DecoderHead
+from rcmstr_jax.training.digest import named_arrays, state_digest
+from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
 
 Log = Callable[[str], None]
-Tree = Any
-Feed = Iterator[tuple[Tree, np.ndarray, np.ndarray]]
-"""Calls' worth of (memory, rows, active), see ``recognition_step.make_chunk``."""
 # Words that show a random encoder the data when not all of them are held in memory.
 CALIBRATION_WORDS = 4096
+# Fields that change nothing of what is learnt.
+BESIDE_TRAINING = ("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares")
+BESIDE_TRAINING += ("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams")
+
+
+def identity(config: ConfigDict, encoder: Encoder) -> ConfigDict:
+    """What two runs must have in common to end in the same recogniser."""
+    fields = config_to_jsonable(config)
+    for name in BESIDE_TRAINING:
+        *sections, field = name.split(".")
+        holder = fields
+        for section in sections:
+            holder = holder[section]
+        holder.pop(field)
+    arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
+    return ConfigDict(
+        {**fields, "model": encoder.origin["model"], "encoder": state_digest(named_arrays(arrays))}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingWords:
-    """The words to train on.
+class Task:
+    """A recogniser that is to be trained, or that has been.
 
     Attributes:
-      subset: their records.
-      texts: their labels, in the charset's case.
-      counts: what became of the others; brought up to date while images are decoded.
-      faults: takes the images that cannot be decoded.
+      config: an evaluation config.
+      workdir: of the evaluation.
+      encoder: to begin with.
+      head: decoder and charset.
+      is_random: whether the encoder is untrained.
+      run: what a continued run must agree in, see ``identity``.
+      finished: the workdir's recogniser, if this run has finished one there; the rest is then None.
+      chosen: words to train on.
+      held_out: words for validation, None without.
     """
 
-    subset: Subset
-    texts: list[str]
-    counts: LabelCounts
-    faults: FaultLog
+    config: ConfigDict
+    workdir: Path
+    encoder: Encoder
+    head: DecoderHead
+    is_random: bool
+    run: ConfigDict
+    finished: Recognizer | None = None
+    chosen: feeds.TrainingWords | None = None
+    held_out: feeds.TrainingWords | None = None
+
+
+def prepare(
+    config: ConfigDict,
+    workdir: Path,
+    encoder: Encoder,
+    head: DecoderHead,
+    source: RecordSource,
+    *,
+    is_random: bool,
+    faults: FaultLog,
+    log: Log,
+) -> Task:
+    """Finds the words to train on, or the recogniser that was already trained on them.
+
+    Raises:
+      ConfigError: the workdir holds another run.
+      ValueError: no usable words.
+    """
+    run = identity(config, encoder)
+    task = Task(config, workdir, encoder, head, is_random, run)
+    if (workdir / RECOGNIZER).is_dir():
+        finished = Recognizer.from_checkpoint(
+            workdir, batch_size=config.eval_batch_size, beams=config.decoder.beams
+        )
+        check_identity(ConfigDict(finished.description["run"]), run, workdir)
+        log(f"the recogniser of {workdir} is finished: it is scored again")
+        return dataclasses.replace(task, finished=finished)
+    train = config.train
+    choose = functools.partial(
+        words.choose_words,
+        source,
+        seed=config.seed if train.subset_seed is None else train.subset_seed,
+        charset=head.charset,
+        max_length=head.max_length,
+        held_out=train.validation,
+        faults=faults,
+    )
+    chosen = feeds.TrainingWords(*choose(labels=train.labels), faults)
+    log(f"labels: {len(chosen.subset)} words of {source.name}")
+    held_out = None
+    if train.validation:
+        held_out = feeds.TrainingWords(*choose(labels=1.0, at_end=True), faults)
+        log(f"validation: {len(held_out.subset)} other words of {source.name}")
+    return dataclasses.replace(task, chosen=chosen, held_out=held_out)
+
+
+def obtain_recognizer(task: Task, *, log: Log, clock: Clock) -> tuple[Recognizer, list[str] | None]:
+    """Trains and saves a recogniser, unless that has been done.
+
+    Returns:
+      The recogniser, and the labels it was trained on; None for one that was finished before.
+    """
+    if task.finished is not None:
+        return task.finished, None
+    assert task.chosen is not None  # as `prepare` leaves it
+    recognizer = train_recognizer(task, task.chosen, log=log, clock=clock)
+    recognizer.save(task.workdir, _position(task.chosen.subset, task.config))
+    # The recogniser holds what they were for.
+    shutil.rmtree(task.workdir / CHECKPOINTS, ignore_errors=True)
+    return recognizer, task.chosen.texts
 
 
 def train_recognizer(
-    config: ConfigDict,
-    encoder: Encoder,
-    head: DecoderHead,
-    chosen: TrainingWords,
-    *,
-    is_random: bool,
-    log: Log,
-    clock: Clock,
+    task: Task, chosen: feeds.TrainingWords, *, log: Log, clock: Clock
 ) -> Recognizer:
     """Trains the decoder on frozen frames, or encoder and decoder on images.
 
     Words are held in memory, as frames or as images, where they fit into ``train.memory_gib``;
     else they are read, decoded and, when the encoder is frozen, encoded again in every step.
     """
-    train, size = config.train, encoder.image_size
+    config, encoder, head = task.config, task.encoder, task.head
+    train, size, held_out = config.train, encoder.image_size, task.held_out
     frozen, number = config.protocol == "frozen", len(chosen.subset)
     frames, width = encoder.frames_shape()
     frame_bytes = frames * width * jnp.dtype(train.feature_dtype).itemsize
     gib = number * (frame_bytes if frozen else 3 * size[0] * size[1]) / 2**30
     in_memory = gib <= train.memory_gib
-    calibrate = frozen and is_random and config.calibrate_random_statistics
+    calibrate = frozen and task.is_random and config.calibrate_random_statistics
     images, texts = np.zeros((0, *size, 3), np.uint8), chosen.texts
     if in_memory or calibrate:
         limit = number if in_memory else min(number, CALIBRATION_WORDS)
-        images, texts = load_images(
-            chosen.subset.first(limit),
-            texts,
-            image_size=size,
-            batch_size=config.eval_batch_size,
-            workers=config.workers,
-            counts=chosen.counts,
-            faults=chosen.faults,
-        )
+        images, texts = _load(chosen, encoder, config, limit)
         log(f"images: {len(images)} decoded")
     clock.mark("load")
     if calibrate:
         encoder = calibrate_statistics(
             encoder, images, batch_size=config.eval_batch_size, seed=config.seed
         )
-    optimizer, _ = rs.recognition_optimizer(
+    decoder_params = None
+    if train.probe_steps and not frozen:
+        if not in_memory:
+            raise ConfigError(
+                f"train.probe_steps={train.probe_steps}: the decoder is first trained on frames"
+                f" held in memory, but {number} words exceed train.memory_gib={train.memory_gib};"
+                " raise that, or set train.probe_steps=0"
+            )
+        decoder_params = probe_decoder(
+            config, encoder, head, images, texts, is_random=task.is_random, log=log
+        )
+        clock.mark("probe")
+    optimizer, schedule = rs.recognition_optimizer(
         train.steps,
         learning_rate=train.learning_rate,
         clip=train.clip,
         warmup_share=train.warmup_share,
         encoder_multiplier=train.encoder_multiplier,
+        weight_decay=train.weight_decay,
+        layer_decay=train.layer_decay,
+        encoder_params=None if frozen else encoder.params,
     )
     state = rs.create_state(
         jax.random.key(config.seed),
@@ -100,153 +196,98 @@ def train_recognizer(
         optimizer,
         encoder_params=None if frozen else encoder.params,
         batch_stats=None if frozen else encoder.batch_stats,
+        averaged=train.average > 0,
+        decoder_params=decoder_params,
     )
     encode = None if frozen and in_memory else (encoder.frozen if frozen else encoder.train)
-    step = rs.make_step(head, optimizer, encode=encode, view_ops=0 if frozen else train.view_ops)
+    step = rs.make_step(
+        head,
+        optimizer,
+        encode=encode,
+        view_ops=0 if frozen else train.view_ops,
+        average=train.average,
+    )
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return extract_features(
+            encoder,
+            images,
+            batch_size=config.eval_batch_size,
+            dtype=train.feature_dtype,
+            log=log,
+        )
+
+    make_feed: Callable[[int], feeds.Feed]
     if in_memory:
-        inputs = images
-        if frozen:
-            inputs = extract_features(
-                encoder,
-                images,
-                batch_size=config.eval_batch_size,
-                dtype=train.feature_dtype,
-                log=log,
-            )
-            clock.mark("features")
-        feed = memory_feed({"inputs": inputs, **head.targets(texts)}, config)
+        memory = {"inputs": features(images) if frozen else images, **head.targets(texts)}
+        clock.mark("features")
+        make_feed = functools.partial(feeds.memory_feed, memory, config)
     else:
         log(f"words are streamed: {gib:.1f} GiB exceed train.memory_gib={train.memory_gib}")
-        feed = streamed_feed(chosen.subset, head, size, config, chosen.faults)
-    state = train_loop(rs.make_chunk(step), state, feed, config, log)
+        arguments = (chosen.subset, head, size, config, chosen.faults)
+        make_feed = functools.partial(feeds.streamed_feed, *arguments)
+    validate = None
+    if held_out is not None:
+        images, labels = _load(held_out, encoder, config, len(held_out.subset))
+        inputs = features(images) if frozen else images
+        validate = make_validation(
+            None if frozen else encoder, head, inputs, labels, config.eval_batch_size, config.policy
+        )
+    weights, outcome = fit(
+        rs.make_chunk(step),
+        state,
+        make_feed,
+        config,
+        workdir=task.workdir,
+        identity=task.run,
+        position=_position(chosen.subset, config),
+        schedule=schedule,
+        validate=validate,
+        log=log,
+    )
     clock.mark("train")
     if not frozen:
         encoder = dataclasses.replace(
-            encoder, params=state.params["encoder"], batch_stats=state.batch_stats
+            encoder, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
         )
-    return Recognizer(encoder=encoder, head=head, decoder_params=state.params["decoder"])
+    description = {
+        "protocol": config.protocol,
+        "initialisation": "random_init" if task.is_random else "pretrained",
+        "encoder": encoder.origin,
+        "seed": config.seed,
+        "steps": outcome["steps"],
+        "train": {
+            "source": list(words.source_specs(config)),
+            "labels_asked": train.labels,
+            "labels": chosen.counts.as_dict(),
+            "steps": train.steps,
+            "batch_size": train.batch_size,
+            "validation_words": 0 if held_out is None else len(held_out.subset),
+            "validation": outcome.get("validation"),
+        },
+        "run": config_to_jsonable(task.run),
+    }
+    return Recognizer(
+        encoder, head, weights["params"]["decoder"], description, config.eval_batch_size
+    )
 
 
-def load_images(
-    subset: Subset,
-    texts: list[str],
-    *,
-    image_size: tuple[int, int],
-    batch_size: int,
-    workers: int,
-    counts: LabelCounts,
-    faults: FaultLog,
+def _load(
+    chosen: feeds.TrainingWords, encoder: Encoder, config: ConfigDict, limit: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Decodes all words of a subset; those that cannot be decoded are left out and counted.
-
-    Returns:
-      uint8 images (N, 32, W, 3) and their N labels.
-
-    Raises:
-      ValueError: nothing can be decoded.
-    """
-    images: list[np.ndarray] = []
-    kept: list[str] = []
-    at = 0
-    with eval_batches(
-        subset, batch_size=batch_size, image_size=image_size, workers=workers, faults=faults
-    ) as batches:
-        for batch in batches:
-            real, good = batch["weight"] > 0, batch["valid"]
-            images.append(batch["image"][good])
-            kept.extend(texts[at + i] for i in np.flatnonzero(good))
-            counts.unreadable += int(real.sum() - good.sum())
-            counts.trained_on -= int(real.sum() - good.sum())
-            at += int(real.sum())
-    stacked = np.concatenate(images)
-    if not len(stacked):
-        raise ValueError(
-            f"train.source: none of the {at} images of {subset.name!r} can be decoded;"
-            " faults.json in the workdir says why"
-        )
-    return stacked, kept
-
-
-def memory_feed(memory: dict[str, Any], config: ConfigDict) -> Feed:
-    """Words that lie on the device: only the numbers of the words change between calls."""
-    train = config.train
-    per_call = min(train.steps_per_call, train.steps)
-    num_words = len(memory["inputs"])
-    on_device = jax.tree.map(jnp.asarray, memory)
-    for first in range(0, train.steps, per_call):
-        rows = rs.epoch_rows(config.seed, num_words, train.batch_size, first, per_call)
-        yield on_device, rows, np.arange(first, first + per_call) < train.steps
-
-
-def streamed_feed(
-    subset: Subset,
-    head: DecoderHead,
-    image_size: tuple[int, int],
-    config: ConfigDict,
-    faults: FaultLog,
-) -> Feed:
-    """Words that are read, decoded and moved to the device anew: each call has its own memory."""
-    train = config.train
-    per_call = min(train.steps_per_call, train.steps)
-    rows = np.arange(per_call * train.batch_size, dtype=np.int32).reshape(per_call, -1)
-    with train_batches(
-        subset,
-        batch_size=train.batch_size,
-        image_size=image_size,
-        seed=config.seed,
+    return feeds.load_images(
+        chosen.subset.first(limit),
+        chosen.texts,
+        image_size=encoder.image_size,
+        batch_size=config.eval_batch_size,
         workers=config.workers,
-        with_text=True,
-        faults=faults,
-    ) as batches:
-        for first in range(0, train.steps, per_call):
-            drawn = [next(batches) for _ in range(per_call)]
-            images = np.concatenate([batch["image"] for batch in drawn])
-            labels = [fit_case(text, head.charset) for batch in drawn for text in batch["text"]]
-            active = np.arange(first, first + per_call) < train.steps
-            yield {"inputs": images, **head.targets(labels)}, rows, active
+        counts=chosen.counts,
+        faults=chosen.faults,
+    )
 
 
-def train_loop(
-    chunk: Callable[..., tuple[rs.RecognitionState, dict[str, Any]]],
-    state: rs.RecognitionState,
-    feed: Feed,
-    config: ConfigDict,
-    log: Log,
-) -> rs.RecognitionState:
-    """Runs all steps, with a progress line every ``train.log_every`` of them.
-
-    Raises:
-      FloatingPointError: the loss is no longer a finite number.
-    """
-    train = config.train
-    log("compiling the training step …")
-    started = compiled = time.perf_counter()
-    done = compiled_steps = logged = 0
-    for memory, rows, active in feed:
-        state, values = chunk(state, memory, rows, active)
-        done += int(active.sum())
-        if not compiled_steps:
-            jax.block_until_ready(values)
-            compiled, compiled_steps = time.perf_counter(), done
-            log(f"compiled, with the first {done} steps, in {compiled - started:.1f} s")
-        if done // train.log_every == logged and done < train.steps:
-            continue
-        logged = done // train.log_every
-        losses = np.asarray(values["loss"])[active]
-        if not np.isfinite(losses).all():
-            raise FloatingPointError(
-                f"the loss is not finite near step {done}: lower train.learning_rate"
-                f"={train.learning_rate}, or set train.clip={train.clip} to a smaller norm"
-            )
-        seconds = time.perf_counter() - compiled
-        speed = ""
-        if done > compiled_steps:
-            rate = (done - compiled_steps) / seconds
-            speed = f", {rate * train.batch_size:.0f} words/s"
-            speed += f", {(train.steps - done) / rate:.0f} s left"
-        norm = np.asarray(values["grad_norm"])[active].mean()
-        log(f"step {done}/{train.steps}: loss {losses.mean():.4f}, gradient {norm:.2f}{speed}")
-    return state
+def _position(subset: words.Subset, config: ConfigDict) -> DataPosition:
+    return DataPosition(source_fingerprint(subset), config.seed, config.train.batch_size)
 
 
 class Clock:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import fitting, metrics, report, words
+from rcmstr_jax.evaluation.analysis import read_training_words
 from rcmstr_jax.evaluation.encoders import load_encoder, split_pretrained
+from rcmstr_jax.evaluation.recognizer import Recognizer
 from rcmstr_jax.evaluation.scoring import SetResult, count_outside, score_benchmarks
 from rcmstr_jax.training.checkpoint import CheckpointError
 from rcmstr_jax.training.compilation import enable_compilation_cache
 from rcmstr_jax.training.config_check import ConfigError, config_to_jsonable
-from rcmstr_jax.training.decoder_head import make_head
+from rcmstr_jax.training.decoder_head import DecoderHead, make_head
 
-PROTOCOLS = ("frozen", "finetune")
+PROTOCOLS = ("frozen", "finetune", "score")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
 FAULTS = "faults.json"
 Log = Callable[[str], None]
@@ -44,13 +46,17 @@ def run_evaluation(
     log: Log | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Trains a recogniser on labels and scores it on every benchmark.
+    """Trains a recogniser on labels, or takes a trained one, and scores it on every benchmark.
+
+    Run again, it goes on with an interrupted training, and scores a finished recogniser anew.
 
     Args:
       config: an evaluation config (``configs/evaluate/common.py`` explains the fields).
-      workdir: where results.json, results.md, predictions.jsonl and faults.json are written.
+      workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
+        faults.json are written.
       pretrained: workdir of a pretraining run; ``random:DIR`` for the encoder as this run started
-        from it; ``random`` for the config's own model, untrained.
+        from it; ``random`` for the config's own model, untrained. With ``protocol="score"`` the
+        workdir of an evaluation, whose recogniser is scored.
       log: takes progress lines; they are printed by default.
       command: the command line for the report; ``sys.argv`` by default.
 
@@ -58,48 +64,23 @@ def run_evaluation(
       What results.json holds.
 
     Raises:
-      ConfigError: an impossible config, source, benchmark root or pretrained folder; raised before
-        any training.
+      ConfigError: an impossible config, source, benchmark root or pretrained folder, or a workdir
+        that holds another run; raised before any training.
+      Stopped: training was interrupted; its state is saved.
     """
     log = log or (lambda line: print(line, flush=True))
     clock = fitting.Clock()
-    train = config.train
-    specs = (train.source,) if isinstance(train.source, str) else tuple(train.source)
+    workdir = Path(workdir)
     with reported_as_config_error():
         check_config(config)
-        words.check_sources(specs, config.benchmarks)
         benchmarks = resolve_benchmarks(config.benchmarks)
         enable_compilation_cache(config.compilation_cache)
-        charset = make_charset(config.decoder.charset)
-        head = make_head(
-            config.decoder.name,
-            charset,
-            hidden=config.decoder.hidden,
-            max_length=config.decoder.max_length,
-        )
-        encoder = load_encoder(pretrained, config)
-        source = open_source(specs, weights=tuple(train.weights) or None, seed=config.seed)
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        faults = FaultLog(Path(workdir) / FAULTS)
-        subset, texts, counts = words.choose_words(
-            source,
-            labels=train.labels,
-            seed=config.seed,
-            charset=charset,
-            max_length=config.decoder.max_length,
-            faults=faults,
-        )
-    log(f"labels: {len(subset)} words of {source.name}")
-    is_random = split_pretrained(pretrained)[0]
-    recognizer = fitting.train_recognizer(
-        config,
-        encoder,
-        head,
-        fitting.TrainingWords(subset, texts, counts, faults),
-        is_random=is_random,
-        log=log,
-        clock=clock,
-    )
+        workdir.mkdir(parents=True, exist_ok=True)
+        faults = FaultLog(workdir / FAULTS)
+        scores = config.protocol == "score"
+        prepare: Callable[..., Obtain] = _take_recognizer if scores else _prepare_training
+        obtain = prepare(config, workdir, pretrained, faults, log, clock)
+    recognizer, texts = obtain()
     read = score_benchmarks(
         recognizer,
         benchmarks,
@@ -110,33 +91,73 @@ def run_evaluation(
     )
     faults.write()
     clock.mark("score")
+    charset = recognizer.head.charset
+    described = ("protocol", "initialisation", "encoder", "train", "seed")
     results = {
-        "protocol": config.protocol,
-        "initialisation": "random_init" if is_random else "pretrained",
-        "encoder": recognizer.encoder.origin,
-        "decoder": config.decoder.name,
+        **{name: recognizer.description[name] for name in described},
+        "decoder": recognizer.head.name,
         "charset": len(charset.characters),
         **score_table(read, config.policy),
         "labels_outside_charset": count_outside(read, charset),
-        "train": {
-            "source": list(specs),
-            "labels_asked": train.labels,
-            "labels": counts.as_dict(),
-            "steps": train.steps,
-            "batch_size": train.batch_size,
-        },
         "benchmarks": str(config.benchmarks),
-        "seed": config.seed,
         "command": command or shlex.join(sys.argv),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "seconds": clock.report(),
         "config": config_to_jsonable(config),
     }
-    report.write_results(workdir, results, (line for result in read for line in result.lines()))
+    lines = (line for result in read for line in result.lines())
+    report.write_results(workdir, results, lines, texts)
     log(report.text_table(report.table_rows(results)))
     log("\n".join(report.describe(results)))
-    log(f"written: {Path(workdir) / report.RESULTS_JSON}, and {report.RESULTS_MD} beside it")
+    log(f"written: {workdir / report.RESULTS_JSON}, and {report.RESULTS_MD} beside it")
     return results
+
+
+Obtain = Callable[[], tuple[Recognizer, Iterable[str] | None]]
+"""Trains or hands over a recogniser, and the words it was trained on where they are known."""
+
+
+def _take_recognizer(config: ConfigDict, workdir: Path, pretrained: str, *_: Any) -> Obtain:
+    recognizer = Recognizer.from_checkpoint(
+        pretrained, batch_size=config.eval_batch_size, beams=config.decoder.beams or None
+    )
+    if workdir.resolve() == Path(pretrained).resolve():
+        raise ValueError(
+            f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
+            " give another --workdir"
+        )
+    return lambda: (recognizer, read_training_words(pretrained))
+
+
+def _prepare_training(
+    config: ConfigDict,
+    workdir: Path,
+    pretrained: str,
+    faults: FaultLog,
+    log: Log,
+    clock: fitting.Clock,
+) -> Obtain:
+    specs = words.source_specs(config)
+    words.check_sources(specs, config.benchmarks)
+    head = configured_head(config)
+    encoder = load_encoder(pretrained, config)
+    source = open_source(specs, weights=tuple(config.train.weights) or None, seed=config.seed)
+    task = fitting.prepare(
+        config,
+        workdir,
+        encoder,
+        head,
+        source,
+        is_random=split_pretrained(pretrained)[0],
+        faults=faults,
+        log=log,
+    )
+
+    def obtain() -> tuple[Recognizer, Iterable[str] | None]:
+        recognizer, texts = fitting.obtain_recognizer(task, log=log, clock=clock)
+        return recognizer, read_training_words(workdir) if texts is None else texts
+
+    return obtain
 
 
 @contextlib.contextmanager
@@ -163,6 +184,7 @@ def score_table(read: Sequence[SetResult], policy: str) -> dict[str, Any]:
                 "name": result.name,
                 "path": result.path,
                 "published_size": result.accepted,
+                "fault": result.fault,
                 **result.score(policy).as_percent(),
             }
             for result in read
@@ -194,13 +216,42 @@ def check_config(config: ConfigDict) -> None:
         "train.batch_size": config.train.batch_size,
         "train.steps_per_call": config.train.steps_per_call,
         "train.log_every": config.train.log_every,
+        "train.validate_every": config.train.validate_every,
         "eval_batch_size": config.eval_batch_size,
         "decoder.hidden": config.decoder.hidden,
+        "decoder.depth": config.decoder.depth,
         "decoder.max_length": config.decoder.max_length,
     }
     for field, value in positive.items():
         if value < 1:
             raise ValueError(f"{field}={value}: must be at least 1")
+    if not 0 < config.train.layer_decay <= 1:
+        raise ValueError(f"train.layer_decay={config.train.layer_decay}: must lie in (0, 1]")
+    if not 0 <= config.train.average < 1:
+        raise ValueError(
+            f"train.average={config.train.average}: must lie in [0, 1), 0 for no average"
+        )
+    if config.train.patience and not config.train.validation:
+        raise ValueError(
+            f"train.patience={config.train.patience} without words to validate on: set"
+            " train.validation, or train.patience=0"
+        )
+
+
+def configured_head(config: ConfigDict) -> DecoderHead:
+    """The decoder of a config with its alphabet.
+
+    Raises:
+      ValueError: unknown decoder or charset.
+    """
+    return make_head(
+        config.decoder.name,
+        make_charset(config.decoder.charset),
+        hidden=config.decoder.hidden,
+        depth=config.decoder.depth,
+        max_length=config.decoder.max_length,
+        beams=config.decoder.beams,
+    )
 
 
 def make_charset(name: str) -> Charset:

@@ -12,6 +12,7 @@ from rcmstr_jax.evaluation.metrics import POLICIES
 
 RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
 FLAG = " (!)"
+MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"}
 # The two initialisations that stand beside each other, as they are called in every table.
 INITIALISATIONS = ("random_init", "pretrained")
 COMPARED = (
@@ -86,9 +87,12 @@ def describe(results: Mapping[str, Any]) -> list[str]:
             e["name"] for e in results["sets"] if e["published_size"] is False
         ],
         "nothing in it can be read, faults.json says why": [
-            e["name"] for e in results["sets"] if _is_empty(e)
+            e["name"] for e in results["sets"] if _is_empty(e) and not e.get("fault")
         ],
     }
+    for entry in results["sets"]:
+        if entry.get("fault"):
+            flags[f"not scored, {entry['fault']}"] = [entry["name"]]
     return [
         f"Protocol {results['protocol']}, decoder {results['decoder']},"
         f" {results['charset']} characters; encoder: {results['initialisation']}"
@@ -116,7 +120,7 @@ def bounds(interval: Sequence[float | None]) -> str:
 def interval_rows(intervals: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[Any]:
     """The 95 % intervals of ``intervals.score_intervals`` as a table."""
     rows = [("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")]
-    rows += [(name, *map(bounds, found.values())) for name, found in intervals.items()]
+    rows += [(MEANS.get(n, n), *map(bounds, found.values())) for n, found in intervals.items()]
     return rows
 
 
@@ -285,7 +289,9 @@ def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
         for metric, shown in (names | {"character_accuracy": "character accuracy"}).items():
             score = found[metric]
             counts = [str(found[c]) for c in ("num_words", "first_only", "second_only")]
-            first = (name, *counts) if metric == "word_accuracy" else ("", "", "", "")
+            first = (
+                (MEANS.get(name, name), *counts) if metric == "word_accuracy" else ("", "", "", "")
+            )
             rates = (show(score["first"]), show(score["second"]), f"{score['difference']:+.2f}")
             rows.append((*first, shown, *rates, bounds(score["interval"])))
     return rows

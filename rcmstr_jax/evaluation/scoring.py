@@ -6,52 +6,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.data.charset import Charset
-from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.evaluation import metrics
-from rcmstr_jax.evaluation.encoders import Encoder
-from rcmstr_jax.evaluation.words import fit_case, known_characters
-from rcmstr_jax.training.decoder_head import DecoderHead
+from rcmstr_jax.evaluation.recognizer import Recognizer
+from rcmstr_jax.training.decoder_head import NO_WORD, Word
 
 Log = Callable[[str], None]
-Tree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Recognizer:
-    """A trained encoder and decoder, ready to read.
-
-    Attributes:
-      encoder: with the parameters and statistics that it reads with.
-      head: decoder and charset.
-      decoder_params: parameters of the decoder.
-    """
-
-    encoder: Encoder
-    head: DecoderHead
-    decoder_params: Tree
-
-    def reader(self) -> Callable[[np.ndarray], list[str]]:
-        """A function uint8 images (B, 32, W, 3) -> strings, compiled once per batch size."""
-
-        def tokens(params: Tree, stats: Tree, decoder: Tree, images: Any) -> Any:
-            frames = self.encoder.infer(params, stats, images)
-            return self.head.predict(decoder, frames.astype(jnp.float32))
-
-        compiled = jax.jit(tokens)
-
-        def read(images: np.ndarray) -> list[str]:
-            arguments = (self.encoder.params, self.encoder.batch_stats, self.decoder_params)
-            return self.head.texts(np.asarray(compiled(*arguments, images)))
-
-        return read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +29,8 @@ class SetResult:
       labels: ground truth, "" for words without.
       predictions: what was read, "" for images that cannot be decoded.
       readable: per word, whether its image could be decoded.
+      confidences: of each word and of its characters, where they are known.
+      fault: why nothing could be read; "" where something was.
     """
 
     name: str
@@ -73,6 +39,8 @@ class SetResult:
     labels: list[str]
     predictions: list[str]
     readable: list[bool]
+    confidences: list[tuple[float, tuple[float, ...]]] | None = None
+    fault: str = ""
 
     def score(self, policy: str) -> metrics.Score:
         """The set's score under a case policy."""
@@ -83,10 +51,14 @@ class SetResult:
     def lines(self) -> list[dict[str, Any]]:
         """One JSON-ready line per word."""
         words = zip(self.labels, self.predictions, self.readable, strict=True)
-        return [
+        lines: list[dict[str, Any]] = [
             {"set": self.name, "index": i, "label": label, "prediction": guess, "readable": ok}
             for i, (label, guess, ok) in enumerate(words)
         ]
+        for line, (word, characters) in zip(lines, self.confidences or (), strict=False):
+            line["confidence"] = round(min(word, 1.0), 4)
+            line["character_confidences"] = [round(min(c, 1.0), 4) for c in characters]
+        return lines
 
 
 def score_benchmarks(
@@ -98,11 +70,16 @@ def score_benchmarks(
     faults: FaultLog,
     log: Log,
 ) -> list[SetResult]:
-    """Reads every word of every set; partial batches are padded, never dropped."""
-    read = recognizer.reader()
+    """Reads every word of every set; partial batches are padded, never dropped.
+
+    A set that cannot be read at all has no words and says why.
+    """
     results = []
     for benchmark in benchmarks:
-        guesses: list[str] = []
+        if benchmark.fault:
+            results.append(_without_words(benchmark, benchmark.fault, faults, log))
+            continue
+        words: list[Word] = []
         labels: list[str] = []
         readable: list[bool] = []
         with eval_batches(
@@ -114,24 +91,39 @@ def score_benchmarks(
         ) as batches:
             for batch in batches:
                 real = int((batch["weight"] > 0).sum())
-                guesses += read(batch["image"])[:real]
+                words += recognizer.reader(batch["image"])[:real]
                 labels += [text or "" for text in batch["text"][:real]]
                 readable += [bool(valid) for valid in batch["valid"][:real]]
-        guesses = [guess if ok else "" for guess, ok in zip(guesses, readable, strict=True)]
+        if not any(labels):
+            fault = f"{benchmark.path} holds no labels"
+            results.append(_without_words(benchmark, fault, faults, log))
+            continue
+        words = [word if ok else NO_WORD for word, ok in zip(words, readable, strict=True)]
         results.append(
             SetResult(
-                benchmark.name, str(benchmark.path), benchmark.accepted, labels, guesses, readable
+                benchmark.name,
+                str(benchmark.path),
+                benchmark.accepted,
+                labels,
+                [word.text for word in words],
+                readable,
+                [(word.confidence, word.characters) for word in words],
             )
         )
-        log(f"read {benchmark.name}: {len(labels)} words")
+        log(f"read {benchmark.name}: {len(labels)} words, {readable.count(False)} unreadable")
     return results
+
+
+def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog, log: Log) -> SetResult:
+    log(f"not scored: {fault}")
+    faults.add(Fault(f"lmdb:{benchmark.path}", "", "set not scored", fault))
+    return SetResult(
+        benchmark.name, str(benchmark.path), benchmark.accepted, [], [], [], fault=fault
+    )
 
 
 def count_outside(results: Sequence[SetResult], charset: Charset) -> int:
     """How many labels hold a character that the charset lacks, and so cannot be read whole."""
-    known = known_characters(charset)
     return sum(
-        not known.issuperset(fit_case(label, charset))
-        for result in results
-        for label in result.labels
+        charset.lacks(charset.normalize(label)) for result in results for label in result.labels
     )

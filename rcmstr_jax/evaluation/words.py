@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog, fault_of
@@ -68,16 +69,6 @@ class LabelCounts:
         return dataclasses.asdict(self)
 
 
-def fit_case(text: str, charset: Charset) -> str:
-    """Lower-cases a label for an alphabet without upper-case letters."""
-    return text if any(c.isupper() for c in charset.characters) else text.lower()
-
-
-def known_characters(charset: Charset) -> frozenset[str]:
-    """What a label may hold; the space has a token of its own in every charset."""
-    return frozenset(charset.characters) | {" "}
-
-
 def choose_words(
     source: RecordSource,
     *,
@@ -85,6 +76,8 @@ def choose_words(
     seed: int,
     charset: Charset,
     max_length: int,
+    held_out: int = 0,
+    at_end: bool = False,
     faults: FaultLog | None = None,
 ) -> tuple[Subset, list[str], LabelCounts]:
     """Draws the labelled subset.
@@ -92,6 +85,7 @@ def choose_words(
     The words are put into one seeded order. A share (``labels`` up to 1) takes the beginning of
     that order and keeps the usable words of it; a number (above 1) goes on until it has so many
     usable words. So subsets of one seed are nested, and do not depend on method or initialisation.
+    Words for validation are the end of the order, so that they are the same for all.
 
     Args:
       source: labelled records.
@@ -99,10 +93,12 @@ def choose_words(
       seed: of the order.
       charset: words with a character outside of it are left out and counted.
       max_length: longer words are left out and counted, in characters.
+      held_out: records at the end of the order that are not looked at.
+      at_end: look at these records alone.
       faults: takes the records that cannot be read at all.
 
     Returns:
-      The records, their labels in the charset's case, and the counts.
+      The records, their labels as the charset normalises them, and the counts.
 
     Raises:
       ValueError: impossible ``labels``, or no usable word.
@@ -123,13 +119,18 @@ def choose_words(
             f"train.labels={int(labels)}, but {source.name!r} holds {total} words: ask for fewer,"
             " or train.labels=1.0 for all"
         )
+    if held_out and (endless or held_out > total // 2):
+        raise ValueError(
+            f"train.validation={held_out}: {source.name!r} {'never ends' if endless else 'holds'}"
+            f"{'' if endless else f' {total} words'}; hold out at most half of a finite source"
+        )
     wanted = int(labels) if labels > 1 else None
-    order: Iterable[int] = (
-        range(total) if endless else np.random.default_rng(seed).permutation(total)
-    )
-    limit = total if wanted is not None else max(1, round(labels * total))
+    order: Sequence[int] = range(total)
+    if not endless:
+        order = np.random.default_rng(seed).permutation(total)
+        order = order[total - held_out :] if at_end else order[: total - held_out]
+    limit = len(order) if wanted is not None else max(1, round(labels * total))
     counts = LabelCounts(available=None if endless else total)
-    known = known_characters(charset)
     indices: list[int] = []
     texts: list[str] = []
     kept: dict[int, Record] = {}
@@ -145,11 +146,11 @@ def choose_words(
             if faults is not None:
                 faults.add(fault_of(error, source, int(index)))
             continue
-        if not record.text:
+        text = charset.normalize(record.text or "")
+        if not text:
             counts.unlabelled += 1
             continue
-        text = fit_case(record.text, charset)
-        if not known.issuperset(text):
+        if charset.lacks(text):
             counts.outside_charset += 1
             continue
         if len(text) > max_length:
@@ -168,6 +169,12 @@ def choose_words(
         )
     counts.trained_on = len(indices)
     return Subset(source, indices, kept), texts, counts
+
+
+def source_specs(config: ConfigDict) -> tuple[str, ...]:
+    """``train.source`` as a tuple, also where a config holds a single string."""
+    source = config.train.source
+    return (source,) if isinstance(source, str) else tuple(source)
 
 
 def local_path(spec: str) -> Path | None:

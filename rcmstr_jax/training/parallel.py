@@ -53,6 +53,29 @@ def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
     return jax.tree.map(split, batch)
 
 
+def on_every_device(tree: Tree) -> Tree:
+    """Copies every leaf to all local devices, for jitted functions whose rows are spread."""
+    return jax.device_put(tree, _sharding())
+
+
+def spread_rows(tree: Tree) -> Tree:
+    """Divides the rows of every leaf over the local devices; rows they do not divide go to all.
+
+    A jitted function of the result works on all devices and returns what it returns on one.
+    """
+    count = jax.local_device_count()
+
+    def place(x: Any) -> jax.Array:
+        return jax.device_put(x, _sharding(AXIS) if x.shape[0] % count == 0 else _sharding())
+
+    return jax.tree.map(place, tree)
+
+
+def _sharding(*axes: str) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
 def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """Runs `step(state, batch)` on every device; the old state's buffers are reused."""
     return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))

@@ -7,34 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import lmdb
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.evaluate import common, finetune_ctc, frozen_attention, frozen_ctc
+from configs.evaluate import (
+    common,
+    finetune_ctc,
+    finetune_transformer,
+    frozen_attention,
+    frozen_ctc,
+    score,
+)
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation import fitting
+from rcmstr_jax.evaluation import feeds
 from rcmstr_jax.evaluation.protocols import make_charset, run_evaluation
 from rcmstr_jax.evaluation.words import choose_words
 from rcmstr_jax.training.config_check import ConfigError
 from rcmstr_jax.training.decoder_head import make_head
-
-WORDS = ["cat", "Dog", "otter", "yak-7", "emu", "see", "bee", "ant", "gnu", "Ünder"]
-BROKEN = 3  # record whose bytes are no image
-
-
-def picture(text: str) -> bytes:
-    canvas = np.full((32, 100, 3), 255, np.uint8)
-    cv2.putText(canvas, text, (2, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2)
-    return cv2.imencode(".png", canvas)[1].tobytes()
-
-
-def words_lmdb(path: Path, texts: list[str]) -> None:
-    images = [b"not an image" if i == BROKEN else picture(text) for i, text in enumerate(texts)]
-    records = [Record(image, text, "test") for image, text in zip(images, texts, strict=True)]
-    write_lmdb(path, records)
+from tests.evaluation.toy_words import WORDS, picture, words_lmdb
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +118,76 @@ def test_the_same_seed_reads_the_same_words(frozen, data, tmp_path) -> None:
     assert first.read_text() == second.read_text()
 
 
+def test_a_finished_run_is_scored_again_and_another_refused(frozen, data) -> None:
+    results, workdir, _ = frozen
+    config, lines = vit(small(frozen_ctc.get_config(), data)), []
+    again = run_evaluation(config, workdir, "random", log=lines.append, command="the command")
+    assert any("is finished" in line for line in lines)
+    assert not any("compiling" in line for line in lines)
+    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    assert not (workdir / "checkpoints").exists()
+    config.train.learning_rate = 1.0
+    with pytest.raises(
+        ConfigError, match=r"another run \(train.learning_rate was 0.0005, is 1.0\)"
+    ):
+        run_evaluation(config, workdir, "random")
+
+
+def test_a_saved_recogniser_is_scored_on_whatever_lies_there(frozen, data, tmp_path) -> None:
+    root = tmp_path / "found"
+    words_lmdb(root / "new/words", WORDS[:7])
+    write_lmdb(root / "unlabelled", [Record(picture("x"), None, "test")])
+    for name, key in (("empty", b"num-samples"), ("foreign", b"other")):
+        (root / name).mkdir()
+        with lmdb.open(str(root / name), map_size=1 << 20) as env, env.begin(write=True) as txn:
+            txn.put(key, b"0")
+    config = score.get_config("test")
+    config.compilation_cache, config.benchmarks = "off", str(root)
+    results = run_evaluation(config, tmp_path / "scores", str(frozen[1]), log=lambda _: None)
+    found = {entry["name"]: entry for entry in results["sets"]}
+    assert set(found) == {"new/words", "unlabelled", "empty", "foreign"}
+    assert found["new/words"]["num_unreadable"] == 1 and found["new/words"]["fault"] == ""
+    assert "is empty" in found["empty"]["fault"] and found["empty"]["num_words"] == 0
+    assert "another layout" in found["foreign"]["fault"]
+    assert "no labels" in found["unlabelled"]["fault"]
+    assert results["weighted_mean"]["num_words"] == 7 and results["plain_mean"]["num_sets"] == 1
+    # What the recogniser was trained on is still stated.
+    assert results["train"] == frozen[0]["train"] and results["protocol"] == "frozen"
+    lines = [json.loads(line) for line in (tmp_path / "scores/predictions.jsonl").open()]
+    own = [json.loads(line) for line in (frozen[1] / "predictions.jsonl").open()]
+    own = [line for line in own if line["set"] == "toy"]
+    for line, other in zip(lines, own, strict=True):
+        assert line["prediction"] == other["prediction"]
+        assert 0 <= line["confidence"] <= 1
+        assert len(line["character_confidences"]) == len(line["prediction"])
+    report = (tmp_path / "scores/results.md").read_text()
+    assert "is empty" in report and "another layout" in report and "no labels" in report
+
+
+@pytest.mark.parametrize(("name", "message"), [("nothing", "no LMDB"), ("absent", "not exist")])
+def test_scoring_where_nothing_lies(frozen, tmp_path, name, message) -> None:
+    (tmp_path / "nothing").mkdir()
+    config = score.get_config("test")
+    config.benchmarks = str(tmp_path / name)
+    with pytest.raises(ConfigError, match=message):
+        run_evaluation(config, tmp_path / "scores", str(frozen[1]))
+
+
+def test_fine_tuning_with_a_transformer_and_validation(data, tmp_path) -> None:
+    config = vit(small(finetune_transformer.get_config("test"), data))
+    config.train.validate_every = 2
+    results = run_evaluation(config, tmp_path, "random", log=lambda _: None)
+    train = results["train"]
+    assert results["decoder"] == "transformer" and train["validation_words"] in (5, 6, 7, 8)
+    assert set(train["validation"]) == {"word_accuracy", "one_minus_ned"}
+    # 20 words, 8 of them held back.
+    counts = train["labels"]
+    assert counts["examined"] == 12
+    curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    steps = [line["step"] for line in curve if "validation/word_accuracy" in line]
+    assert steps == [2, 4, 5]
+
+
 def test_fine_tuning_of_the_cnn(data, tmp_path) -> None:
     config = small(finetune_ctc.get_config(), data)
     config.model.width, config.model.blocks = 16, (0, 0, 0, 0)
@@ -142,7 +206,7 @@ def test_attention_with_streamed_words(data, tmp_path) -> None:
     results = run_evaluation(config, tmp_path, "random", log=lines.append)
     assert any("streamed" in line for line in lines)
     assert results["decoder"] == "attention" and results["charset"] == 36
-    assert results["train"]["labels"]["outside_charset"] == 4  # yak-7 and Ünder, twice each
+    assert results["train"]["labels"]["outside_charset"] == 4  # yak-7 and Жук, twice each
 
 
 def test_words_in_memory_keep_their_labels_when_a_broken_one_is_left_out(data) -> None:
@@ -150,7 +214,7 @@ def test_words_in_memory_keep_their_labels_when_a_broken_one_is_left_out(data) -
         LmdbSource(data / "train"), labels=1.0, seed=0, charset=make_charset("94"), max_length=25
     )
     assert counts.trained_on == 18
-    images, kept = fitting.load_images(
+    images, kept = feeds.load_images(
         subset, texts, image_size=(32, 100), batch_size=4, workers=0, counts=counts,
         faults=FaultLog(),
     )  # fmt: skip
@@ -167,7 +231,7 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
     subset, _, _ = choose_words(
         LmdbSource(data / "train"), labels=1.0, seed=0, charset=charset, max_length=25
     )
-    feed = list(fitting.streamed_feed(subset, head, (32, 100), config, FaultLog()))
+    feed = list(feeds.streamed_feed(subset, head, (32, 100), config, FaultLog()))
     assert [list(active) for _, _, active in feed] == [[True, True], [True, True], [True, False]]
     spelt = {head.targets([text.lower()])["tokens"].tobytes(): text for text in WORDS[:9]}
     for memory, rows, _ in feed:
@@ -180,13 +244,18 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("protocol", "probe", "protocol='probe'.*frozen, finetune"),
+        ("protocol", "probe", "protocol='probe'.*frozen, finetune, score"),
         ("policy", "loose", "policy='loose'.*alphanumeric"),
-        ("decoder.name", "rnn", "decoder.name='rnn'.*ctc, attention"),
+        ("decoder.name", "rnn", "decoder.name='rnn'.*ctc, linear, attention"),
         ("decoder.charset", "37", "37 characters"),
         ("decoder.charset", "no/such/file", "no/such/file"),
         ("train.feature_dtype", "int8", "train.feature_dtype='int8'.*bfloat16"),
         ("train.steps", 0, "train.steps=0: must be at least 1"),
+        ("train.layer_decay", 1.5, r"train.layer_decay=1.5: must lie in \(0, 1\]"),
+        ("train.average", 1.0, r"train.average=1.0: must lie in \[0, 1\)"),
+        ("train.patience", 3, "train.patience=3.*train.validation"),
+        ("train.validation", 11, "train.validation=11.*holds 20 words"),
+        ("decoder.beams", 2, "decoder.beams=2 belongs to decoder.name='transformer'"),
         ("train.labels", 99, "train.labels=99.*20 words"),
         ("train.source", ("lmdb:no/such",), "no/such"),
         ("benchmarks", "no/such/root", "no/such/root"),

@@ -29,7 +29,7 @@ def word_frames(words: list[str]) -> np.ndarray:
 
 
 def setup(name: str, steps: int, rate: float = 1e-2):
-    head = make_head(name, CHARSET, hidden=24, max_length=6)
+    head = make_head(name, CHARSET, hidden=24, depth=2, max_length=6)
     optimizer, schedule = rs.recognition_optimizer(steps, learning_rate=rate)
     state = rs.create_state(jax.random.key(0), head, (FRAMES, 37), optimizer)
     memory = {"inputs": jnp.asarray(word_frames(WORDS)), **head.targets(WORDS)}
@@ -37,7 +37,8 @@ def setup(name: str, steps: int, rate: float = 1e-2):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "rate", "right"), [("ctc", 250, 2e-2, 8), ("attention", 400, 1e-2, 7)]
+    ("name", "steps", "rate", "right"),
+    [("ctc", 250, 2e-2, 8), ("attention", 400, 1e-2, 7), ("transformer", 120, 3e-3, 8)],
 )
 def test_a_decoder_learns_words_that_its_frames_spell(
     name: str, steps: int, rate: float, right: int
@@ -48,8 +49,8 @@ def test_a_decoder_learns_words_that_its_frames_spell(
     state, metrics = chunk(state, memory, rows, np.ones(steps, bool))
     assert int(state.step) == steps
     assert metrics["loss"][-1] < 0.2 * metrics["loss"][0]
-    tokens = head.predict(state.params["decoder"], memory["inputs"])
-    guesses = head.texts(np.asarray(tokens))
+    words = head.words(head.read(state.params["decoder"], memory["inputs"]))
+    guesses = [word.text for word in words]
     assert sum(a == b for a, b in zip(guesses, WORDS, strict=True)) >= right, guesses
 
 
@@ -178,5 +179,5 @@ def test_rows_are_a_pure_function_of_the_step(num_words, batch, first, steps) ->
 
 
 def test_unknown_decoder() -> None:
-    with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, attention"):
+    with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, linear, attention, transformer"):
         make_head("rnn", CHARSET)

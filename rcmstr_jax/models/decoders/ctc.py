@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -71,3 +72,35 @@ def ctc_loss(
     losses = jnp.where(lengths + repeats <= frames, losses / jnp.maximum(lengths, 1), 0)
     weights = jnp.ones(batch, losses.dtype) if weights is None else weights.astype(losses.dtype)
     return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def ctc_greedy(
+    logits: Float[Array, "batch frames classes"],
+) -> tuple[Int[Array, "batch frames"], Float[Array, "batch frames"], Float[Array, " batch"]]:
+    """The likeliest class of every frame, and how sure the decoder is of what they spell.
+
+    Args:
+        logits: before the softmax; computed in float32 at least.
+
+    Returns:
+        Classes, their probabilities, and per word the probability of its text: the sum over all
+        alignments that spell it, not that of the likeliest alignment alone.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    batch, frames, _ = logits.shape
+    tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=BLANK)
+    begins = (tokens != BLANK) & (tokens != before)
+    # The characters side by side at the beginning of their row, as the loss takes labels.
+    place = jnp.where(begins, jnp.cumsum(begins, axis=1) - 1, frames)
+    rows = jnp.arange(batch)[:, None]
+    labels = jnp.full((batch, frames), BLANK).at[rows, place].set(tokens, mode="drop")
+    beyond = jnp.arange(frames) >= jnp.sum(begins, axis=1, keepdims=True)
+    losses = optax.ctc_loss(
+        logits,
+        jnp.zeros((batch, frames), logits.dtype),
+        labels,
+        beyond.astype(logits.dtype),
+        blank_id=BLANK,
+    )
+    return tokens, jnp.max(jax.nn.softmax(logits), axis=-1), jnp.exp(-losses)

@@ -1,0 +1,54 @@
+r"""Fine-tuning: encoder and transformer decoder on all labels (method section 8.3).
+
+Command, with the same encoder at random initialisation beside it:
+
+  python launch/evaluate.py --config=configs/evaluate/finetune_transformer.py \
+      --workdir=runs/finetune_transformer --pretrained=runs/rcmstr_vit \
+      --config.train.source=lmdb:data/train --config.benchmarks=data/benchmark
+
+Layer-wise learning rates, warm-up, weight decay, a moving average of the weights, and of the
+weights those that read 500 words best that are kept back from the training words: no benchmark is
+looked at before the end.
+
+Cost: not yet measured.
+
+Expected: not yet measured.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.evaluate import common
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """Variants: "full" (default), "mini" (minutes on two cores), "test" (a few steps)."""
+    config = common.get_config()
+    config.protocol = "finetune"
+    config.decoder.name = "transformer"
+    config.decoder.hidden = 384
+    config.train.learning_rate = 5e-4
+    config.train.warmup_share = 0.1
+    config.train.layer_decay = 0.75
+    config.train.weight_decay = 0.05
+    config.train.average = 0.999
+    config.train.view_ops = 5
+    config.train.validation = 500
+    config.train.patience = 10
+    # Compiled loops run convolutions several times slower on CPU than single steps.
+    config.train.steps_per_call = 1
+    common.use_variant(config, variant)
+    if variant == "mini":
+        config.decoder.depth = 2
+        config.random_beside = True
+        config.train.learning_rate = 1e-3
+        config.train.steps = 400
+        config.train.validation = 200
+        config.train.validate_every = 100
+        config.train.average = 0.98
+    if variant == "test":
+        config.random_beside = True
+        config.train.validation = 8
+        config.train.steps_per_call = 1
+    return config

@@ -1,0 +1,83 @@
+r"""Reads word images with a trained recogniser.
+
+  python launch/recognize.py --checkpoint=DIR [--json] IMAGE... | FOLDER | -
+
+DIR is the workdir of a finished launch/evaluate.py; nothing else has to be given. Every image is
+one word, cropped. A folder stands for the images in and below it, other files are skipped and
+counted; `-` is one image on standard input. Prints a line per image: path, text and confidence, or
+with `--json` an object that also holds the confidence of every character. Counts and speed go to
+standard error.
+
+Exit codes: 0 read, 1 none of the images could be read, 2 a mistake in the flags or paths.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rcmstr_jax.evaluation.reading import Answer, find_images, read_images  # noqa: E402
+from rcmstr_jax.evaluation.recognizer import Recognizer  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
+from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
+from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.training.interrupts import EXIT_FAILED  # noqa: E402
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
+JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per call.", lower_bound=1)
+flags.mark_flag_as_required("checkpoint")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Absl's parsing, which leaves the paths; a mistake is one line."""
+    with one_line_errors():
+        return flags.FLAGS(tuple(argv))
+    raise AssertionError("unreachable")
+
+
+def line(answer: Answer) -> str:
+    """What is printed about an image."""
+    if JSON.value:
+        return json.dumps(answer.as_dict(), ensure_ascii=False)
+    if answer.word is None:
+        return f"{answer.name}\t(not read: {answer.error})"
+    return f"{answer.name}\t{answer.word.text}\t{answer.word.confidence:.4f}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns the exit code."""
+    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    with one_line_errors():
+        try:
+            images, skipped = find_images(argv[1:])
+            enable_compilation_cache("auto")
+            recognizer = Recognizer.from_checkpoint(
+                str(CHECKPOINT.value), batch_size=BATCH_SIZE.value
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    recognizer.compile()
+    started = time.perf_counter()
+    read = unreadable = 0
+    for answer in read_images(recognizer, images):
+        print(line(answer), flush=True)
+        read, unreadable = read + (answer.word is not None), unreadable + (answer.word is None)
+    seconds = time.perf_counter() - started
+    print(
+        f"{read} images read in {seconds:.2f} s, {read / seconds:.1f} images per second (without"
+        f" loading and compiling); {unreadable} unreadable, {skipped} other files skipped",
+        file=sys.stderr,
+    )
+    return 0 if read else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

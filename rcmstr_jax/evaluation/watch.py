@@ -1,0 +1,150 @@
+"""Watching a running pretraining: a light measure of every checkpoint, beside the training curves.
+
+The measure is a probe on frozen frames, trained on a few words and scored on others of the same
+source, so that no benchmark is looked at before the end.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.evaluation import fitting, words
+from rcmstr_jax.evaluation.encoders import load_encoder, read_description, split_pretrained
+from rcmstr_jax.evaluation.fit_loop import Stopped
+from rcmstr_jax.evaluation.protocols import check_config, configured_head, reported_as_config_error
+from rcmstr_jax.training.checkpoint import CHECKPOINTS, CheckpointError
+from rcmstr_jax.training.compilation import enable_compilation_cache
+from rcmstr_jax.training.interrupts import StopRequest
+from rcmstr_jax.training.writers import METRICS, create_writer
+
+WATCH = "watch"
+Log = Callable[[str], None]
+
+
+def watch(
+    config: ConfigDict,
+    pretrained: str,
+    workdir: str | Path | None = None,
+    *,
+    every: float = 20.0,
+    log: Log | None = None,
+) -> list[int]:
+    """Measures each checkpoint of a pretraining run, until its last one has been measured.
+
+    A checkpoint that was measured before is left out, so that the command can be started anew.
+
+    Args:
+      config: an evaluation config with ``protocol="frozen"`` and words for validation.
+      pretrained: workdir of the pretraining run.
+      workdir: takes metrics.jsonl and TensorBoard events; by default ``pretrained/watch``, where
+        TensorBoard shows them beside the run's own.
+      every: seconds between two looks.
+      log: takes a line per checkpoint; it is printed by default.
+
+    Returns:
+      The steps that were measured.
+
+    Raises:
+      ConfigError: the config is no light measure, or the folder is no pretraining run.
+      Stopped: by Ctrl-C or SIGTERM.
+    """
+    log = log or (lambda line: print(line, flush=True))
+    run, out = Path(pretrained), Path(workdir or Path(pretrained) / WATCH)
+    with reported_as_config_error():
+        check_config(config)
+        if config.protocol != "frozen" or not config.train.validation:
+            raise ValueError(
+                f"protocol={config.protocol!r} with train.validation={config.train.validation} is"
+                " no measure to watch with: --watch takes a frozen protocol and words to validate"
+                " on, as in configs/evaluate/linear_probe.py"
+            )
+        if split_pretrained(pretrained)[0]:
+            raise ValueError(f"--pretrained={pretrained}: --watch takes the workdir of a run")
+        total = read_description(pretrained).total_steps
+        enable_compilation_cache(config.compilation_cache)
+        out.mkdir(parents=True, exist_ok=True)
+    measured = _steps_in(out / METRICS)
+    new: list[int] = []
+    with StopRequest() as stop:
+        while max(measured, default=0) < total:
+            waiting = sorted(set(checkpoint_steps(run)) - measured)
+            for step in waiting:
+                try:
+                    score = measure(config, pretrained, step, out)
+                except CheckpointError:
+                    if step in checkpoint_steps(run):
+                        raise
+                    log(f"step {step}: its checkpoint went away before it was read")
+                    continue
+                writer = create_writer(out, max(measured, default=0))
+                writer.write_scalars(step, score)
+                writer.close()
+                measured.add(step)
+                new.append(step)
+                log(
+                    f"step {step} of {total}: 1-NED {score['probe/one_minus_ned']:.2f} %, word"
+                    f" accuracy {score['probe/word_accuracy']:.2f} %"
+                )
+            if stop.signal:
+                raise Stopped(f"{stop.signal}: stopped watching; the same command goes on")
+            if not waiting:
+                time.sleep(every)
+    return new
+
+
+def measure(config: ConfigDict, pretrained: str, step: int, out: Path) -> dict[str, float]:
+    """Trains the probe on one checkpoint and scores it on the validation words.
+
+    Returns:
+      Scalars by the names of their curves, scores in %.
+
+    Raises:
+      CheckpointError: the checkpoint cannot be read.
+      ConfigError: the words cannot be read.
+    """
+    encoder = load_encoder(f"{pretrained}@{step}", config)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".probe-") as folder:
+        with reported_as_config_error():
+            source = open_source(
+                words.source_specs(config),
+                weights=tuple(config.train.weights) or None,
+                seed=config.seed,
+            )
+            task = fitting.prepare(
+                config,
+                Path(folder),
+                encoder,
+                configured_head(config),
+                source,
+                is_random=False,
+                faults=FaultLog(),
+                log=lambda line: None,
+            )
+        assert task.chosen is not None  # the folder is new
+        clock = fitting.Clock()
+        probe = fitting.train_recognizer(task, task.chosen, log=lambda line: None, clock=clock)
+    found: dict[str, float] = probe.description["train"]["validation"]
+    scalars = {f"probe/{name}": value for name, value in found.items()}
+    return {**scalars, "speed/probe_seconds": clock.report()["total"]}
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps whose checkpoints are complete now."""
+    folder = run / CHECKPOINTS
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _steps_in(path: Path) -> set[int]:
+    if not path.is_file():
+        return set()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {int(json.loads(line)["step"]) for line in lines if line.endswith("}")}
