@@ -28,6 +28,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.steps_per_call = 1
     if variant == "mini":
         config.train.labels = 300.0
-        config.train.steps = 900
+        config.train.probe_steps = 400
+        config.train.steps = 320
         config.train.view_ops = 3
     return config
