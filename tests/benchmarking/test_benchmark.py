@@ -29,11 +29,13 @@ def measure(what: str, names: tuple[str, ...], settings: Settings = TINY) -> lis
 
 def test_matrix_operations_multiply_loops_out() -> None:
     def products(x, kernel):
-        images = x.reshape(1, 4, 4, 2)
+        images, zero = x.reshape(1, 4, 4, 2), jnp.zeros((8, 8))
         maps = jax.lax.conv_general_dilated(
             images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        total, _ = jax.lax.scan(lambda c, _: (c + jax.jit(jnp.matmul)(x, x.T), None), 0.0, length=3)
+        total, _ = jax.lax.scan(
+            lambda c, _: (c + jax.jit(jnp.matmul)(x, x.T), None), zero, length=3
+        )
         return maps.sum() + total.sum()
 
     count = matrix_operations(products, jnp.ones((8, 4)), jnp.ones((3, 3, 2, 5)))
