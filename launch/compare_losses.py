@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     with one_line_errors():
         try:
             found = relative_differences(
-                Path(FIRST.value) / METRICS, Path(SECOND.value) / METRICS
+                Path(str(FIRST.value)) / METRICS, Path(str(SECOND.value)) / METRICS
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"--first={FIRST.value} --second={SECOND.value}: {error}") from error

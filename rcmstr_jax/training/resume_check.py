@@ -228,9 +228,9 @@ def verify_resume(
     launcher = Path(config).resolve().parents[2] / "launch" / "pretrain.py"
     check = ResumeCheck(folder, [sys.executable, str(launcher), f"--config={config}"], kills, seed)
     say(f"{check.total} steps, {kills} kills per signal, seed {seed}, in {folder}")
-    check.finish("compiled")
+    check.finish("first")
     seconds = check.finish("whole")
-    found = check.differences("whole", "compiled")
+    found = check.differences("whole", "first")
     say(f"uninterrupted: {(folder / 'whole' / 'state_digest.txt').read_text().strip()}")
 
     def chain(number: signal.Signals) -> list[Killed]:

@@ -66,7 +66,6 @@ def leave_at_once_on_failure() -> Iterator[None]:
         code = error.code if isinstance(error, SystemExit) else EXIT_FAILED
         if not isinstance(error, SystemExit):
             traceback.print_exception(error)
-        logging.shutdown()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else EXIT_FAILED)
 
@@ -74,7 +73,6 @@ def leave_at_once_on_failure() -> Iterator[None]:
 def end_process(message: str) -> None:
     """Ends the process at once: its main thread waits for a host that does not answer."""
     print(f"error: {message}", file=sys.stderr, flush=True)
-    logging.shutdown()
     os._exit(EXIT_LOST)
 
 
