@@ -70,6 +70,12 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def _check_values(values: Mapping[str, Any]) -> None:
+    missing = sorted({*CHOICES, *MEMBERS, *RANGES, *POSITIVE} - set(values))
+    if missing:
+        raise ConfigError(
+            f"--config is no pretraining config: it has no {missing[0]}; give a file of "
+            "configs/pretrain"
+        )
     for name, choices in CHOICES.items():
         if values[name] not in choices:
             raise ConfigError(
