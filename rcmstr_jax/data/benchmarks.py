@@ -149,7 +149,11 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
         ValueError: no LMDB there, or none that can be read; or two sets of one name.
     """
     root = Path(root)
-    found = [_identify(path, root) for path in find_lmdbs(root)]
+    try:
+        paths = find_lmdbs(root)
+    except ValueError as error:
+        raise ValueError(f"config.benchmarks={root}: {error}") from error
+    found = [_identify(path, root) for path in paths]
     if all(benchmark.fault for benchmark in found):
         faults = "; ".join(benchmark.fault for benchmark in found[:3])
         raise ValueError(f"no LMDB under {root} can be scored ({len(found)} found): {faults}")

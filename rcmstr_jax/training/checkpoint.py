@@ -220,7 +220,7 @@ class Checkpoints:
         else:
             try:
                 meta = self._read_meta(step)
-                found: _Found | None = step, meta, self._read_arrays(step, meta)
+                found = step, meta, self._read_arrays(step, meta)
             except _Unreadable as error:
                 path = self.directory / str(step)
                 raise CheckpointError(f"checkpoint {path} is unreadable: {error}") from error

@@ -7,7 +7,7 @@ import errno
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,13 @@ def _load(spec: str) -> Any:
         raise ConfigError(f"--config={spec}: {error}") from error
 
 
-def check_overrides(argv: Sequence[str], name: str = "config") -> None:
+def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]:
     """Checks that `--config` can be loaded and has every field that is overridden.
 
     `ml_collections` would answer with a traceback.
+
+    Returns:
+      Fields and their defaults; empty without `--config`.
 
     Raises:
       ConfigError: naming the closest field.
@@ -57,22 +60,23 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> None:
         if overridden:
             overrides.append(overridden[1])
     if spec is None:
-        return
-    config = _load(spec)
-    fields = [field for field, _ in flatten(config)]
+        return {}
+    fields = dict(flatten(_load(spec)))
     for override in overrides:
         if override in fields:
             continue
         inside = [field for field in fields if field.startswith(f"{override}.")]
         if inside:
+            switches = [field for field in inside if field.endswith(".enabled")]
             raise ConfigError(
                 f"--{name}.{override} is a group of fields: set one of them, "
-                f"for example --{name}.{inside[0]}"
+                f"for example --{name}.{(switches or inside)[0]}"
             )
         raise ConfigError(
             f"--{name}.{override}: there is no such field: did you mean "
             f"--{name}.{closest(override, fields)}?"
         )
+    return fields
 
 
 @contextlib.contextmanager
@@ -106,11 +110,34 @@ def _fail(error: Exception | str, code: int) -> None:
     sys.exit(code)
 
 
+def _illegal_value(said: str, fields: Mapping[str, Any]) -> str:
+    """What absl says about a flag's value, with the remedy."""
+    found = re.match(r"flag --(?P<name>[\w.]+)=(?P<value>.*?): ", said, re.DOTALL)
+    if not found:
+        return said
+    name, value = found["name"], found["value"]
+    field = name.removeprefix("config.")
+    if value == "None":
+        return f"--{name} is missing: give --{name}=... ({flags.FLAGS[name].help})"
+    if field != name and field in fields:
+        return f"--{name}={value} cannot be read: give a value like {fields[field]!r}"
+    return said
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """For `app.run(main, flags_parser=parse_flags)`: absl's parsing with the checks above."""
     with one_line_errors():
-        check_overrides(argv)
-        rest = flags.FLAGS(tuple(argv))
+        fields = check_overrides(argv)
+        try:
+            rest = flags.FLAGS(tuple(argv))
+        except flags.IllegalFlagValueError as error:
+            raise ConfigError(_illegal_value(str(error), fields)) from error
+        except flags.UnrecognizedFlagError as error:
+            known = [*flags.FLAGS, *(f"config.{field}" for field in fields)]
+            raise ConfigError(
+                f"--{error.flagname}: there is no such flag: did you mean "
+                f"--{closest(error.flagname, known)}?"
+            ) from error
         if len(rest) > 1:
             raise ConfigError(f"{rest[1]!r} is no flag: write --config.field=value")
         return rest

@@ -239,25 +239,16 @@ def test_compilation_cache_setting(tmp_path, monkeypatch):
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "answer"),
-    [
-        (["--workdir=w"], 2, "error: flag --config=None"),
-        (["--config=CONFIG", "--workdir=w", "--config.mim.mask_ration=1"], 2, "mask_ratio?"),
-        (["--config=CONFIG", "--workdir=w", "--config.batch_size=ten"], 2, "batch_size=ten"),
-        (["--config=CONFIG", "--workdir=w", "extra"], 2, "'extra' is no flag"),
-        (["--config=CONFIG", "--workdir=w", "--config.key_norm=shufle"], 2, "'shuffle'"),
-    ],
-)
-def test_launcher_answers_mistakes_in_one_line(repository, tmp_path, arguments, code, answer):
+def test_launcher_answers_a_mistake_in_one_line(repository, tmp_path):
+    # docs/mistakes.md has many more, and a test of its own.
     config = f"{repository}/configs/pretrain/mini.py:test"
-    command = [sys.executable, str(repository / "launch" / "pretrain.py")]
-    command += [argument.replace("CONFIG", config) for argument in arguments]
+    command = [sys.executable, str(repository / "launch" / "pretrain.py"), f"--config={config}"]
+    command += ["--workdir=w", "--config.mim.mask_ration=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code
+    assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert answer in errors[0]
+    assert "mask_ratio?" in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
 
