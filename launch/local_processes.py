@@ -71,16 +71,17 @@ def commands(script: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
     Raises:
       LaunchError: on flags that do not fit together.
     """
-    count, total = PROCESSES.value, TOTAL.value or PROCESSES.value
+    count, first = PROCESSES.value or 0, FIRST.value or 0  # both are always set
+    total = TOTAL.value or count
     if not script:
         raise LaunchError("nothing to start: write -- launch/pretrain.py FLAGS after the flags")
     if CPU_DEVICES.value and GPUS.value:
         raise LaunchError(
             f"--cpu_devices={CPU_DEVICES.value} and --gpus={GPUS.value}: give one of them"
         )
-    if FIRST.value + count > total:
+    if first + count > total:
         raise LaunchError(
-            f"--first_process={FIRST.value} and --processes={count} go beyond "
+            f"--first_process={first} and --processes={count} go beyond "
             f"--total_processes={total}: give the number over all machines"
         )
     if total > count and not COORDINATOR.value:
@@ -98,7 +99,7 @@ def commands(script: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
                 "--distributed=flags",
                 f"--coordinator_address={address}",
                 f"--num_processes={total}",
-                f"--process_id={FIRST.value + place}",
+                f"--process_id={first + place}",
             ],
         )
         for place in range(count)
@@ -176,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
         for more, command in started:
             print(shlex.join(["env", *(f"{k}={v}" for k, v in more.items()), *command]))
         return 0
-    return run_together(started, FIRST.value, GRACE.value)
+    return run_together(started, FIRST.value or 0, GRACE.value or 0.0)
 
 
 if __name__ == "__main__":

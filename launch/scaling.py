@@ -73,21 +73,36 @@ def at_scale(config: ConfigDict, chips: int, rows: int) -> ConfigDict:
     return config
 
 
-def prediction_table(config: ConfigDict, found: Sequence[Collective], fixed: str) -> list[str]:
+def group_size(config: ConfigDict) -> int:
+    """Words that a chip must have at least, and a multiple of."""
+    return config.rearrange.group if config.rearrange.enabled else 1
+
+
+def word_flops(config: ConfigDict, known: dict[int, float]) -> float:
+    """Products and sums per word: they grow with the words, and otherwise with the queue alone."""
+    size, rows = config.contrast.queue_size, group_size(config)
+    if size not in known:
+        known[size] = scaling.step_flops(config, rows) / rows
+    return known[size]
+
+
+def prediction_table(
+    config: ConfigDict, found: Sequence[Collective], fixed: str, known: dict[int, float]
+) -> list[str]:
     """Predicted steps with the words per chip fixed, or the global batch."""
     lines = [
         row("chips", "words per chip", "global batch", "compute ms", "exchange ms", "step ms",
             "efficiency", "words/s", "largest term"),
         row(*["--:"] * 8, "---"),
     ]  # fmt: skip
-    group = config.rearrange.group if config.rearrange.enabled else 1
+    group = group_size(config)
     for chips in CHIPS.value:
         rows = config.batch_size // (DEVICES if fixed == "words per chip" else chips)
         if not rows or rows % group:
             lines.append(row(chips, f"fewer than {group}", config.batch_size, *["-"] * 6))
             continue
         batch = rows * chips
-        flops = scaling.step_flops(at_scale(config, chips, rows), rows)
+        flops = rows * word_flops(at_scale(config, chips, rows), known)
         p = scaling.predict(
             flops, found, chips=chips, rows_factor=batch / config.batch_size, share=SHARE.value
         )
@@ -126,12 +141,13 @@ def main(argv: Sequence[str]) -> int:
         check_config(config, devices=DEVICES)
     found = scaling.step_collectives(config)
     rows = config.batch_size // DEVICES
-    flops = scaling.step_flops(config, rows)
+    known: dict[int, float] = {}  # by the size of a queue
+    flops = rows * word_flops(config, known)
     print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.\n")
     print("\n".join(exchange_table(found)))
     for fixed in ("words per chip", "global batch"):
         print(f"\n{scaling.V5P.name}, fixed {fixed}:\n")
-        print("\n".join(prediction_table(config, found, fixed)))
+        print("\n".join(prediction_table(config, found, fixed, known)))
     print(f"\nQueues, {rows} words per chip:\n")
     print("\n".join(queue_table(config)))
     return 0

@@ -132,7 +132,8 @@ def step_collectives(config: ConfigDict) -> list[Collective]:
     wide = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (state, batch)
     )
-    compiled = parallel.pmap_step(step(parallel.AXIS)).lower(*wide).compile()
+    mapped: Any = parallel.pmap_step(step(parallel.AXIS))
+    compiled = mapped.lower(*wide).compile()
     return collectives_in(compiled.as_text(), devices)
 
 
