@@ -104,7 +104,7 @@ def test_more_labels_than_words() -> None:
 
 def test_no_usable_word() -> None:
     with pytest.raises(ValueError, match="no usable word among 2 examined: 1 without label, 1 out"):
-        choose(Words([None, "ü"]), 1.0)
+        choose(Words([None, "я"]), 1.0)
 
 
 def test_training_on_a_benchmark_is_refused(tmp_path: Path, monkeypatch) -> None:
