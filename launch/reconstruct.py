@@ -3,8 +3,9 @@ r"""Measures how well a pretrained network reconstructs hidden patches of words 
   python launch/reconstruct.py --pretrained=DIR --source=lmdb:data/heldout --workdir=DIR2
 
 Prints, and writes to DIR2/reconstruction.json, one row per source, kind of mask and checkpoint: the
-normalised reconstruction loss, the loss of predicting every patch's mean, and the share of the
-pixels' variance within patches that is explained. Masked words go to DIR2/SOURCE-KIND.png. With
+normalised reconstruction loss, that of columns that are hidden from top to bottom, that of
+predicting every patch's mean, and the share of the pixels' variance within patches that is
+explained. Masked words go to DIR2/SOURCE-KIND.png. With
 --all_checkpoints also the loss over the steps, DIR2/curves.png.
 
 Exit codes: 0 finished; 1 failed; 2 a mistake in the flags or the data.
@@ -48,7 +49,8 @@ ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Every kept checkp
 flags.mark_flags_as_required(["pretrained", "source", "workdir"])
 
 SHOWN = 4  # words in a picture
-COLUMNS = ("source", "masks", "hidden", "step", "words", "loss", "patch_mean", "explained")
+SCORES = ("loss", "column_loss", "patch_mean", "explained")
+COLUMNS = ("source", "masks", "hidden", "step", "words", *SCORES)
 
 
 def main(argv: Sequence[str]) -> int:

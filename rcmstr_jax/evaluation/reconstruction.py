@@ -46,6 +46,8 @@ class Score:
     Attributes:
       words: how many.
       loss: mean squared error of normalised patches.
+      column_loss: the same over columns that are hidden from top to bottom, as blocks are; there
+        the context alone can help. None if the masks leave no such column.
       patch_mean: the same if every patch's own mean were predicted.
       explained: share of the pixels' variance around their patch's mean that the prediction
         explains, patches of strong contrast counting more. 1 is perfect, 0 predicts the means.
@@ -53,6 +55,7 @@ class Score:
 
     words: int
     loss: float
+    column_loss: float | None
     patch_mean: float
     explained: float
 
@@ -200,20 +203,27 @@ def score_words(
         counted = mask & (weight > 0)[:, None, None]
         nothing = jnp.zeros_like(target)
         error, count = reconstruction_loss(prediction, target, counted)
+        columns = counted & jnp.all(mask, axis=1, keepdims=True)
+        column_error, column_count = reconstruction_loss(prediction, target, columns)
         spread, _ = reconstruction_loss(nothing, target, counted)
         pixels, _ = reconstruction_loss(prediction * deviation, target * deviation, counted)
         variance, _ = reconstruction_loss(nothing, target * deviation, counted)
-        return jnp.stack([error, spread, pixels, variance, count])
+        return jnp.stack(
+            [error, count, column_error, column_count, spread, count, pixels, variance]
+        )
 
     size = min(batch_size, len(images))
-    total = np.zeros(5)
+    total = np.zeros(8)
     for start in range(0, len(images), size):
         rows = np.arange(start, start + size)
         weight = (rows < len(images)).astype(np.float32)
         rows %= len(images)
         total += np.asarray(sums(variables, images[rows], rows, weight), np.float64)
-    error, spread, pixels, variance, count = total
-    return Score(len(images), error / count, spread / count, 1 - pixels / variance)
+    loss, column_loss, patch_mean, unexplained = (
+        float(part / count) if count else None for part, count in total.reshape(4, 2)
+    )
+    assert loss is not None and patch_mean is not None and unexplained is not None
+    return Score(len(images), loss, column_loss, patch_mean, 1 - unexplained)
 
 
 def reconstruct_images(

@@ -54,7 +54,7 @@ def test_truth_scores_nothing_and_the_mean_a_little_below_one(images: np.ndarray
     np.testing.assert_allclose([perfect.loss, perfect.explained], [0, 1], atol=1e-6)
     mean = score(images, lambda _, x, mask: 0 * patch_targets(x, PATCH))
     # Of 32 pixels with the unbiased deviation: 31 / 32.
-    np.testing.assert_allclose([mean.loss, mean.patch_mean], 31 / 32, rtol=1e-5)
+    np.testing.assert_allclose([mean.loss, mean.column_loss, mean.patch_mean], 31 / 32, rtol=1e-5)
     assert mean.explained == pytest.approx(0, abs=1e-6)
     half = score(images, lambda _, x, mask: 0.5 * patch_targets(x, PATCH))
     np.testing.assert_allclose([half.loss, half.explained], [31 / 128, 0.75], rtol=1e-5)
@@ -65,6 +65,18 @@ def test_only_hidden_patches_count(images: np.ndarray) -> None:
         return patch_targets(x, PATCH) + 9.0 * ~mask[..., None]
 
     assert score(images, predict).loss == pytest.approx(0, abs=1e-6)
+
+
+def test_columns_without_a_visible_patch_stand_apart(images: np.ndarray) -> None:
+    def predict(_: Any, x: Any, mask: Any) -> Any:
+        return patch_targets(x, PATCH) + 2.0 * mask.all(1)[:, None, :, None]
+
+    found = score(images, predict)
+    assert found.column_loss == pytest.approx(4, rel=1e-6)
+    assert 0 < found.loss < 4
+    block = reconstruction.with_masks(config(), "block", 0.4)
+    alone = reconstruction.score_words(block, {}, images, batch_size=7, predict=predict)
+    assert alone.loss == alone.column_loss == pytest.approx(4, rel=1e-6)
 
 
 def test_batch_size_does_not_move_the_score(images: np.ndarray) -> None:
