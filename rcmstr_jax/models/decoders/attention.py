@@ -73,7 +73,7 @@ class AttentionReader(nn.Module):
         of_tokens = weight_ih[dim:] + (bias_ih + bias_hh)
         Carry = tuple[jax.Array, jax.Array, jax.Array]
 
-        def step(carry: Carry, forced: jax.Array | None) -> tuple[Carry, jax.Array]:
+        def step(carry: Carry, forced: jax.Array | None) -> tuple[Carry, Any]:
             hidden, cell, token = carry
             token = token if forced is None else forced
             query = (hidden @ kernel + bias)[:, None]
@@ -84,16 +84,19 @@ class AttentionReader(nn.Module):
             sums = attended @ of_features + of_tokens[token] + hidden @ weight_hh
             hidden, cell = lstm_gates(sums, cell)
             if forced is not None:
-                return (hidden, cell, token), hidden
+                return (hidden, cell, token), (hidden, weights)
             logits = hidden @ generator + offset
-            return (hidden, cell, jnp.argmax(logits, axis=-1).astype(jnp.int32)), logits
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            return (hidden, cell, token), (logits, weights)
 
         batch = features.shape[0]
         zero = jnp.zeros((batch, self.hidden), features.dtype)
         start = jnp.full((batch,), start_token, jnp.int32)
         forced = None if tokens is None else jnp.swapaxes(tokens, 0, 1).astype(jnp.int32)
-        _, outputs = jax.lax.scan(step, (zero, zero, start), forced, length=steps)
+        _, (outputs, weights) = jax.lax.scan(step, (zero, zero, start), forced, length=steps)
         outputs = jnp.swapaxes(outputs, 0, 1)
+        # (batch, steps, frames), for those who ask for the collection.
+        self.sow("intermediates", "attention", jnp.swapaxes(weights, 0, 1))
         # Teacher-forced steps do not wait for the logits: one product for all of them.
         return outputs if tokens is None else outputs @ generator + offset
 

@@ -1,0 +1,65 @@
+r"""One self-contained HTML page about runs: scores, curves, words, and what the encoder has learnt.
+
+  python launch/report.py RUN [RUN ...] --out=FILE.html [--words=SOURCE] [--nocrops]
+
+RUNs are workdirs of launch/pretrain.py and launch/evaluate.py, in any number; a section whose
+inputs no run has is left out and says why. --words names the words that the networks are shown with
+(as in data.source: lmdb:PATH, synthetic:SEED:COUNT); the sets of the first evaluation by default.
+--nocrops keeps the images of the scored sets, which may not be passed on, out of the page.
+
+Exit codes: 0 written; 1 failed; 2 a mistake in the flags or the runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rcmstr_jax.evaluation.html.page import WORDS, write_page  # noqa: E402
+from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
+from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
+from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+
+OUT = flags.DEFINE_string("out", None, "HTML file to write.")
+SOURCE = flags.DEFINE_string("words", None, "Words that the networks are shown with.")
+NUM_WORDS = flags.DEFINE_integer("num_words", WORDS, "At most so many of them.")
+CROPS = flags.DEFINE_bool("crops", True, "Show the images of the scored sets.")
+TITLE = flags.DEFINE_string("title", "Scene text recognition: report", "Heading of the page.")
+flags.mark_flag_as_required("out")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the page; returns the exit code."""
+    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    with one_line_errors():
+        try:
+            enable_compilation_cache("auto")
+            out = write_page(
+                argv[1:],
+                str(OUT.value),
+                words=SOURCE.value,
+                num_words=NUM_WORDS.value,
+                crops=CROPS.value,
+                title=TITLE.value,
+                log=lambda line: print(line, flush=True),
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    print(f"written: {out}, {out.stat().st_size / 1024:.0f} KiB")
+    return 0
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Flags; what is left over are the workdirs."""
+    with one_line_errors():
+        return flags.FLAGS(tuple(argv))
+    raise AssertionError("unreachable")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)
