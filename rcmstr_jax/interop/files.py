@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +17,12 @@ import numpy as np
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".tar", ".bin")
 SUFFIXES = (".npz", ".safetensors", *TORCH_SUFFIXES)
+# What damaged files have been seen to raise in the libraries that read them.
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError),
+    *(RuntimeError, OverflowError, MemoryError, SyntaxError, AssertionError),
+    *(struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError),
+)
 # Where training scripts put the weights among other things.
 WRAPPERS = ("state_dict", "model", "module", "net")
 
@@ -104,7 +112,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             if not isinstance(data, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array without a name")
             return {name: data[name] for name in data.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise WeightFileError(
             f"{path} cannot be read as .npz (truncated, no arrays, or pickled objects, which are "
             f"never loaded): {error}"
@@ -121,7 +129,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         arrays = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, *_DAMAGE) as error:
         raise WeightFileError(
             f"{path} cannot be read as .safetensors (truncated or of another kind): {error}"
         ) from error
@@ -148,7 +156,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+    except _DAMAGE as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightFileError(
             f"{path} cannot be read as a PyTorch state dict; it is truncated, of another kind, or "
