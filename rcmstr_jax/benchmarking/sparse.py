@@ -105,11 +105,10 @@ def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str
         rows: of one platform, with both masked forms.
         table: as `models.forms.choose_form` takes it.
     """
-    lines = []
-    rows = [row for row in rows if row["what"] == "sparse"]
-    for width, times in _times(rows).items():
+    lines, measured = [], list(rows)
+    for width, times in _times(measured).items():
         for share, seconds in sorted(times.items(), reverse=True):
-            form = choose_form(rows[0]["platform"], width, share, table)
+            form = choose_form(measured[0]["platform"], width, share, table)
             excess = seconds[form] / min(seconds.values()) - 1
             gain = seconds["masked_dense"] / seconds["packed"]
             lines.append(
@@ -121,10 +120,10 @@ def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str
 
 def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
     """Writes the thresholds of the measured widths into the table that "auto" reads."""
-    rows = list(rows)
+    measured = list(rows)
     table = json.loads(path.read_text(encoding="utf-8"))
-    widths = table.setdefault(rows[0]["platform"], {})
-    widths.update({str(width): share for width, share in crossover(rows).items()})
+    widths = table.setdefault(measured[0]["platform"], {})
+    widths.update({str(width): share for width, share in crossover(measured).items()})
     ordered = {name: dict(sorted(of.items(), key=_as_number)) for name, of in table.items()}
     path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 

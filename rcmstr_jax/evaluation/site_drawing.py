@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
@@ -66,7 +67,7 @@ def draw_sites(hidden: Bool[np.ndarray, "rows columns"], size: tuple[int, int]) 
       size: height and width of the image in pixels.
     """
     visible = int(np.sum(~hidden))
-    sites = Sites.from_patches(np.asarray(hidden)[None], size, visible)
+    sites = Sites.from_patches(jnp.asarray(hidden)[None], size, visible)
     parts, top, wide = [], float(_MARGIN), _PIXEL
     height = size[0] * _PIXEL
     for label, window in RESOLUTIONS:
