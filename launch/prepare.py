@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     with one_line_errors():
         try:
             counts = prepare(
-                FROM.value,
+                str(FROM.value),
                 str(SOURCE.value),
                 str(OUT.value),
                 annotation=ANNOTATION.value,

@@ -225,6 +225,6 @@ def _compare_pairs(pairs: Sequence[tuple[Outcome, Outcome]], *, seed: int) -> _P
     changes = {}
     for metric in METRICS:
         (one, below), (two, _) = ratio(before, metric), ratio(after, metric)
-        rates = (float(part.sum() / below.sum()) for part in (one, two))
-        changes[metric] = _Change(*rates, bootstrap(two - one, below, seed=seed))
+        first, second = (float(part.sum() / below.sum()) for part in (one, two))
+        changes[metric] = _Change(first, second, bootstrap(two - one, below, seed=seed))
     return _Pairs(counts, changes)

@@ -117,9 +117,13 @@ def bounds(interval: Sequence[float | None]) -> str:
     return "–" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
 
 
-def interval_rows(intervals: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[Any]:
+def interval_rows(
+    intervals: Mapping[str, Mapping[str, Sequence[float | None]]],
+) -> list[tuple[str, ...]]:
     """The 95 % intervals of ``intervals.score_intervals`` as a table."""
-    rows = [("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")]
+    rows: list[tuple[str, ...]] = [
+        ("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")
+    ]
     rows += [(MEANS.get(n, n), *map(bounds, found.values())) for n, found in intervals.items()]
     return rows
 

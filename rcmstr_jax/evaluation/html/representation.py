@@ -46,7 +46,7 @@ def load_words(source: RecordSource, size: tuple[int, int], count: int, seed: in
       ValueError: none of them can be used.
     """
     total = len(source)
-    chosen = range(total)
+    chosen: Sequence[int] = range(total)
     if total > count:
         drawn = np.random.default_rng(seed).integers(0, total, 2 * count)
         chosen = [int(i) for i in dict.fromkeys(drawn.tolist())][:count]

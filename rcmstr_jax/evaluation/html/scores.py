@@ -57,7 +57,7 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
     for run in runs:
         results = _results(run)
         train = results["train"]
-        kind = (
+        kind: tuple[str, ...] = (
             results["initialisation"],
             results["protocol"],
             results["decoder"],
@@ -202,7 +202,7 @@ def _calibration(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
 
 
 def _confusions(run: Run, found: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [("in the label", "read as", "times", "share of the character %")]
+    rows: list[tuple[str, ...]] = [("in the label", "read as", "times", "share of the character %")]
     for row in found[:SHOWN_CONFUSIONS]:
         shown = [row[side] if row[side] else "(nothing)" for side in ("label", "prediction")]
         rows.append((*shown, str(row["count"]), report.show(row["share"])))
