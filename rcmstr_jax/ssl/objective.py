@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,7 @@ class ContrastOptions:
     @property
     def queues(self) -> tuple[str, ...]:
         """Hierarchies that need a queue: those that contrast and the coarser one of each pair."""
-        used = set(self.hierarchies) | {pair.split("_")[1] for pair in self.pairs}
+        used = set(self.hierarchies) | {_coarse(pair) for pair in self.pairs}
         return tuple(name for name in HIERARCHIES if name in used)
 
 
@@ -91,6 +92,10 @@ def pair_queries(
     index = jnp.arange(coarse_count)[:, None] * stride + jnp.arange(window)
     held = fine[:, index]  # (batch, coarse, window, dim)
     return jnp.moveaxis(held, 2, 0).reshape(window, batch * coarse_count, dim)
+
+
+def _coarse(pair: str) -> str:
+    return pair.split("_")[1]
 
 
 def _rows(x: Array) -> Array:
@@ -132,16 +137,24 @@ def contrastive_terms(
             relation=options.relation,
             **shared,
         )
-    for pair in options.pairs:
-        fine, coarse = pair.split("_")
-        terms[pair] = relational_terms(
-            pair_queries(queries[fine][0], keys[coarse].shape[1]),
+    joint = {}
+    for coarse in dict.fromkeys(_coarse(pair) for pair in options.pairs):
+        # Pairs under one whole meet the same keys and the same queue: one pass serves them all.
+        pairs = [pair for pair in options.pairs if _coarse(pair) == coarse]
+        count = keys[coarse].shape[1]
+        sets = [pair_queries(queries[pair.split("_")[0]][0], count) for pair in pairs]
+        found = relational_terms(
+            jnp.concatenate(sets),
             _rows(keys[coarse]),
             queues_after[coarse],
             contrast=options.beta != 0,
             relation=options.relation,
             **shared,
         )
+        ends = list(itertools.accumulate(len(q) for q in sets))
+        for pair, start, end in zip(pairs, [0, *ends], ends, strict=False):
+            joint[pair] = RelationalTerms(*(x[start:end] for x in found[:-1]), found.key_entropy)
+    terms |= {pair: joint[pair] for pair in options.pairs}
     return terms
 
 
@@ -179,4 +192,4 @@ def contrastive_objective(
 
 def term_queue(name: str) -> str:
     """The hierarchy whose queue a term uses: its own, or the coarser one of a pair."""
-    return name if name in HIERARCHIES else name.split("_")[1]
+    return name if name in HIERARCHIES else _coarse(name)

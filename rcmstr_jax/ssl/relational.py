@@ -81,6 +81,17 @@ def _similarity(rows: Array, negatives: Array, static: _Static) -> Array:
     )
 
 
+def _total(x: Array) -> Array:
+    """Sum over the negatives, the last axis.
+
+    XLA for CPU adds the numbers of a row one by one, but multiplies by ones with vectors. Elsewhere
+    a product might round its factors.
+    """
+    if jax.default_backend() != "cpu":
+        return x.sum(-1)
+    return x @ jnp.ones((x.shape[-1],), x.dtype)
+
+
 def _accumulate(
     sums: _Sums, queries: Array, keys: Array, negatives: Array, static: _Static
 ) -> _Sums:
@@ -91,7 +102,7 @@ def _accumulate(
     key_max, key_sum, key_gap, key_log = sums.key_max, sums.key_sum, sums.key_gap, sums.key_log
     if static.contrast:
         weights = jnp.exp((z_q - query_max[..., None]) / static.temperature)
-        contrast_sum = contrast_sum * jnp.exp(shift_q / static.temperature) + weights.sum(-1)
+        contrast_sum = contrast_sum * jnp.exp(shift_q / static.temperature) + _total(weights)
     if static.relation:
         t = static.relation_temperature
         z_k = _similarity(keys, negatives, static)  # (rows, chunk)
@@ -102,14 +113,14 @@ def _accumulate(
         e_k = jnp.exp(scaled_k)
         decay_q, shift_k = jnp.exp(shift_q / t), (sums.key_max - key_max) / t
         decay_k = jnp.exp(shift_k)
-        query_sum = query_sum * decay_q + e_q.sum(-1)
-        query_gap = query_gap * decay_q + (e_q * gap).sum(-1)
-        key_gap = key_gap * decay_k + (e_k * gap).sum(-1)
+        query_sum = query_sum * decay_q + _total(e_q)
+        query_gap = query_gap * decay_q + _total(e_q * gap)
+        key_gap = key_gap * decay_k + _total(e_k * gap)
         # Moving the reference from the old to the new maximum adds shift_k to every logarithm;
         # at the first chunk the sums are zero and the shift is minus infinity.
         moved = jnp.where(sums.key_sum > 0, sums.key_log + sums.key_sum * shift_k, 0.0)
-        key_log = moved * decay_k + (e_k * scaled_k).sum(-1)
-        key_sum = key_sum * decay_k + e_k.sum(-1)
+        key_log = moved * decay_k + _total(e_k * scaled_k)
+        key_sum = key_sum * decay_k + _total(e_k)
     return _Sums(query_max, key_max, contrast_sum, query_sum, key_sum, query_gap, key_gap, key_log)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,19 @@ def test_counts_of_a_batch(inputs):
         "frame_subword": 3 * 32,
         "subword_word": 3 * 4,
     }
+
+
+def test_pairs_under_one_whole_share_a_pass_and_keep_their_terms(inputs):
+    options = ContrastOptions(pairs=("frame_word", "frame_subword", "subword_word"), beta=0.5)
+    joint = contrastive_terms(*inputs, options)
+    assert set(joint) == {"frame", "subword", "word", *options.pairs}
+    for pair in options.pairs:
+        alone = contrastive_terms(*inputs, dataclasses.replace(options, pairs=(pair,)))[pair]
+        for ours, expected in zip(joint[pair], alone, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    program = jax.make_jaxpr(objective.contrastive_terms, static_argnums=4)(*inputs, options)
+    passes = [e for e in program.jaxpr.eqns if e.primitive.name.startswith("custom_vjp")]
+    assert len(passes) == 5  # one per hierarchy, and one per whole of the three pairs
 
 
 def test_total_is_the_weighted_sum(inputs):
