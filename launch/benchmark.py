@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
             baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
             tables = {
                 what: suite.choose_cases(suite.find_cases(what, settings, base), CASES.value)
-                for what in (suite.WHAT if WHAT.value == "all" else (WHAT.value,))
+                for what in (suite.WHAT if WHAT.value == "all" else (str(WHAT.value),))
             }
         except ValueError as error:
             raise ConfigError(str(error)) from error

@@ -116,12 +116,12 @@ def cost_table(width: int, ratios: Sequence[float], image_width: int = 100) -> l
         cases.append((f"{ratio:g}", "packed", layers))
     rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
     everything = sum(layer.operations for layer in dense)
-    for ratio, form, layers in cases:
+    for hidden, form, layers in cases:
         operations = sum(layer.operations for layer in layers)
         moved = sum(layer.bytes for layer in layers)
         rows.append(
             [
-                ratio,
+                hidden,
                 form,
                 f"{sum(layer.outputs for layer in layers):,}",
                 f"{operations / 1e9:.2f}",

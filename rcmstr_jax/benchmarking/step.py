@@ -60,7 +60,7 @@ def prepare_step(config: ConfigDict) -> Program:
         {"image": pixels.astype(np.uint8), "index": np.arange(config.batch_size, dtype=np.int32)}
     )
     held = {"state": parallel.replicate(create())}
-    step = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
+    step: Any = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
     program = step.lower(held["state"], batch).compile()
     count = matrix_operations(step, held["state"], batch)
 

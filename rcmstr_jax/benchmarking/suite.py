@@ -92,7 +92,7 @@ def measure(
     for case in cases:
         sample = samples[case.name]
         operations, matrix_operations, share = found[case.name]
-        peak = {"peak_bytes": None, "extra_bytes": None}
+        peak: dict[str, int | None] = {"peak_bytes": None, "extra_bytes": None}
         if peak_command is not None:
             peak = peak_in_fresh_process(peak_command(case))
         rows.append(

@@ -153,7 +153,13 @@ def contrastive_terms(
         )
         ends = list(itertools.accumulate(len(q) for q in sets))
         for pair, start, end in zip(pairs, [0, *ends], ends, strict=False):
-            joint[pair] = RelationalTerms(*(x[start:end] for x in found[:-1]), found.key_entropy)
+            joint[pair] = RelationalTerms(
+                nce=found.nce[start:end],
+                relation_kl=found.relation_kl[start:end],
+                positive_logit=found.positive_logit[start:end],
+                correct=found.correct[start:end],
+                key_entropy=found.key_entropy,
+            )
     terms |= {pair: joint[pair] for pair in options.pairs}
     return terms
 
