@@ -68,7 +68,8 @@ def probe_decoder(
     )
     state = rs.create_state(jax.random.key(config.seed), head, frames.shape[1:], optimizer)
     chunk = rs.make_chunk(rs.make_step(head, optimizer))
-    values, active = {}, np.zeros(0, bool)
+    values: dict[str, Any] = {}
+    active = np.zeros(0, bool)
     memory = {"inputs": frames, **head.targets(texts)}
     for on_device, rows, active in feeds.memory_feed(memory, probe, 0):
         state, values = chunk(state, on_device, rows, active)
