@@ -76,6 +76,9 @@ def get_config() -> ConfigDict:
     config.model.image_width = 100
     # Frozen thin-plate-spline rectifier in front of the CNN.
     config.model.rectifier = False
+    # Workdir whose rectifier is taken, as launch/convert_weights.py writes one; empty: fiducial
+    # points evenly spread, which leaves images nearly as they are.
+    config.model.rectifier_from = ""
     config.model.projector = "bilstm"  # "bilstm" or "mlp"
     config.model.projector_hidden = 256
     # Length of the contrasted vectors.
@@ -113,8 +116,9 @@ def get_config() -> ConfigDict:
     config.contrast.beta = 0.0
     # "batchmean" sums the KL over the queue, "mean" averages over it as the ancestor's code does.
     config.contrast.kl_reduction = "batchmean"
-    # Queue entries handled at a time by the streamed loss: memory against speed.
-    config.contrast.chunk = 2048
+    # Queue entries handled at a time by the streamed loss: memory against speed, the result is the
+    # same. 0: what is fast here, 256 on CPU (a chunk's logits stay in the cache), else 2048.
+    config.contrast.chunk = 0
 
     config.mim = ConfigDict()
     config.mim.enabled = True

@@ -1,9 +1,14 @@
-r"""RCMSTR on the published CNN encoder (method section 7).
+r"""RCMSTR on the published TPS + ResNet-29 + BiLSTM (method sections 3 and 7), 48.95 M parameters.
 
 Command:
 
   python launch/pretrain.py --config=configs/pretrain/rcmstr_cnn.py --workdir=runs/rcmstr_cnn \
-    --config.data.source=lmdb:/data/MJSynth --config.data.source=lmdb:/data/SynthText
+    --config.data.source=lmdb:/data/MJSynth --config.data.source=lmdb:/data/SynthText \
+    --config.model.rectifier_from=runs/tps
+
+where `runs/tps` holds the rectifier of a published recogniser:
+
+  python launch/convert_weights.py --from=TPS-ResNet-BiLSTM-Attn.pth --kind=tps --to=runs/tps
 
 Variants: (none) five epochs of 5.5 M words at a global batch of 256; `step` the same with a step
 schedule instead of the cosine.
@@ -27,6 +32,7 @@ WORDS, EPOCHS = 5_500_000, 5
 def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "cosine" (default), "step"."""
     config = common.get_config()
+    config.model.rectifier = True
     config.optimizer.schedule = common.pick_variant(variant, ("cosine", "step"), "cosine")
     config.total_steps = EPOCHS * WORDS // config.batch_size
     return config

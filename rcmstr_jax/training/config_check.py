@@ -132,6 +132,11 @@ def _check_geometry(config: ConfigDict) -> None:
                 "config.model.rectifier=True belongs to the CNN: set it to False or "
                 "config.model.encoder=cnn"
             )
+    if model.rectifier_from and not model.rectifier:
+        raise ConfigError(
+            f"config.model.rectifier_from={model.rectifier_from} without config.model.rectifier: "
+            "set config.model.rectifier=True"
+        )
     frames = width // 4 + cnn
     if config.contrast.subwords > frames:
         raise ConfigError(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from rcmstr_jax.training.checkpoint import Checkpoints
-from rcmstr_jax.training.digest import nested
+from rcmstr_jax.training.checkpoint import CheckpointError, Checkpoints
+from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.training.digest import named_arrays, nested
+from rcmstr_jax.training.state import PretrainState
 
 
 def load_pretrained(
@@ -34,3 +39,48 @@ def load_pretrained(
         _, config, arrays = checkpoints.read()
     params = {**nested(arrays, f"{prefix}params"), **nested(arrays, "frozen_params")}
     return config, params, nested(arrays, f"{prefix}batch_stats")
+
+
+def with_rectifier(state: PretrainState, workdir: str) -> PretrainState:
+    """The state with the frozen rectifier of another workdir, for example a converted one.
+
+    Args:
+      state: a fresh state whose network has a rectifier.
+      workdir: as `launch/convert_weights.py` writes it; empty leaves the state as it is.
+
+    Raises:
+      ConfigError: if there is no checkpoint, or its rectifier has other parts or sizes.
+    """
+    if not workdir:
+        return state
+    field = f"config.model.rectifier_from={workdir}"
+    try:
+        _, params, stats = load_pretrained(workdir)
+    except CheckpointError as error:
+        raise ConfigError(f"{field}: {error}") from error
+    found = {"params": params.get("rectifier", {}), "statistics": stats.get("rectifier", {})}
+    own = {
+        "params": state.frozen_params["rectifier"],
+        "statistics": state.batch_stats["rectifier"],
+    }
+    shapes, needed = (
+        {name: array.shape for name, array in named_arrays(tree).items()} for tree in (found, own)
+    )
+    wrong = [
+        f"{name} is {shapes.get(name, 'missing')}, needs {needed.get(name, 'nothing')}"
+        for name in sorted(shapes.keys() | needed.keys())
+        if shapes.get(name) != needed.get(name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{field} holds no rectifier that fits: {'; '.join(wrong[:6])}. Convert one with "
+            "launch/convert_weights.py --kind=tps"
+        )
+    new = jax.tree.map(lambda a, b: np.asarray(a, b.dtype), found, own)
+    statistics = {"rectifier": new["statistics"]}
+    return dataclasses.replace(
+        state,
+        frozen_params={"rectifier": new["params"]},
+        batch_stats={**state.batch_stats, **statistics},
+        momentum_batch_stats={**state.momentum_batch_stats, **statistics},
+    )
