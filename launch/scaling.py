@@ -34,6 +34,7 @@ from rcmstr_jax.training import scaling  # noqa: E402
 from rcmstr_jax.training.collectives import Collective  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
 from rcmstr_jax.training.config_check import check_config  # noqa: E402
+from rcmstr_jax.training.pretrain_step import queue_sizes  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "Numbers of chips.")
@@ -78,16 +79,19 @@ def group_size(config: ConfigDict) -> int:
     return config.rearrange.group if config.rearrange.enabled else 1
 
 
-def word_flops(config: ConfigDict, known: dict[int, float]) -> float:
-    """Products and sums per word: they grow with the words, and otherwise with the queue alone."""
-    size, rows = config.contrast.queue_size, group_size(config)
-    if size not in known:
-        known[size] = scaling.step_flops(config, rows) / rows
-    return known[size]
+def word_flops(config: ConfigDict, known: dict[tuple[int, ...], float]) -> float:
+    """Products and sums per word: they grow with the words, and otherwise with the queues alone."""
+    sizes, rows = tuple(queue_sizes(config).values()), group_size(config)
+    if sizes not in known:
+        known[sizes] = scaling.step_flops(config, rows) / rows
+    return known[sizes]
 
 
 def prediction_table(
-    config: ConfigDict, found: Sequence[Collective], fixed: str, known: dict[int, float]
+    config: ConfigDict,
+    found: Sequence[Collective],
+    fixed: str,
+    known: dict[tuple[int, ...], float],
 ) -> list[str]:
     """Predicted steps with the words per chip fixed, or the global batch."""
     lines = [
@@ -141,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
         check_config(config, devices=DEVICES)
     found = scaling.step_collectives(config)
     rows = config.batch_size // DEVICES
-    known: dict[int, float] = {}  # by the size of a queue
+    known: dict[tuple[int, ...], float] = {}  # by the sizes of the queues
     flops = rows * word_flops(config, known)
     print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.\n")
     print("\n".join(exchange_table(found)))
