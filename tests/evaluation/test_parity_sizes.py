@@ -1,0 +1,163 @@
+"""Every size of a parity check comes from the arrays.
+
+Files of other sizes are made with random weights and blank figures. A check that knew a size by
+itself would stop, miss an array or compare shapes that differ: every figure must be reached, and
+differ by a finite amount. Shapes are written out by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.evaluation.parity import decoders, encoder, sparse, tps
+from rcmstr_jax.evaluation.parity.networks import template
+from rcmstr_jax.evaluation.parity.report import check_file
+from rcmstr_jax.interop.rules import Rules
+from rcmstr_jax.interop.torch_weights import export_weights
+from rcmstr_jax.models.bilstm import BiLSTMProjector
+from rcmstr_jax.models.hierarchy import Predictors
+from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.models.resnet import ResNet
+from rcmstr_jax.models.tps import TpsRectifier
+from rcmstr_jax.training.decoder_head import make_head
+
+Arrays = dict[str, np.ndarray]
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return RNG.uniform(-1, 1, shape).astype(np.float32)
+
+
+def blank(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    return {name: np.zeros(shape) for name, shape in shapes.items()}
+
+
+def weights(prefix: str, rules: Rules, module: nn.Module, *arguments: Any) -> Arrays:
+    """A random state dict in the published names, variances positive."""
+    shapes = template(module, *arguments)
+    flat = {path: 0.3 * draw(*leaf.shape) + path.endswith("var") for path, leaf in shapes.items()}
+    return {f"{prefix}{name}": array for name, array in export_weights(flat, rules).items()}
+
+
+def branch(subwords: int) -> tuple[RCMSTR, Any]:
+    """Images of 60 pixels are 16 frames here."""
+    network = RCMSTR(
+        encoder=ResNet(width=16, blocks=(1, 1, 1, 2)),
+        projector=BiLSTMProjector(hidden=3, layers=1, output=5),
+        predictors=Predictors(dim=7, subwords=subwords),
+    )
+    return network, jnp.zeros((1, 32, 60, 3))
+
+
+def of_encoder() -> Arrays:
+    arrays = {"image": draw(3, 3, 32, 60), **weights("sd/", encoder.RULES, *branch(subwords=3))}
+    stages = {
+        "layer1": (3, 4, 16, 30),
+        "layer2": (3, 8, 8, 15),
+        "layer3": (3, 16, 4, 16),
+        "layer4": (3, 16, 4, 16),
+        "conv4_2": (3, 16, 1, 16),
+        "feature_map": (3, 16, 1, 16),
+        "visual_feature": (3, 16, 16),
+        "contextual_feature": (3, 16, 5),
+    }
+    heads = {"frame": (3, 16, 7), "subword": (3, 3, 7), "word": (3, 1, 7)}
+    arrays |= blank({f"{mode}/{n}": s for mode in ("eval", "train") for n, s in stages.items()})
+    arrays |= blank({f"eval/{name}": shape for name, shape in heads.items()})
+    running = {name: array.shape for name, array in arrays.items() if "running_" in name}
+    return arrays | blank({f"train/after/{name[3:]}": s for name, s in running.items()})
+
+
+def of_tps() -> Arrays:
+    rectifier = TpsRectifier(fiducials=8, size=(16, 24), channels=(2, 3, 4), hidden=5)
+    shapes = {
+        "eval/fiducial_points": (2, 8, 2),
+        "eval/grid": (2, 384, 2),
+        "eval/rectified": (2, 3, 16, 24),
+    }
+    state_dict = weights("sd/", tps.RULES, rectifier, jnp.zeros((1, 16, 24, 3)))
+    return {"image": draw(2, 3, 16, 24), **state_dict, **blank(shapes)}
+
+
+def of_sparse() -> Arrays:
+    stack = sparse.Stack((3, 4, 5, 6))
+    state_dict = weights("sd/", sparse.RULES, stack, jnp.zeros((1, 16, 24, 3)))
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{name}": (2, 6, 4, 6)
+        for name in ("dense/train/out", "sparse/train/out", "sparse/eval/out_after_one_train_step")
+    }
+    for name, array in state_dict.items():
+        group = "after" if "running_" in name else "grad"
+        if "num_batches" not in name:
+            shapes[f"sparse/train/{group}/{name[3:]}"] = array.shape
+    active = RNG.uniform(size=(2, 4, 6)) < 0.5
+    inputs = {"image": draw(2, 3, 16, 24), "active": active}
+    return inputs | state_dict | blank(shapes) | {"sparse/train/cotangent": draw(2, 6, 4, 6)}
+
+
+def of_decoders() -> Arrays:
+    """5 characters, words of up to 4, frames of 10 channels, 9 channels of context."""
+    charset, words = Charset("01abc"), ["ab", "c?0", "1"]
+    arrays: Arrays = {"words": np.array(words), "charset": np.array(charset.characters)}
+    arrays["visual_feature"] = draw(3, 7, 10)
+    heads = {
+        name: make_head(kind, charset, hidden=6, max_length=4)
+        for name, kind in (("attn", "attention"), ("ctc", "ctc"))
+    }
+    clone = heads["attn"].module.clone(context=9)
+    heads["attn"] = dataclasses.replace(heads["attn"], module=clone)
+    frames = jnp.zeros((1, 7, 10))
+    for name, head, rules, more in (
+        ("attn", heads["attn"], decoders.ATTENTION_RULES, (jnp.zeros((1, 5), jnp.int32),)),
+        ("ctc", heads["ctc"], decoders.CTC_RULES, ()),
+    ):
+        arrays |= weights(f"{name}/sd/", rules, head.module, frames, *more)
+        targets = head.targets(words)
+        arrays[f"{name}/index"], arrays[f"{name}/length"] = targets["tokens"], targets["lengths"]
+    assert arrays["attn/index"].shape == (3, 6) and arrays["ctc/index"].shape == (3, 4)
+    arrays |= {"attn/num_class": np.array(10), "ctc/num_class": np.array(9)}
+    arrays["ctc/greedy"] = np.array(["?"] * 3)
+    shapes = {
+        "attn/logits_teacher_forced": (3, 5, 10),
+        "attn/logits_greedy": (3, 5, 10),
+        "ctc/logits": (3, 7, 9),
+        "attn/loss": (),
+        "ctc/loss": (),
+    }
+    return arrays | {name: array.astype(np.float32) for name, array in blank(shapes).items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [
+        (encoder, of_encoder),
+        (tps, of_tps),
+        (sparse, of_sparse),
+        (decoders, of_decoders),
+    ],
+    ids=lambda value: getattr(value, "FILE", ""),
+)
+def test_files_of_other_sizes_are_compared_in_full(
+    module: Any, make: Callable[[], Arrays], tmp_path: Path, x64: None
+) -> None:
+    arrays = make()
+    np.savez(tmp_path / module.FILE, **arrays)
+    rows = check_file(tmp_path / module.FILE, module.check)
+    unreached = [row for row in rows if not math.isfinite(row.error) and row.name != "ctc/greedy"]
+    assert not unreached, unreached
+    figures = {
+        name for name, array in arrays.items() if array.dtype.kind == "f" and not array.any()
+    }
+    assert figures <= {row.name for row in rows}
+    assert all(row.verdict == "FAIL" for row in rows if row.name in figures)
