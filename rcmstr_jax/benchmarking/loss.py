@@ -22,7 +22,7 @@ from rcmstr_jax.ssl.objective import (
     term_queue,
 )
 from rcmstr_jax.ssl.queue import queue_size
-from rcmstr_jax.ssl.relational import RelationalTerms
+from rcmstr_jax.ssl.relational import RelationalTerms, default_chunk
 
 DIM = 128
 
@@ -134,10 +134,12 @@ def cases(settings: Settings, *, chunk: int) -> list[Case]:
 
     Args:
       settings: sizes.
-      chunk: queue entries that the streamed form handles at a time.
+      chunk: queue entries that the streamed form handles at a time; 0 for the platform's own.
     """
     dtype = None if settings.precision == "float32" else settings.dtype
-    options = ContrastOptions(chunk=min(chunk, settings.queue), product_dtype=dtype)
+    options = ContrastOptions(
+        chunk=min(chunk or default_chunk(), settings.queue), product_dtype=dtype
+    )
     functions = {
         "streamed": loss_function(options),
         "naive": loss_function(options, naive_terms),

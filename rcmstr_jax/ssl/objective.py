@@ -30,7 +30,7 @@ class ContrastOptions:
       relation: whether relation terms enter at all.
       kl_reduction: "batchmean" sums the KL over the queue; "mean" averages over it as well, as the
         published ancestor does.
-      chunk: queue entries handled at a time.
+      chunk: queue entries handled at a time; 0 takes what is fast on the platform.
       product_dtype: dtype of the factors of the matrix products.
     """
 
@@ -42,7 +42,7 @@ class ContrastOptions:
     beta: float = 0.0
     relation: bool = True
     kl_reduction: str = "batchmean"
-    chunk: int = 512
+    chunk: int = 0
     product_dtype: Any = None
 
     def __post_init__(self) -> None:

@@ -101,17 +101,18 @@ def _accumulate(
     contrast_sum, query_sum, query_gap = sums.contrast_sum, sums.query_sum, sums.query_gap
     key_max, key_sum, key_gap, key_log = sums.key_max, sums.key_sum, sums.key_gap, sums.key_log
     if static.contrast:
-        weights = jnp.exp((z_q - query_max[..., None]) / static.temperature)
-        contrast_sum = contrast_sum * jnp.exp(shift_q / static.temperature) + _total(weights)
+        per_tau = 1 / static.temperature
+        weights = jnp.exp((z_q - query_max[..., None]) * per_tau)
+        contrast_sum = contrast_sum * jnp.exp(shift_q * per_tau) + _total(weights)
     if static.relation:
-        t = static.relation_temperature
+        per_t = 1 / static.relation_temperature
         z_k = _similarity(keys, negatives, static)  # (rows, chunk)
         key_max = jnp.maximum(sums.key_max, z_k.max(-1))
-        gap = (z_k - z_q) / t
-        e_q = jnp.exp((z_q - query_max[..., None]) / t)
-        scaled_k = (z_k - key_max[:, None]) / t
+        gap = (z_k - z_q) * per_t
+        e_q = jnp.exp((z_q - query_max[..., None]) * per_t)
+        scaled_k = (z_k - key_max[:, None]) * per_t
         e_k = jnp.exp(scaled_k)
-        decay_q, shift_k = jnp.exp(shift_q / t), (sums.key_max - key_max) / t
+        decay_q, shift_k = jnp.exp(shift_q * per_t), (sums.key_max - key_max) * per_t
         decay_k = jnp.exp(shift_k)
         query_sum = query_sum * decay_q + _total(e_q)
         query_gap = query_gap * decay_q + _total(e_q * gap)
@@ -193,12 +194,12 @@ def _relational_backward(
         weight = jnp.zeros_like(z_q)
         centred = z_q - sums.query_max[..., None]
         if static.contrast:
-            weight += contrast_scale[..., None] * jnp.exp(centred / tau)
+            weight += contrast_scale[..., None] * jnp.exp(centred * (1 / tau))
         if static.relation:
             z_k = _similarity(keys, negatives, static)
-            e_q = jnp.exp(centred / t)
-            e_k = jnp.exp((z_k - sums.key_max[:, None]) / t)
-            gap = (z_k - z_q) / t
+            e_q = jnp.exp(centred * (1 / t))
+            e_k = jnp.exp((z_k - sums.key_max[:, None]) * (1 / t))
+            gap = (z_k - z_q) * (1 / t)
             weight += query_scale[..., None] * e_q * (1.0 + mean_gap[..., None] - gap)
             weight -= key_scale[..., None] * e_k
         dtype = static.product_dtype or queries.dtype
@@ -220,6 +221,11 @@ def _relational_backward(
 _relational.defvjp(_relational_forward, _relational_backward)
 
 
+def default_chunk() -> int:
+    """Entries handled at a time: few on CPU, so that their logits stay in the cache."""
+    return 256 if jax.default_backend() == "cpu" else 2048
+
+
 def relational_terms(
     queries: Float[Array, "sets rows dim"],
     keys: Float[Array, "rows dim"],
@@ -227,7 +233,7 @@ def relational_terms(
     *,
     temperature: float = 0.07,
     relation_temperature: float = 0.04,
-    chunk: int = 512,
+    chunk: int = 0,
     contrast: bool = True,
     relation: bool = True,
     product_dtype: Any = None,
@@ -249,6 +255,7 @@ def relational_terms(
       temperature: tau of the contrast.
       relation_temperature: t of the relation distributions.
       chunk: queue entries handled at a time; memory grows with it, the result does not change.
+        0 takes `default_chunk()`.
       contrast: compute `nce`; otherwise it is zero.
       relation: compute `relation_kl` and `key_entropy`; otherwise they are zero.
       product_dtype: dtype of the factors of the matrix products (for example bfloat16); sums stay
@@ -272,12 +279,12 @@ def relational_terms(
             "temperature and relation_temperature must be positive; "
             f"got {temperature} and {relation_temperature}"
         )
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1; got {chunk}")
+    if chunk < 0:
+        raise ValueError(f"chunk must be at least 1, or 0 for the platform's own; got {chunk}")
     static = _Static(
         float(temperature),
         float(relation_temperature),
-        min(chunk, queue.shape[0]),
+        min(chunk or default_chunk(), queue.shape[0]),
         contrast,
         relation,
         product_dtype,

@@ -42,7 +42,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "rearrange.blocks": (1, None),
     "contrast.subwords": (1, None),
     "contrast.queue_size": (1, None),
-    "contrast.chunk": (1, None),
+    "contrast.chunk": (0, None),
     "contrast.alpha": (0, None),
     "contrast.beta": (0, None),
     "mim.weight": (0, None),

@@ -196,7 +196,7 @@ def test_rounded_arithmetic_stays_within_stated_bounds(dtype, scale):
         ({"queue": jnp.ones((0, 4))}, "queue must be"),
         ({"queue": jnp.ones((5, 3))}, "dim=4"),
         ({"temperature": 0.0}, "temperature"),
-        ({"chunk": 0}, "chunk"),
+        ({"chunk": -1}, "chunk"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
