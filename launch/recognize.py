@@ -54,7 +54,7 @@ def line(answer: Answer) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    logging.set_verbosity(logging.ERROR)  # of the libraries below; what cannot be read is printed
     with one_line_errors():
         try:
             images, skipped = find_images(argv[1:])
