@@ -5,7 +5,7 @@ r"""Shows that an interrupted run equals an uninterrupted one, bit for bit.
 A small but complete RCMSTR run (CNN, masked images, queues, float32, CPU) is killed at random
 moments, checkpoint writing among them, and started again each time: once with SIGKILL, once with
 SIGTERM. Its state digest and its metrics must equal those of the run that was left alone. Exit code
-1 on any difference. About ten minutes on two CPU cores.
+1 on any difference. Seven minutes on two CPU cores that others used too.
 """
 
 from __future__ import annotations
