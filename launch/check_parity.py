@@ -4,7 +4,8 @@ r"""Compares our numbers with those of the published code.
 
 Prints a row per quantity: file, name, largest error relative to the array's scale, tolerance,
 verdict. Computes in float64 where the figures are float64; with JAX_ENABLE_X64=0 everything is
-float32, with the tolerances of rcmstr_jax/evaluation/parity/fixture.py. One to two minutes on two CPU cores.
+float32, with the tolerances of rcmstr_jax/evaluation/parity/fixture.py. One to two
+minutes on two CPU cores.
 
 Exit codes: 0 nothing failed; 1 a quantity differs or is missing, or no check reads an array;
 2 a mistake in the flags.
