@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.data.charset import Charset
-from rcmstr_jax.evaluation.parity import decoders, encoder, sparse, tps
+from rcmstr_jax.evaluation.parity import contrastive, decoders, encoder, sparse, tps
 from rcmstr_jax.evaluation.parity.networks import template
 from rcmstr_jax.evaluation.parity.report import check_file
 from rcmstr_jax.interop.rules import Rules
@@ -138,6 +138,53 @@ def of_decoders() -> Arrays:
     return arrays | {name: array.astype(np.float32) for name, array in blank(shapes).items()}
 
 
+def of_contrastive() -> Arrays:
+    """4 images of 4 blocks, 3 sub-words, two SGD steps."""
+    module, images = branch(subwords=3)
+    arrays: Arrays = {"im_q": draw(4, 3, 32, 60), "im_k": draw(4, 3, 32, 60)}
+    for side in ("q", "k"):
+        arrays |= weights(f"sd/encoder_{side}.", contrastive.RULES, module, images)
+    trained = [
+        (name.removeprefix("sd/encoder_q."), array.shape)
+        for name, array in arrays.items()
+        if name.startswith("sd/encoder_q.") and "running_" not in name and "num_batches" not in name
+    ]
+    for name, entries, keys in (("frame", 192, 64), ("subword", 36, 12), ("word", 20, 4)):
+        queue = draw(7, entries)
+        arrays[f"sd/{name}_queue"] = queue / np.linalg.norm(queue, axis=0)
+        arrays[f"after/{name}_queue"] = np.zeros((7, entries))
+        for when in ("sd", "after"):
+            arrays[f"{when}/{name}_queue_ptr"] = np.array([2 * keys % entries])
+    terms = {
+        "frame": 2 * 4 * 16,
+        "subword": 2 * 4 * 3,
+        "word": 2 * 4,
+        "frame_to_subword": 4 * 3 * 6,  # stride 5, window 16 - 2 * 5
+        "subword_to_word": 4 * 3,
+        "frame_to_word": 4 * 16,
+    }
+    for name, count in terms.items():
+        parts = ("nce", "relation_kl_mean", "relation_kl_batchmean")
+        arrays |= blank({f"{name}/{part}": () for part in parts})
+        arrays[f"{name}/positive_logit"] = np.zeros(count)
+    arrays |= blank({"total_loss_mean": (), "total_loss_batchmean_with_frame_word": ()})
+    arrays |= {f"grad_batchmean/{n}": np.zeros(shape, np.float32) for n, shape in trained}
+    arrays["permutation"] = RNG.permutation(8)
+    arrays["sgd/permutations"] = np.stack([RNG.permutation(8) for _ in range(2)])
+    arrays["sgd/losses"] = np.zeros(2)
+    scalars = {"momentum": 0.9, "temperature": 0.1, "relation_temperature": 0.2, "sgd/lr": 1e-3}
+    arrays |= {name: np.array(value) for name, value in scalars.items()}
+    sizes = dict(trained)
+    last = {"block": 1, "layer": 0}
+    for prefix, names in (
+        ("after/encoder_k.", contrastive.MOMENTUM_AFTER),
+        ("sgd/after/encoder_k.", contrastive.MOMENTUM_AFTER),
+        ("sgd/after/encoder_q.", contrastive.ONLINE_AFTER),
+    ):
+        arrays |= blank({f"{prefix}{n.format(**last)}": sizes[n.format(**last)] for n in names})
+    return arrays
+
+
 @pytest.mark.parametrize(
     ("module", "make"),
     [
@@ -145,6 +192,7 @@ def of_decoders() -> Arrays:
         (tps, of_tps),
         (sparse, of_sparse),
         (decoders, of_decoders),
+        pytest.param(contrastive, of_contrastive, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "FILE", ""),
 )
