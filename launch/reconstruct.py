@@ -92,17 +92,15 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
     print("  ".join(f"{name:>12}" for name in COLUMNS))
     for kind in KINDS_OF_MASK.value or [config.mim.kind]:
         masked = reconstruction.with_masks(config, kind, MASK_RATIO.value, BLOCK_RATIO.value)
+        scorer = reconstruction.make_scorer(masked, batch_size=BATCH_SIZE.value, seed=SEED.value)
         for spec, images in sources.items():
             for step, _, variables in networks:
-                score = reconstruction.score_words(
-                    masked, variables, images, batch_size=BATCH_SIZE.value, seed=SEED.value
-                )
                 row = {
                     "source": spec,
                     "masks": kind,
                     "hidden": masked.mim.mask_ratio,
                     "step": step,
-                    **dataclasses.asdict(score),
+                    **dataclasses.asdict(scorer(variables, images)),
                 }
                 rows.append(row)
                 shown = {**row, "source": Path(spec).name}

@@ -167,35 +167,27 @@ def draw_masks(
     return jax.vmap(draw)(indices)
 
 
-def score_words(
-    config: ConfigDict,
-    variables: Tree,
-    images: UInt8[np.ndarray, "words height width 3"],
-    *,
-    batch_size: int,
-    seed: int = 0,
-    predict: Predict | None = None,
-) -> Score:
-    """Reconstruction loss of some words under the config's masks.
+def make_scorer(
+    config: ConfigDict, *, batch_size: int, seed: int = 0, predict: Predict | None = None
+) -> Callable[[Tree, UInt8[np.ndarray, "words height width 3"]], Score]:
+    """Builds `(variables, images) -> Score`, compiled once for all checkpoints and sources.
 
     Batch normalisation sees full batches: the last one is filled up with words that do not count.
 
     Args:
       config: of the run; `with_masks` exchanges the masks.
-      variables: from `load_network`.
-      images: pixels.
       batch_size: words per pass, at most all of them.
       seed: of the masks.
       predict: the masked pass; that of the config by default.
     """
-    predict = predict or predictor(config)
+    run = predict or predictor(config)
     patch, normalized = patch_size(config), config.mim.normalize_targets
 
     @jax.jit
     def sums(variables: Tree, images: Array, indices: Array, weight: Array) -> Array:
         target_images = rectify(config, variables, images_to_float(images))
         mask = draw_masks(config, jax.random.key(seed), indices)
-        prediction = predict(variables, target_images, mask).astype(jnp.float32)
+        prediction = run(variables, target_images, mask).astype(jnp.float32)
         mean, deviation = patch_moments(target_images, patch)
         if not normalized:
             prediction = (prediction - mean) / deviation
@@ -212,18 +204,21 @@ def score_words(
             [error, count, column_error, column_count, spread, count, pixels, variance]
         )
 
-    size = min(batch_size, len(images))
-    total = np.zeros(8)
-    for start in range(0, len(images), size):
-        rows = np.arange(start, start + size)
-        weight = (rows < len(images)).astype(np.float32)
-        rows %= len(images)
-        total += np.asarray(sums(variables, images[rows], rows, weight), np.float64)
-    loss, column_loss, patch_mean, unexplained = (
-        float(part / count) if count else None for part, count in total.reshape(4, 2)
-    )
-    assert loss is not None and patch_mean is not None and unexplained is not None
-    return Score(len(images), loss, column_loss, patch_mean, 1 - unexplained)
+    def score(variables: Tree, images: UInt8[np.ndarray, "words height width 3"]) -> Score:
+        size = min(batch_size, len(images))
+        total = np.zeros(8)
+        for start in range(0, len(images), size):
+            rows = np.arange(start, start + size)
+            weight = (rows < len(images)).astype(np.float32)
+            rows %= len(images)
+            total += np.asarray(sums(variables, images[rows], rows, weight), np.float64)
+        loss, column_loss, patch_mean, unexplained = (
+            float(part / count) if count else None for part, count in total.reshape(4, 2)
+        )
+        assert loss is not None and patch_mean is not None and unexplained is not None
+        return Score(len(images), loss, column_loss, patch_mean, 1 - unexplained)
+
+    return score
 
 
 def reconstruct_images(

@@ -45,7 +45,7 @@ def config(**changes: Any) -> ConfigDict:
 
 
 def score(images: np.ndarray, predict: Any, batch_size: int = 7) -> reconstruction.Score:
-    return reconstruction.score_words(config(), {}, images, batch_size=batch_size, predict=predict)
+    return reconstruction.make_scorer(config(), batch_size=batch_size, predict=predict)({}, images)
 
 
 def test_truth_scores_nothing_and_the_mean_a_little_below_one(images: np.ndarray) -> None:
@@ -75,7 +75,7 @@ def test_columns_without_a_visible_patch_stand_apart(images: np.ndarray) -> None
     assert found.column_loss == pytest.approx(4, rel=1e-6)
     assert 0 < found.loss < 4
     block = reconstruction.with_masks(config(), "block", 0.4)
-    alone = reconstruction.score_words(block, {}, images, batch_size=7, predict=predict)
+    alone = reconstruction.make_scorer(block, batch_size=7, predict=predict)({}, images)
     assert alone.loss == alone.column_loss == pytest.approx(4, rel=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_raw_predictions_are_scored_like_normalised_ones(images: np.ndarray) -> 
     def predict(_: Any, x: Any, mask: Any) -> Any:
         return patch_targets(x, PATCH, normalize=False)
 
-    found = reconstruction.score_words(raw, {}, images, batch_size=7, predict=predict)
+    found = reconstruction.make_scorer(raw, batch_size=7, predict=predict)({}, images)
     assert found.loss == pytest.approx(0, abs=1e-6)
 
 
