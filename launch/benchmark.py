@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         if PEAK_OF.value:
-            (case,) = (case for case in tables[WHAT.value] if case.name == PEAK_OF.value)
+            (case,) = (case for case in tables[str(WHAT.value)] if case.name == PEAK_OF.value)
             print(json.dumps(run_for_peak(case)))
             return 0
         for cases in tables.values():
