@@ -58,9 +58,10 @@ def main(argv: Sequence[str]) -> int:
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
     with one_line_errors():
-        rows = measure(Path(WORKDIR.value))
+        workdir = Path(str(WORKDIR.value))
+        rows = measure(workdir)
     report = {"command": shlex.join(sys.argv), "rows": rows}
-    path = Path(WORKDIR.value) / "reconstruction.json"
+    path = workdir / "reconstruction.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"written: {path}, and pictures beside it")
     return 0
@@ -85,7 +86,7 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
                 seed=SEED.value,
                 faults=faults,
             )
-            for spec in SOURCE.value
+            for spec in SOURCE.value or ()
         }
         faults.write()
     rows = []
@@ -105,10 +106,10 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
                 rows.append(row)
                 shown = {**row, "source": Path(spec).name}
                 print("  ".join(f"{_text(shown[name]):>12}" for name in COLUMNS), flush=True)
-            shown = reconstruction.reconstruct_images(
+            images_shown = reconstruction.reconstruct_images(
                 masked, variables, images[: BATCH_SIZE.value], SEED.value
             )
-            first = {name: value[:SHOWN] for name, value in shown.items()}
+            first = {name: value[:SHOWN] for name, value in images_shown.items()}
             figures.save_masks(
                 workdir / f"{Path(spec).name}-{kind}.png",
                 first["target"],

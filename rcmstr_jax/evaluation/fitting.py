@@ -34,8 +34,10 @@ Log = Callable[[str], None]
 # Words that show a random encoder the data when not all of them are held in memory.
 CALIBRATION_WORDS = 4096
 # Fields that change nothing of what is learnt.
-BESIDE_TRAINING = ("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares")
-BESIDE_TRAINING += ("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams")
+BESIDE_TRAINING = (
+    *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
+    *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams"),
+)
 
 
 def identity(config: ConfigDict, encoder: Encoder) -> ConfigDict:

@@ -127,8 +127,8 @@ def choose_words(
     wanted = int(labels) if labels > 1 else None
     order: Sequence[int] = range(total)
     if not endless:
-        order = np.random.default_rng(seed).permutation(total)
-        order = order[total - held_out :] if at_end else order[: total - held_out]
+        shuffled = np.random.default_rng(seed).permutation(total).tolist()
+        order = shuffled[total - held_out :] if at_end else shuffled[: total - held_out]
     limit = len(order) if wanted is not None else max(1, round(labels * total))
     counts = LabelCounts(available=None if endless else total)
     indices: list[int] = []

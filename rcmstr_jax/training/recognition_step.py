@@ -36,8 +36,7 @@ EncodeFn = Callable[[Tree, Tree, Any], tuple[Any, Tree]]
 INIT_PURPOSE, VIEW_PURPOSE = 0, 1
 
 
-@struct.dataclass
-class RecognitionState:
+class RecognitionState(struct.PyTreeNode):
     """All that a continued training run needs.
 
     Attributes:
