@@ -107,29 +107,33 @@ def test_packed_equals_masked_dense_at_every_ratio(x64: None) -> None:
     grid = (4, 10)
     variables, images, cotangent = example(model, 2, grid[1])
     dense = gradients(model, "masked_dense")
-    for ratio in (0.1, 0.7, 0.95):
+    # Tight tables at 70 %; room for 36 of 40 patches serves every ratio from 10 % on.
+    tight, roomy = (gradients(model, "packed", visible) for visible in (12, 36))
+
+    def compare(seed: int, ratio: float, packed: Any) -> None:
         kind = "patch_block" if ratio > 0.3 else "patch"
-        packed = gradients(model, "packed", visible_count(grid, ratio, kind=kind))
+        mask = draw_mask(jax.random.key(seed), 2, grid, mask_ratio=ratio, kind=kind)
+        assert int((~mask[0]).sum()) == visible_count(grid, ratio, kind=kind)
+        inputs = (variables, images, mask, cotangent)
+        assert_equal(packed(*inputs), dense(*inputs))
 
-        def compare(seed: int, ratio: float, kind: str, packed: Any) -> None:
-            mask = draw_mask(jax.random.key(seed), 2, grid, mask_ratio=ratio, kind=kind)
-            inputs = (variables, images, mask, cotangent)
-            assert_equal(packed(*inputs), dense(*inputs))
-
-        over_masks(partial(compare, ratio=ratio, kind=kind, packed=packed))
-        assert packed._cache_size() == 1  # another mask, the same program
-    assert dense._cache_size() == 1
+    over_masks(partial(compare, packed=tight), st.just(0.7), examples=3)
+    over_masks(partial(compare, packed=roomy), st.floats(0.1, 0.95), examples=8)
+    # Other masks, the same programs.
+    assert dense._cache_size() == tight._cache_size() == roomy._cache_size() == 1
     hides_nothing(model, variables, images, cotangent, dense)
-    hidden_pixels_have_no_influence(variables, images, cotangent, (dense, packed))
+    hidden_pixels_have_no_influence(variables, images, cotangent, (dense, roomy))
 
 
-def over_masks(compare: Callable[[int], None]) -> None:
-    """Calls with several seeds of masks."""
+def over_masks(
+    compare: Callable[[int, float], None], ratios: st.SearchStrategy[float], examples: int
+) -> None:
+    """Calls with several seeds and ratios of masks."""
 
-    @settings(max_examples=4, deadline=None)
-    @given(seed=st.integers(0, 2**31 - 1))
-    def check(seed: int) -> None:
-        compare(seed)
+    @settings(max_examples=examples, deadline=None)
+    @given(seed=st.integers(0, 2**31 - 1), ratio=ratios)
+    def check(seed: int, ratio: float) -> None:
+        compare(seed, ratio)
 
     check()
 
