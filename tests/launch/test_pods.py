@@ -110,8 +110,9 @@ def test_what_runs_on_a_host(shell, tmp_path):
     awkward = "--config.data.weights=(0.3, 0.7)"
     subprocess.run(["bash", "-c", remote("run", *FLAGS, awkward)], cwd=tmp_path, check=True)
     process = int((tmp_path / "run.pid").read_text())
-    wait_for(lambda: awkward in (tmp_path / "run.log").read_text())
-    assert (tmp_path / "run.log").read_text().splitlines() == [
+    log = tmp_path / "run.log"
+    wait_for(lambda: log.exists() and awkward in log.read_text())
+    assert log.read_text().splitlines() == [
         "launch/pretrain.py", "--distributed=auto", *FLAGS, awkward,
     ]  # fmt: skip
     subprocess.run(["bash", "-c", remote("stop")], cwd=tmp_path, check=True)
