@@ -19,6 +19,7 @@ from rcmstr_jax.benchmarking.cases import (
 )
 from rcmstr_jax.models.build import build_model, image_size, mask_grid
 from rcmstr_jax.training import parallel
+from rcmstr_jax.training.memory import return_freed_memory
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
 from rcmstr_jax.training.state import create_state
@@ -60,6 +61,7 @@ def prepare_step(config: ConfigDict) -> Program:
         {"image": pixels.astype(np.uint8), "index": np.arange(config.batch_size, dtype=np.int32)}
     )
     held = {"state": parallel.replicate(create())}
+    return_freed_memory()  # as the training loop does
     step: Any = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
     program = step.lower(held["state"], batch).compile()
     count = matrix_operations(step, held["state"], batch)

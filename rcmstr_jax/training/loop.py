@@ -39,6 +39,7 @@ from rcmstr_jax.training.config_check import (
     write_config,
 )
 from rcmstr_jax.training.interrupts import StopRequest
+from rcmstr_jax.training.memory import return_freed_memory
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
 from rcmstr_jax.training.pretrained import with_rectifier
@@ -152,6 +153,7 @@ def pretrain(
             _describe(host_state, workdir)
         state = parallel.replicate(host_state)
         del host_state, restored
+        return_freed_memory()
 
         # The data, from the image after the last one that was used.
         mine = "faults.json" if leads else f"hosts/{jax.process_index()}-faults.json"
