@@ -7,10 +7,11 @@ Command:
 Variants: `cnn` (default), `vit`, and `test`, which takes three steps of a few images and exists for
 tests and for a first look at the pictures.
 
-Cost: ten minutes on two CPU cores, 150 words a second, one of them for compilation in the first run.
+Cost: ten minutes on two CPU cores (150 words a second), about one of them for compilation in the
+first run.
 
-Expected: in the quickstart, frozen with a CTC decoder, 76 to 87 % 1-NED on unseen words over three seeds, against 22
-to 28 % for the same encoder at random initialisation (README).
+Expected: in the quickstart, frozen with a CTC decoder, 76 to 87 % 1-NED on unseen words over three
+seeds, against 22 to 28 % for the same encoder at random initialisation (README).
 """
 
 from __future__ import annotations
