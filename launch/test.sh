@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the checks need in .venv, then runs ruff, mypy and the test suite.
 # Usage: bash launch/test.sh [PYTEST ARGUMENTS]      e.g. bash launch/test.sh tests/models -k resnet
+# Three tests of a minute and more (processes killed and resumed) run with -m long alone.
 # PYTHON names the interpreter of a new .venv (default: python3.11 or python3.12 on PATH).
 # Exits non-zero when any of the three fails; all three always run.
 set -uo pipefail

@@ -120,7 +120,7 @@ def assert_same_run(runs: Runs, name: str) -> None:
         assert mine == pytest.approx(yours, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_devices_and_resuming_on_two_and_on_one(runs):
     runs.run("four", 1, devices=4)
     shutil.copytree(runs.folder / "four", runs.folder / "fewer")
@@ -191,7 +191,7 @@ def survivor(process: Process, *, of: Process) -> str:
     return text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pair_stops_together_loses_one_and_ends_like_an_undisturbed_one(
     tmp_path, images, repository, start
 ):

@@ -56,7 +56,7 @@ def test_a_difference_is_found_and_shown(check):
     assert '{"step": 1, "loss": 2.0} | {"step": 1, "loss": 1.0}' in metrics
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_kill_of_each_signal_changes_no_bit(repository, tmp_path, monkeypatch):
     # The launcher is started as a user would: without the four devices of the tests.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
