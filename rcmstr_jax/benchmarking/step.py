@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,11 @@ from rcmstr_jax.benchmarking.cases import (
     matrix_operations,
     xla_operations,
 )
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.models.build import build_model, image_size
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.memory import return_freed_memory
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
-from rcmstr_jax.training.state import create_state
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 
 
 def step_config(base: ConfigDict, settings: Settings, **mim: Any) -> ConfigDict:
@@ -46,21 +44,11 @@ def prepare_step(config: ConfigDict) -> Program:
     """Compiles a step for all local devices; each repetition advances the state by one."""
     model = build_model(config, parallel.AXIS if config.key_norm == "sync" else None)
     optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    create = functools.partial(
-        create_state,
-        model,
-        optimizer,
-        jax.random.key(config.seed),
-        image_size=image_size(config),
-        mask_grid=mask_grid(config) if config.mim.enabled else None,
-        queue_sizes=queue_sizes(config),
-        predict_dim=config.model.predict_dim,
-    )
     pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, *image_size(config), 3))
     batch = parallel.shard_batch(
         {"image": pixels.astype(np.uint8), "index": np.arange(config.batch_size, dtype=np.int32)}
     )
-    held = {"state": parallel.replicate(create())}
+    held = {"state": parallel.replicate(fresh_state(config, model, optimizer))}
     return_freed_memory()  # as the training loop does
     step: Any = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
     program = step.lower(held["state"], batch).compile()

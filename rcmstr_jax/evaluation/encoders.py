@@ -23,7 +23,7 @@ from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.training.checkpoint import Checkpoints
 from rcmstr_jax.training.config_check import config_from_jsonable, config_to_jsonable
 from rcmstr_jax.training.digest import nested
-from rcmstr_jax.training.recognition_step import images_to_float
+from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
 # What of the network evaluation uses; projector, predictors and reconstruction head are dropped.

@@ -32,7 +32,7 @@ from rcmstr_jax.ssl.reconstruction import (
 )
 from rcmstr_jax.training.checkpoint import CheckpointError, Checkpoints
 from rcmstr_jax.training.digest import nested
-from rcmstr_jax.training.recognition_step import images_to_float
+from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
 # `(variables, images in [-1, 1], mask) -> patches`, normalised or raw as the model was trained.

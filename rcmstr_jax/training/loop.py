@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.pipeline import prefetch_to_device, train_batches
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.models.build import build_model, image_size
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.checkpoint import Checkpoints
 from rcmstr_jax.training.compilation import announced, enable_compilation_cache
@@ -41,13 +42,13 @@ from rcmstr_jax.training.config_check import (
 from rcmstr_jax.training.interrupts import StopRequest
 from rcmstr_jax.training.memory import return_freed_memory
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 from rcmstr_jax.training.pretrained import with_rectifier
 from rcmstr_jax.training.profiling import Tracer
 from rcmstr_jax.training.progress import Progress, run_log
 from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training.skipped import SkippedSteps
-from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.training.watchdog import DATA, SAVING, STEP, Watchdog
 from rcmstr_jax.training.writers import create_writer
 
@@ -120,17 +121,7 @@ def pretrain(
         optimizer, schedule = make_optimizer(
             config.optimizer, config.total_steps, config.batch_size
         )
-
-        def fresh() -> PretrainState:
-            return create_state(
-                model,
-                optimizer,
-                jax.random.key(config.seed),
-                image_size=image_size(config),
-                mask_grid=mask_grid(config) if config.mim.enabled else None,
-                queue_sizes=queue_sizes(config),
-                predict_dim=config.model.predict_dim,
-            )
+        fresh = functools.partial(fresh_state, config, model, optimizer)
 
         position = DataPosition(source_fingerprint(source), config.seed, config.batch_size)
         checkpoints = stack.enter_context(

@@ -24,7 +24,7 @@ from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.state import PretrainState
-from rcmstr_jax.training.step_inputs import draw_inputs, to_float
+from rcmstr_jax.training.step_inputs import draw_inputs, images_to_float
 from rcmstr_jax.training.writers import METRICS
 
 # Images of a device that enter a picture (and the statistics of its masked pass).
@@ -50,7 +50,7 @@ def make_picture_fn(
     def draw(state: PretrainState, batch: Mapping[str, Array]) -> dict[str, Array]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         out = draw_inputs(config, key, batch["image"], batch["index"])
-        out["image"] = to_float(batch["image"])
+        out["image"] = images_to_float(batch["image"])
         if config.rearrange.enabled:
             out["rearranged"] = rearrange_images(
                 out["view_q"], out["permutation"], blocks=config.rearrange.blocks

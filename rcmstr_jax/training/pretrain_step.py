@@ -16,7 +16,13 @@ import optax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from rcmstr_jax.models.build import contrast_options, keys_per_image, patch_size
+from rcmstr_jax.models.build import (
+    contrast_options,
+    image_size,
+    keys_per_image,
+    mask_grid,
+    patch_size,
+)
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
 from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms, term_queue
@@ -24,7 +30,7 @@ from rcmstr_jax.ssl.queue import enqueue, queue_size
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
 from rcmstr_jax.training.parallel import AXIS, gather_rows, mean_over_devices, shuffle_rows
-from rcmstr_jax.training.state import PretrainState, Variables, select_parts
+from rcmstr_jax.training.state import PretrainState, Variables, create_state, select_parts
 from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
@@ -42,6 +48,30 @@ def queue_sizes(config: ConfigDict) -> dict[str, int]:
         name: queue_size(config.contrast.queue_size, config.batch_size * per_image[name])
         for name in contrast_options(config).queues
     }
+
+
+def fresh_state(
+    config: ConfigDict, model: RCMSTR, optimizer: optax.GradientTransformation
+) -> PretrainState:
+    """The state that a run of this config begins with.
+
+    Args:
+      config: a pretraining config; its seed decides the weights.
+      model: as the config describes it.
+      optimizer: of the online parameters.
+
+    Raises:
+      ValueError: as `queue_sizes`.
+    """
+    return create_state(
+        model,
+        optimizer,
+        jax.random.key(config.seed),
+        image_size=image_size(config),
+        mask_grid=mask_grid(config) if config.mim.enabled else None,
+        queue_sizes=queue_sizes(config),
+        predict_dim=config.model.predict_dim,
+    )
 
 
 def key_gauges(keys: dict[str, Array], axis_name: str | None = None) -> dict[str, Array]:

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Int
 
 from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.training.decoder_head import DecoderHead
 from rcmstr_jax.training.layer_decay import scale_by_layer
 from rcmstr_jax.training.optimizer import decayed
+from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
 EncodeFn = Callable[[Tree, Tree, Any], tuple[Any, Tree]]
@@ -58,13 +59,6 @@ class RecognitionState(struct.PyTreeNode):
     def weights(self) -> dict[str, Tree]:
         """``params`` and ``batch_stats`` to read with: the average where there is one."""
         return self.averaged or {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any:
-    """uint8 [0, 255] images as float32 in [-1, 1]; float images pass unchanged."""
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        return images
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def recognition_optimizer(

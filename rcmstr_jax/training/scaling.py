@@ -30,13 +30,12 @@ from rcmstr_jax.models.build import (
     contrast_options,
     frame_count,
     image_size,
-    mask_grid,
 )
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.collectives import Collective, collectives_in
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
-from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step, queue_sizes
+from rcmstr_jax.training.state import PretrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +97,7 @@ def abstract_step(config: ConfigDict, rows: int) -> tuple[PretrainState, dict[st
     """State and batch of one device as shapes, and a function axis name -> step."""
     axis = parallel.AXIS if config.key_norm == "sync" else None
     optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    state = jax.eval_shape(
-        lambda: create_state(
-            build_model(config),
-            optimizer,
-            jax.random.key(0),
-            image_size=image_size(config),
-            mask_grid=mask_grid(config) if config.mim.enabled else None,
-            queue_sizes=queue_sizes(config),
-            predict_dim=config.model.predict_dim,
-        )
-    )
+    state = jax.eval_shape(lambda: fresh_state(config, build_model(config), optimizer))
     batch = {
         "image": jax.ShapeDtypeStruct((rows, *image_size(config), 3), np.uint8),
         "index": jax.ShapeDtypeStruct((rows,), np.int32),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 from ml_collections import ConfigDict
 
 from rcmstr_jax.augment.views import make_view
@@ -16,11 +18,11 @@ from rcmstr_jax.ssl.rearrange import draw_permutation
 VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)
 
 
-def to_float(images: Array) -> Array:
-    """uint8 pixels to float32 in [-1, 1]; floats pass unchanged."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1.0
-    return images
+def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any:
+    """uint8 [0, 255] images as float32 in [-1, 1]; float images pass unchanged."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        return images
+    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def _keys_by_index(key: Array, indices: Array) -> Array:
@@ -42,7 +44,7 @@ def draw_inputs(config: ConfigDict, key: Array, images: Array, indices: Array) -
     Returns:
       `view_q`, `view_k`; with rearrangement `permutation`; with MIM `mask`.
     """
-    images = to_float(images)
+    images = images_to_float(images)
     out = {"view_q": images, "view_k": images}
     if config.views.enabled:
         for name, purpose in (("view_q", VIEW_Q), ("view_k", VIEW_K)):

@@ -15,13 +15,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.pretrain import ablation, rcmstr_cnn, rcmstr_vit
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.models.build import build_model, image_size
 from rcmstr_jax.models.layers import BatchNorm
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.config_check import check_config
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import encode_keys, make_pretrain_step, queue_sizes
-from rcmstr_jax.training.state import create_state
+from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, make_pretrain_step
 from rcmstr_jax.training.step_inputs import SHUFFLE
 
 
@@ -43,19 +42,7 @@ def trace_step(config: ConfigDict) -> tuple[Any, Any, dict[str, Any]]:
     """Shapes of the state before and after a step, and of its metrics."""
     model = build_model(config)
     optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-
-    def start() -> Any:
-        return create_state(
-            model,
-            optimizer,
-            jax.random.key(config.seed),
-            image_size=image_size(config),
-            mask_grid=mask_grid(config) if config.mim.enabled else None,
-            queue_sizes=queue_sizes(config),
-            predict_dim=config.model.predict_dim,
-        )
-
-    before = jax.eval_shape(start)
+    before = jax.eval_shape(lambda: fresh_state(config, model, optimizer))
     images = (config.batch_size, *image_size(config), 3)
     batch = {
         "image": jax.ShapeDtypeStruct(images, jnp.uint8),

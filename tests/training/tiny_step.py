@@ -11,11 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.pretrain import mini
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.models.build import build_model
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import make_pretrain_step, queue_sizes
-from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
+from rcmstr_jax.training.state import PretrainState
 
 Result = tuple[PretrainState, dict[str, jax.Array]]
 
@@ -38,15 +38,7 @@ def make_config(**changes: Any) -> ConfigDict:
 
 def make_state(config: ConfigDict, model: RCMSTR) -> PretrainState:
     optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    return create_state(
-        model,
-        optimizer,
-        jax.random.key(config.seed),
-        image_size=image_size(config),
-        mask_grid=mask_grid(config) if config.mim.enabled else None,
-        queue_sizes=queue_sizes(config),
-        predict_dim=config.model.predict_dim,
-    )
+    return fresh_state(config, model, optimizer)
 
 
 def make_step(config: ConfigDict, axis_name: str | None) -> Callable[..., Result]:

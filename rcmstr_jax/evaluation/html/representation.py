@@ -17,7 +17,7 @@ from rcmstr_jax.data.faults import FaultLog, fault_of
 from rcmstr_jax.data.records import BadRecord, RecordSource
 from rcmstr_jax.models.build import build_model, image_size
 from rcmstr_jax.training.pretrained import load_pretrained
-from rcmstr_jax.training.recognition_step import images_to_float
+from rcmstr_jax.training.step_inputs import images_to_float
 
 BATCH = 64
 
