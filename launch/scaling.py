@@ -141,6 +141,8 @@ def main(argv: Sequence[str]) -> int:
     """Prints the tables; returns the exit code."""
     del argv
     config = CONFIG.value
+    if config.mim.form == "auto":
+        config.mim.form = "masked_dense"  # what a TPU takes, not this CPU
     with one_line_errors():
         check_config(config, devices=DEVICES)
     found = scaling.step_collectives(config)

@@ -33,9 +33,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.views.enabled = False
     config.mim.weight = 1.0
     config.data.cache = True
-    if variant == "cnn":
-        config.mim.form = "auto"
-    else:
+    if variant == "vit":
         config.model.depth = 2
         config.model.image_width = 64
     return config

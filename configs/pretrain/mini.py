@@ -57,7 +57,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     else:
         config.model.width = 64
         config.model.blocks = (1, 1, 1, 1)
-        config.mim.form = "packed"
     if variant == "test":
         config.total_steps = 3
         config.batch_size = 8
