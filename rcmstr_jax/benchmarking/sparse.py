@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings, compiled_program
 from rcmstr_jax.benchmarking.report import Row
-from rcmstr_jax.models.forms import PATH, Table, choose_form
+from rcmstr_jax.models.forms import BATCH, IMAGE_WIDTH, PATH, Table, choose_form
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 
@@ -102,13 +102,14 @@ def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str
     """What "auto" takes at every measured point, and what that costs.
 
     Args:
-        rows: of one platform, with both masked forms.
+        rows: of one platform and precision, with both masked forms.
         table: as `models.forms.choose_form` takes it.
     """
     lines, measured = [], list(rows)
+    platform, arithmetic = measured[0]["platform"], measured[0]["precision"]
     for width, times in _times(measured).items():
         for share, seconds in sorted(times.items(), reverse=True):
-            form = choose_form(measured[0]["platform"], width, share, table)
+            form = choose_form(platform, arithmetic, width, share, table)
             excess = seconds[form] / min(seconds.values()) - 1
             gain = seconds["masked_dense"] / seconds["packed"]
             lines.append(
@@ -118,14 +119,50 @@ def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str
     return lines
 
 
+def check_update(what: str, settings: Settings, names: Sequence[str] = ()) -> None:
+    """Whether what is going to be measured can enter the table that "auto" reads.
+
+    Args:
+        what: the tables to measure.
+        settings: of the measurement.
+        names: cases that were picked; none for all.
+
+    Raises:
+        ValueError: naming the flag that does not fit, its value and the remedy.
+    """
+    if what not in ("sparse", "all"):
+        raise ValueError(f"--what={what} with --update_table: only --what=sparse measures forms")
+    entries = f"its entries are of {BATCH} images of {IMAGE_WIDTH} pixels"
+    if settings.batch != BATCH:
+        raise ValueError(
+            f"--batch={settings.batch} with --update_table: {entries}; use --batch={BATCH}"
+        )
+    if settings.image_width != IMAGE_WIDTH:
+        raise ValueError(
+            f"--model={settings.model} with --update_table: {entries}; use --model=cnn"
+        )
+    if names:
+        raise ValueError(
+            f"--cases={','.join(names)} with --update_table: its entries compare all cases; "
+            "leave --cases out"
+        )
+
+
 def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
-    """Writes the thresholds of the measured widths into the table that "auto" reads."""
+    """Writes the thresholds of the measured widths into the table that "auto" reads.
+
+    Args:
+        rows: of one platform and precision, measured as `check_update` demands.
+        path: the table.
+    """
     measured = list(rows)
+    platform, arithmetic = measured[0]["platform"], measured[0]["precision"]
     table = json.loads(path.read_text(encoding="utf-8"))
-    widths = table.setdefault(measured[0]["platform"], {})
+    of_platform = table.setdefault(platform, {})
+    widths = of_platform.get(arithmetic, {})
     widths.update({str(width): share for width, share in crossover(measured).items()})
-    ordered = {name: dict(sorted(of.items(), key=_as_number)) for name, of in table.items()}
-    path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+    of_platform[arithmetic] = dict(sorted(widths.items(), key=_as_number))
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_number(item: tuple[str, float]) -> int:

@@ -20,7 +20,10 @@ HIERARCHIES: tuple[str, ...] = ("frame", "subword", "word")
 
 
 def pool_frames(feature_map: Float[Array, "batch rows frames dim"]) -> Float[Array, "b frames dim"]:
-    """Averages a feature map over its height: one vector per column, from left to right."""
+    """Averages a feature map over its height: one vector per column, from left to right.
+
+    Hidden rows of a masked map count as zeros; 32 pixels of height leave the ResNet a single row.
+    """
     return jnp.mean(feature_map, axis=1)
 
 

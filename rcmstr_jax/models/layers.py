@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from rcmstr_jax.models import packed
 from rcmstr_jax.models.normalization import normalize
@@ -43,9 +43,12 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], sites: Sites | None = None
-    ) -> Float[Array, "batch out_height out_width features"]:
-        """Convolves `x`; with `sites` (those of the input) hidden output sites are zero."""
+        self, x: Float[Array, "batch *sites channels"], sites: Sites | None = None
+    ) -> Float[Array, "batch *out_sites features"]:
+        """Convolves `x`; with `sites` (those of the input) hidden output sites are zero.
+
+        A map is (batch, height, width, channels), or packed (batch, slots, channels).
+        """
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
@@ -165,20 +168,22 @@ class BatchNorm(nn.Module):
         return y if sites is None else keep_active(y, sites)
 
 
-def keep_active(x: Array, sites: Sites) -> Array:
+def keep_active(
+    x: Shaped[Array, "batch *sites channels"], sites: Sites
+) -> Shaped[Array, "batch *sites channels"]:
     """`x` with zero at hidden sites (at unused slots, where packed)."""
     return jnp.where(sites.kept[..., None], x, jnp.zeros((), x.dtype))
 
 
 def max_pool(
-    x: Float[Array, "batch height width channels"],
+    x: Float[Array, "batch *sites channels"],
     sites: Sites | None = None,
     *,
     window: Pair = (2, 2),
     strides: Pair = (2, 2),
     padding: Pair = (0, 0),
-) -> Float[Array, "batch out_height out_width channels"]:
-    """Maximum over windows; hidden and padded sites are left out of it.
+) -> Float[Array, "batch *out_sites channels"]:
+    """Maximum over windows of a dense or a packed map; hidden and padded sites are left out of it.
 
     Of equal maxima the first one in row-major order takes the gradient, as in PyTorch.
     """

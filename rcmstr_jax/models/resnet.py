@@ -26,8 +26,14 @@ class BasicBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, sites: Sites | None = None, *, train: bool = False) -> Array:
-        """Maps (batch, height, width, channels) to (batch, height, width, features)."""
+    def __call__(
+        self,
+        x: Float[Array, "batch *sites channels"],
+        sites: Sites | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch *sites features"]:
+        """Maps every site, of a dense or a packed map, to `features` channels."""
         common = {"dtype": self.dtype}
         norm = {"axis_name": self.axis_name, "dtype": self.dtype}
         y = Conv(self.features, **common, name="conv1")(x, sites)
@@ -106,7 +112,7 @@ class ResNet(nn.Module):
                     "(batch, rows, columns)"
                 )
             size = (images.shape[1], images.shape[2])
-            if self._is_packed(mask, form, visible_count):
+            if self._is_packed(images, mask, form, visible_count):
                 sites = Sites.from_patches(mask, size, visible_count)
                 images = pack(images, sites)
             else:
@@ -135,7 +141,7 @@ class ResNet(nn.Module):
             x = unpack(x, sites)
         return x, jnp.any(sites.active, axis=1)
 
-    def _is_packed(self, mask: Array, form: str, visible_count: int | None) -> bool:
+    def _is_packed(self, images: Array, mask: Array, form: str, visible_count: int | None) -> bool:
         if form == "packed" and visible_count is None:
             raise ValueError(
                 "visible_count: None; form 'packed' needs the static number of visible patches per "
@@ -143,7 +149,9 @@ class ResNet(nn.Module):
             )
         if form == "auto" and visible_count is not None:
             share = visible_count / (mask.shape[1] * mask.shape[2])
-            form = choose_form(jax.default_backend(), self.width, share)
+            dtype = jnp.result_type(images, jnp.float32) if self.dtype is None else self.dtype
+            arithmetic = jnp.dtype(dtype).name
+            form = choose_form(jax.default_backend(), arithmetic, self.width, share)
         return form == "packed"
 
     def _conv(
@@ -170,10 +178,3 @@ class ResNet(nn.Module):
             x = block(x, sites, train=train)
         self.sow("intermediates", f"layer{stage}", x)
         return x if stage == 4 else self._conv(x, sites, str(stage), features, train)
-
-
-def frames(
-    features: Float[Array, "batch height frames width"],
-) -> Float[Array, "batch frames width"]:
-    """Mean over the height. Hidden rows count as zeros; at 32 pixels of height there is one row."""
-    return jax.numpy.mean(features, axis=1)
