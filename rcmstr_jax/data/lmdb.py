@@ -84,14 +84,13 @@ class LmdbSource:
                 label = transaction.get(b"label-%09d" % number) if self.labelled else None
         except lmdb.Error as error:
             raise BadRecord("LMDB read error", str(error), source=self.name, key=key) from error
-        if image is None:
-            raise BadRecord("missing image key", source=self.name, key=key)
-        if label is None:
-            return Record(image, None, self.name, key)
         try:
-            return Record(image, label.decode("utf-8"), self.name, key)
+            text = None if label is None else label.decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadRecord("label is not UTF-8", str(error), source=self.name, key=key) from error
+        if image is None:
+            raise BadRecord("missing image key", source=self.name, key=key, text=text)
+        return Record(image, text, self.name, key)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_env": None, "_pid": -1}

@@ -87,7 +87,7 @@ class RecordReader:
                 error.source = record.source
                 raise
         except BadRecord as error:
-            return text, fault_of(error, source, index, key)
+            return error.text if text is None else text, fault_of(error, source, index, key)
         return text, None
 
 

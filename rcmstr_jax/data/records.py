@@ -40,21 +40,30 @@ class BadRecord(ValueError):
         detail: what else is known ("40000 x 40000 pixels"); may be empty.
         source: name of the source, where the source itself found the damage; else None.
         key: key in that source; else None.
+        text: the word, where it alone could be read; else None.
     """
 
     def __init__(
-        self, reason: str, detail: str = "", *, source: str | None = None, key: str | None = None
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        source: str | None = None,
+        key: str | None = None,
+        text: str | None = None,
     ) -> None:
         self.reason = reason
         self.detail = detail
         self.source = source
         self.key = key
+        self.text = text
         place = f"{source} {key}: " if source is not None else ""
         super().__init__(f"{place}{reason}" + (f" ({detail})" if detail else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only fields do not survive the default pickling between worker processes.
-        return (_rebuild_bad_record, (type(self), self.reason, self.detail, self.source, self.key))
+        fields = (self.reason, self.detail, self.source, self.key, self.text)
+        return (_rebuild_bad_record, (type(self), *fields))
 
 
 class DataLost(ValueError):
@@ -62,9 +71,14 @@ class DataLost(ValueError):
 
 
 def _rebuild_bad_record(
-    kind: type[BadRecord], reason: str, detail: str, source: str | None, key: str | None
+    kind: type[BadRecord],
+    reason: str,
+    detail: str,
+    source: str | None,
+    key: str | None,
+    text: str | None,
 ) -> BadRecord:
-    return kind(reason, detail, source=source, key=key)
+    return kind(reason, detail, source=source, key=key, text=text)
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 Works on the lines of a predictions.jsonl (``set``, ``index``, ``label``, ``prediction``,
 ``readable`` and, where the decoder gives one, ``confidence``), so that old results can be analysed
-without the model. Rates are in %.
+without the model. Rates are in %. Records without a usable label (``label`` is null) are errors in
+the intervals and by source; they have no length and no spelling.
 """
 
 from __future__ import annotations
@@ -81,15 +82,16 @@ def analyse(
         for line, outcome in zip(lines, judge_lines(lines, policy), strict=True)
         if outcome is not None
     ]
+    labelled = [(line, outcome) for line, outcome in judged if line["label"] is not None]
     seen = None if training_words is None else {normalize_text(w, policy) for w in training_words}
     return {
         "policy": policy,
         "intervals": score_intervals(lines, policy),
-        "by_length": rows_by(judged, lambda line, outcome: min(outcome.characters, LONGEST_ROW)),
+        "by_length": rows_by(labelled, lambda line, outcome: min(outcome.characters, LONGEST_ROW)),
         "by_source": rows_by(judged, lambda line, outcome: str(line["set"])),
         "by_seen": None
         if seen is None
-        else rows_by(judged, lambda line, _: _seen(line, policy, seen)),
+        else rows_by(labelled, lambda line, _: _seen(line, policy, seen)),
         "calibration": calibration(
             [
                 (float(line["confidence"]), outcome.correct)
@@ -169,8 +171,8 @@ def calibration(words: Sequence[tuple[float, bool]]) -> dict[str, Any] | None:
 def confusions(lines: Sequence[Line], policy: str) -> list[dict[str, Any]]:
     """The most frequent single errors of an alignment of prediction and label.
 
-    Of several shortest alignments, the one that RapidFuzz gives is taken. Images that cannot be
-    decoded are left out: nothing was read.
+    Of several shortest alignments, the one that RapidFuzz gives is taken. Records that cannot be
+    used are left out: nothing was read.
 
     Returns:
       At most 30 rows ``{"label": character, "prediction": character, "count": n, "share": %}``,

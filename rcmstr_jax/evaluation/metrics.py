@@ -87,13 +87,14 @@ class Outcome(NamedTuple):
 
 
 def judge_word(
-    prediction: str, label: str, *, policy: str = "alphanumeric", readable: bool = True
+    prediction: str, label: str | None, *, policy: str = "alphanumeric", readable: bool = True
 ) -> Outcome | None:
     """Compares one prediction with its label.
 
     Args:
       prediction: what was read; not looked at where the image is not ``readable``.
-      label: ground truth.
+      label: ground truth; None for a record whose label is missing or damaged, which is an error:
+        one character, missed.
       policy: a key of ``POLICIES``, applied to both.
       readable: whether the image could be decoded; if not, the word is an error.
 
@@ -103,6 +104,9 @@ def judge_word(
     Raises:
       ValueError: unknown policy.
     """
+    if label is None:
+        check_policy(policy)
+        return Outcome(correct=False, similarity=0.0, edits=1, characters=1)
     target = normalize_text(label, policy)
     if not target:
         return None
@@ -121,6 +125,8 @@ class Score:
       similarity: sum of ``edit_similarity`` over the words.
       similarity_squared: sum of its squares, for the standard error.
       unreadable: words among ``num_words`` whose image could not be decoded. They are errors.
+      unlabelled: words among ``num_words`` without a usable label. They are errors too, and are not
+        counted as unreadable.
       empty_labels: words left out, because the policy leaves nothing of their label.
       edits: sum of the edit distances between normalised prediction and label.
       characters: sum of the lengths of the normalised labels.
@@ -131,6 +137,7 @@ class Score:
     similarity: float = 0.0
     similarity_squared: float = 0.0
     unreadable: int = 0
+    unlabelled: int = 0
     empty_labels: int = 0
     edits: int = 0
     characters: int = 0
@@ -184,6 +191,7 @@ class Score:
             "num_words": self.num_words,
             "num_correct": self.correct,
             "num_unreadable": self.unreadable,
+            "num_without_label": self.unlabelled,
             "num_empty_labels_left_out": self.empty_labels,
         }
 
@@ -195,20 +203,21 @@ def percent(value: float) -> float | None:
 
 def score_words(
     predictions: Sequence[str],
-    labels: Sequence[str],
+    labels: Sequence[str | None],
     *,
     policy: str = "alphanumeric",
     readable: Sequence[bool] | None = None,
 ) -> Score:
     """Scores predictions against labels.
 
-    A word whose image could not be decoded is an error with similarity 0, whatever was predicted.
+    A word whose image could not be decoded is an error with similarity 0, whatever was predicted,
+    and so is one without a usable label: damage must not make a set easier.
     A word of whose label the policy leaves nothing is left out and counted in ``empty_labels``:
     there is nothing to read in it.
 
     Args:
       predictions: n predicted strings.
-      labels: n ground-truth strings.
+      labels: n ground-truth strings, None for a missing or damaged one.
       policy: a key of ``POLICIES``, applied to both.
       readable: per word, whether its image could be decoded; all of them by default.
 
@@ -229,13 +238,17 @@ def score_words(
     judged = [judge_word(p, label, policy=policy, readable=ok) for p, label, ok in triples]
     outcomes = [outcome for outcome in judged if outcome is not None]
     similarities = [outcome.similarity for outcome in outcomes]
-    kept = zip(judged, readable, strict=True)
+    unreadable = sum(
+        outcome is not None and label is not None and not ok
+        for outcome, (_, label, ok) in zip(judged, triples, strict=True)
+    )
     return Score(
         num_words=len(outcomes),
         correct=sum(outcome.correct for outcome in outcomes),
         similarity=math.fsum(similarities),
         similarity_squared=math.fsum(value * value for value in similarities),
-        unreadable=sum(outcome is not None and not ok for outcome, ok in kept),
+        unreadable=unreadable,
+        unlabelled=sum(label is None for label in labels),
         empty_labels=len(judged) - len(outcomes),
         edits=sum(outcome.edits for outcome in outcomes),
         characters=sum(outcome.characters for outcome in outcomes),

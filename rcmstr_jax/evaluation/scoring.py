@@ -26,9 +26,9 @@ class SetResult:
       name: name and size, see ``data.benchmarks``.
       path: where it lies.
       accepted: whether its size is a published one; None where that is not known.
-      labels: ground truth, "" for words without.
-      predictions: what was read, "" for images that cannot be decoded.
-      readable: per word, whether its image could be decoded.
+      labels: ground truth, None for records without a usable one.
+      predictions: what was read, "" for records that cannot be used.
+      readable: per record, whether it can be used.
       confidences: of each word and of its characters, where they are known.
       fault: why nothing could be read; "" where something was.
     """
@@ -36,7 +36,7 @@ class SetResult:
     name: str
     path: str
     accepted: bool | None
-    labels: list[str]
+    labels: list[str | None]
     predictions: list[str]
     readable: list[bool]
     confidences: list[tuple[float, tuple[float, ...]]] | None = None
@@ -72,7 +72,8 @@ def score_benchmarks(
 ) -> list[SetResult]:
     """Reads every word of every set; partial batches are padded, never dropped.
 
-    A set that cannot be read at all has no words and says why.
+    A record that cannot be used, for whatever reason, is an error, so that a set has as many words
+    as it declares. A set that cannot be read at all has no words and says why.
     """
     results = []
     for benchmark in benchmarks:
@@ -80,22 +81,24 @@ def score_benchmarks(
             results.append(_without_words(benchmark, benchmark.fault, faults, log))
             continue
         words: list[Word] = []
-        labels: list[str] = []
+        labels: list[str | None] = []
         readable: list[bool] = []
+        source = LmdbSource(benchmark.path)
         with eval_batches(
-            LmdbSource(benchmark.path),
+            source,
             batch_size=batch_size,
             image_size=recognizer.encoder.image_size,
             workers=workers,
+            require_text=source.labelled,  # else the set is refused as a whole
             faults=faults,
         ) as batches:
             for batch in batches:
                 real = int((batch["weight"] > 0).sum())
                 words += recognizer.reader(batch["image"])[:real]
-                labels += [text or "" for text in batch["text"][:real]]
+                labels += batch["text"][:real]
                 readable += [bool(valid) for valid in batch["valid"][:real]]
         if not any(labels):
-            fault = f"{benchmark.path} holds no labels"
+            fault = f"{benchmark.path} holds no usable labels"
             results.append(_without_words(benchmark, fault, faults, log))
             continue
         words = [word if ok else NO_WORD for word, ok in zip(words, readable, strict=True)]
@@ -110,7 +113,7 @@ def score_benchmarks(
                 [(word.confidence, word.characters) for word in words],
             )
         )
-        log(f"read {benchmark.name}: {len(labels)} words, {readable.count(False)} unreadable")
+        log(f"read {benchmark.name}: {len(labels)} words, {readable.count(False)} unusable")
     return results
 
 
@@ -124,6 +127,5 @@ def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog, log: Log)
 
 def count_outside(results: Sequence[SetResult], charset: Charset) -> int:
     """How many labels hold a character that the charset lacks, and so cannot be read whole."""
-    return sum(
-        charset.lacks(charset.normalize(label)) for result in results for label in result.labels
-    )
+    labels = [label for result in results for label in result.labels if label is not None]
+    return sum(charset.lacks(charset.normalize(label)) for label in labels)

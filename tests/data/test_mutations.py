@@ -18,6 +18,7 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches, train_batches
+from rcmstr_jax.evaluation.metrics import score_words
 
 MUTATED, MISSING_AT_THE_END, LONGEST = 2000, 40, 25
 SIZE = (32, 100)
@@ -197,6 +198,12 @@ def test_evaluation_counts_each_as_an_error(mutated, tmp_path) -> None:
     assert [key in found for key in expected] == [not usable for usable in valid]
     assert certain(found, expected) == damaged(expected)
     assert valid.any() and all(batch["image"].shape == (BATCH, *SIZE, 3) for batch in whole)
+    # So that one who reads all that can be read is right in that share of the records.
+    texts = [text for batch in whole for text in batch["text"]][: len(source)]
+    score = score_words([text or "" for text in texts], texts, readable=valid.tolist())
+    assert (score.num_words, score.correct) == (len(expected), valid.sum())
+    kinds = Counter(expected.values())
+    assert score.unlabelled == sum(kinds[k] for k in LABEL_FAULTS) + MISSING_AT_THE_END
 
     # The report on the disk: one entry per record, counts by kind, and what was left out.
     report = json.loads((tmp_path / "faults.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 from rcmstr_jax.evaluation import analysis
 
 
-def line(label: str, guess: str, index: int = 0, **more: Any) -> dict[str, Any]:
+def line(label: str | None, guess: str, index: int = 0, **more: Any) -> dict[str, Any]:
     return {"set": "S", "index": index, "label": label, "prediction": guess} | more
 
 
@@ -22,6 +22,7 @@ def test_rows_by_length_source_and_training() -> None:
         line("abc", "abc", 2, set="T"),
         line("x" * 20, "", 3, set="T"),
         line("?", "?", 4),  # symbols only: nothing to score
+        line(None, "", 5, set="U", readable=False),  # an error of no length, neither seen nor not
     ]
     found = analysis.analyse(lines, training_words=["AB", "no"])
     assert [(r["group"], r["num_words"], r["word_accuracy"]) for r in found["by_length"]] == [
@@ -29,7 +30,11 @@ def test_rows_by_length_source_and_training() -> None:
         (3, 1, 100.0),
         (analysis.LONGEST_ROW, 1, 0.0),
     ]
-    assert [(r["group"], r["num_words"]) for r in found["by_source"]] == [("S", 2), ("T", 2)]
+    assert [(r["group"], r["num_words"]) for r in found["by_source"]] == [
+        *(("S", 2), ("T", 2)),
+        ("U", 1),
+    ]
+    assert found["by_source"][2]["word_accuracy"] == 0.0
     # ax for ab: one edit in two characters; x twenty times missed.
     assert found["by_source"][0]["one_minus_ned"] == 75.0
     assert found["by_source"][1]["character_accuracy"] == pytest.approx(100 * 3 / 23, abs=1e-4)
@@ -89,6 +94,13 @@ def test_confusions_by_hand() -> None:
         ("る", "ろ"),
     ]
     assert found[1]["share"] is None and found[2]["share"] == 25.0
+
+
+def test_of_several_shortest_alignments_one_is_taken() -> None:
+    """Of "ab" and "ba" either letter may have stayed, or both been replaced: two edits each way."""
+    found = analysis.confusions([line("ab", "ba")], "alphanumeric")
+    assert [(row["label"], row["prediction"]) for row in found] == [("", "b"), ("b", "")]
+    assert [row["count"] for row in found] == [1, 1]
 
 
 def test_reading_predictions(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_unreadable_images_are_errors_whatever_was_predicted() -> None:
     assert score.similarity == 1.0
 
 
+def test_records_without_a_label_are_errors_of_their_own_count() -> None:
+    score = score_words(["a", "", ""], ["a", None, "c"], readable=[True, False, False])
+    assert (score.num_words, score.correct, score.unreadable, score.unlabelled) == (3, 1, 1, 1)
+    assert score.similarity == 1.0 and score.empty_labels == 0
+    assert score.character_accuracy == pytest.approx(1 / 3)  # one character missed in each
+    assert score.as_percent()["num_without_label"] == 1
+
+
 def test_standard_errors() -> None:
     predictions = ["ab", "ab", "ax", "xy"]
     score = score_words(predictions, ["ab"] * 4)
