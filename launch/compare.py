@@ -24,14 +24,14 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rcmstr_jax.evaluation.analysis import read_predictions  # noqa: E402
-from rcmstr_jax.evaluation.intervals import compare_predictions  # noqa: E402
-from rcmstr_jax.evaluation.metrics import POLICIES  # noqa: E402
-from rcmstr_jax.evaluation.report import (  # noqa: E402
+from rcmstr_jax.evaluation.comparison import (  # noqa: E402
     compare_runs,
     comparison_table,
     paired_rows,
-    text_table,
 )
+from rcmstr_jax.evaluation.intervals import compare_predictions  # noqa: E402
+from rcmstr_jax.evaluation.metrics import POLICIES  # noqa: E402
+from rcmstr_jax.evaluation.report import text_table  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
 from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
 

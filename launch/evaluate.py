@@ -5,7 +5,8 @@ r"""Trains a recogniser on a pretrained encoder and scores it on every benchmark
 
 `--pretrained=random:DIR2` takes the encoder that the pretraining run in DIR2 started from,
 `--pretrained=random` the config's own model, untrained. With configs/evaluate/score.py DIR2 is the
-workdir of an earlier evaluation, and its recogniser is scored.
+workdir of an earlier evaluation, and its recogniser is scored; --workdir is then by default
+DIR2/scores/NAME, after the folder of the benchmarks.
 
 `--watch` evaluates every new checkpoint of the pretraining run in DIR2 until that has finished, and
 writes the scores beside its curves, into DIR2/watch (or --workdir).
@@ -30,7 +31,6 @@ from rcmstr_jax.evaluation.fit_loop import Stopped  # noqa: E402
 from rcmstr_jax.evaluation.runs import run_all  # noqa: E402
 from rcmstr_jax.evaluation.watch import watch  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
 from rcmstr_jax.training.interrupts import EXIT_PREEMPTED  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
@@ -52,8 +52,6 @@ def main(argv: Sequence[str]) -> int:
         try:
             if WATCH.value:
                 watch(CONFIG.value, pretrained, workdir, every=WATCH_EVERY.value)
-            elif workdir is None:
-                raise ConfigError("--workdir is missing: name the folder that takes the results")
             else:
                 run_all(CONFIG.value, workdir, pretrained)
         except Stopped as stopped:

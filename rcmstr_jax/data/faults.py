@@ -85,6 +85,10 @@ class FaultLog:
         for fault in faults:
             self.add(fault)
 
+    def clear(self) -> None:
+        """Forgets everything, also what an earlier report held."""
+        self._faults, self._filtered, self._changed = {}, {}, True
+
     def add_filtered(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         """Notes records left out on purpose: `{source: {reason: count}}` (see LMDB filters)."""
         for source, reasons in counts.items():

@@ -75,11 +75,11 @@ def run_evaluation(
         check_config(config)
         benchmarks = resolve_benchmarks(config.benchmarks)
         enable_compilation_cache(config.compilation_cache)
-        workdir.mkdir(parents=True, exist_ok=True)
-        faults = FaultLog(workdir / FAULTS)
         scores = config.protocol == "score"
+        faults = FaultLog(workdir / FAULTS)
         prepare: Callable[..., Obtain] = _take_recognizer if scores else _prepare_training
         obtain = prepare(config, workdir, pretrained, faults, log, clock)
+        workdir.mkdir(parents=True, exist_ok=True)
     recognizer, texts = obtain()
     read = score_benchmarks(
         recognizer,
@@ -117,7 +117,9 @@ Obtain = Callable[[], tuple[Recognizer, Iterable[str] | None]]
 """Trains or hands over a recogniser, and the words it was trained on where they are known."""
 
 
-def _take_recognizer(config: ConfigDict, workdir: Path, pretrained: str, *_: Any) -> Obtain:
+def _take_recognizer(
+    config: ConfigDict, workdir: Path, pretrained: str, faults: FaultLog, *_: Any
+) -> Obtain:
     recognizer = Recognizer.from_checkpoint(
         pretrained, batch_size=config.eval_batch_size, beams=config.decoder.beams or None
     )
@@ -126,6 +128,7 @@ def _take_recognizer(config: ConfigDict, workdir: Path, pretrained: str, *_: Any
             f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
             " give another --workdir"
         )
+    faults.clear()  # an earlier scoring's are not this one's
     return lambda: (recognizer, read_training_words(pretrained))
 
 

@@ -13,15 +13,6 @@ from rcmstr_jax.evaluation.metrics import POLICIES
 RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
 FLAG = " (!)"
 MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"}
-# The two initialisations that stand beside each other, as they are called in every table.
-INITIALISATIONS = ("random_init", "pretrained")
-COMPARED = (
-    "word_accuracy",
-    "one_minus_ned",
-    "word_accuracy_stderr",
-    "one_minus_ned_stderr",
-    "num_words",
-)
 
 
 def show(value: float | None, error: float | None = None) -> str:
@@ -33,9 +24,8 @@ def show(value: float | None, error: float | None = None) -> str:
 
 def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Header, one row per set, then the two means."""
-    rows: list[tuple[str, ...]] = [
-        ("set", "words", "right", "word accuracy %", "1-NED %", "unreadable", "no label left")
-    ]
+    header = ("set", "words", "right", "word accuracy %", "1-NED %", "unreadable")
+    rows: list[tuple[str, ...]] = [(*header, "without label", "no label left")]
 
     def row(name: str, words: str, score: Mapping[str, Any]) -> tuple[str, ...]:
         return (
@@ -45,6 +35,7 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
             show(score["word_accuracy"], score["word_accuracy_stderr"]),
             show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
             str(score.get("num_unreadable", "")),
+            str(score.get("num_without_label", "")),
             str(score.get("num_empty_labels_left_out", "")),
         )
 
@@ -93,10 +84,12 @@ def describe(results: Mapping[str, Any]) -> list[str]:
     for entry in results["sets"]:
         if entry.get("fault"):
             flags[f"not scored, {entry['fault']}"] = [entry["name"]]
+    statistics = results["encoder"].get("statistics")
+    calibrated = f"Its batch statistics are {statistics} of training words, its weights as drawn."
     return [
         f"Protocol {results['protocol']}, decoder {results['decoder']},"
         f" {results['charset']} characters; encoder: {results['initialisation']}"
-        f" ({results['encoder'].get('source', 'random')}).",
+        f" ({results['encoder'].get('source', 'random')}).{f' {calibrated}' if statistics else ''}",
         f"Case policy `{results['policy']}`: {POLICIES[results['policy']]}.",
         f"Trained on {counts['trained_on']} words of {', '.join(train['source'])}"
         f" ({available}; train.labels={train['labels_asked']:g}; left out: {counts['unlabelled']}"
@@ -109,6 +102,20 @@ def describe(results: Mapping[str, Any]) -> list[str]:
         " ± is one standard error over the words.",
         *(f"{FLAG.strip()} {', '.join(names)}: {why}." for why, names in flags.items() if names),
     ]
+
+
+def seeds_note(encoders: Sequence[Mapping[str, Any]]) -> str:
+    """What the deviation over some seeds says, and what not.
+
+    Args:
+      encoders: ``encoder`` of the results that are averaged.
+    """
+    named = {tuple(e.get(key) for key in ("source", "step", "of", "seed")) for e in encoders}
+    same = "the encoder is the same" if len(named) == 1 else "every seed has an encoder of its own"
+    return (
+        "± is the sample deviation over the seeds, which vary decoder, order, augmentation and"
+        f" (without train.subset_seed) the label subset; {same}."
+    )
 
 
 def bounds(interval: Sequence[float | None]) -> str:
@@ -204,98 +211,3 @@ def write_results(
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def compare(
-    frozen: Mapping[str, Mapping[str, Any]], finetuned: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Both protocols and both initialisations beside each other, over all words together.
-
-    Args:
-      frozen: results of ``run_evaluation`` under ``"random_init"`` and ``"pretrained"``.
-      finetuned: the same for the other protocol.
-
-    Returns:
-      ``{"frozen": {"random_init": {...}, "pretrained": {...}}, "finetuned": {...}}``; each holds
-      word accuracy, 1-NED and their standard errors in %, and the number of words.
-
-    Raises:
-      ValueError: the runs were not scored on the same words under the same policy.
-    """
-    runs = {
-        f"{protocol}/{name}": results[name]
-        for protocol, results in (("frozen", frozen), ("finetuned", finetuned))
-        for name in INITIALISATIONS
-    }
-    scored = {
-        run: (r["policy"], tuple((s["name"], s["num_words"]) for s in r["sets"]))
-        for run, r in runs.items()
-    }
-    if len(set(scored.values())) != 1:
-        raise ValueError(f"these runs were not scored alike, so they cannot be compared: {scored}")
-    table: dict[str, dict[str, dict[str, Any]]] = {"frozen": {}, "finetuned": {}}
-    for run, results in runs.items():
-        protocol, name = run.split("/")
-        table[protocol][name] = {field: results["weighted_mean"][field] for field in COMPARED}
-    return table
-
-
-def compare_runs(folder: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """``compare`` for the workdirs ``PROTOCOL_INITIALISATION`` below a folder.
-
-    Raises:
-      ValueError: a results.json is missing, or the runs were not scored alike.
-    """
-    found: dict[str, dict[str, Any]] = {"frozen": {}, "finetuned": {}}
-    for protocol, results in found.items():
-        for name in INITIALISATIONS:
-            path = Path(folder) / f"{protocol}_{name}" / RESULTS_JSON
-            if not path.is_file():
-                raise ValueError(
-                    f"--runs={folder}: {path} is missing; run launch/evaluate.py with"
-                    f" --workdir={path.parent} first"
-                )
-            results[name] = json.loads(path.read_text(encoding="utf-8"))
-    return compare(found["frozen"], found["finetuned"])
-
-
-def comparison_table(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """The console table of ``compare``; gains in points, with the errors of both rows combined."""
-    rows: list[tuple[str, ...]] = [("protocol", "encoder", "word accuracy %", "1-NED %", "words")]
-    for protocol, results in table.items():
-        for name in INITIALISATIONS:
-            score = results[name]
-            accuracy = show(score["word_accuracy"], score["word_accuracy_stderr"])
-            ned = show(score["one_minus_ned"], score["one_minus_ned_stderr"])
-            rows.append((protocol, name, accuracy, ned, str(score["num_words"])))
-        before, after = (results[name] for name in INITIALISATIONS)
-        rows.append(
-            (protocol, "gain", gain(before, after, "word_accuracy"))
-            + (gain(before, after, "one_minus_ned"), "")
-        )
-    return text_table(rows)
-
-
-def gain(before: Mapping[str, Any], after: Mapping[str, Any], field: str) -> str:
-    """Difference in points with its standard error, as if the two runs' words were independent."""
-    if before[field] is None or after[field] is None:
-        return "–"
-    errors = [score[f"{field}_stderr"] or 0.0 for score in (before, after)]
-    return f"{after[field] - before[field]:+.2f} ± {(errors[0] ** 2 + errors[1] ** 2) ** 0.5:.2f}"
-
-
-def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """``intervals.compare_predictions`` as a table: differences in points, second less first."""
-    header = ("set", "words", "only first right", "only second right", "metric", "first %")
-    rows: list[tuple[str, ...]] = [(*header, "second %", "difference", "95 % interval")]
-    names = {"word_accuracy": "word accuracy", "one_minus_ned": "1-NED"}
-    for name, found in comparison.items():
-        for metric, shown in (names | {"character_accuracy": "character accuracy"}).items():
-            score = found[metric]
-            counts = [str(found[c]) for c in ("num_words", "first_only", "second_only")]
-            first = (
-                (MEANS.get(name, name), *counts) if metric == "word_accuracy" else ("", "", "", "")
-            )
-            rates = (show(score["first"]), show(score["second"]), f"{score['difference']:+.2f}")
-            rows.append((*first, shown, *rates, bounds(score["interval"])))
-    return rows

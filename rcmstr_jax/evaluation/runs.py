@@ -21,9 +21,11 @@ from ml_collections import ConfigDict
 from rcmstr_jax.evaluation.encoders import RANDOM, split_pretrained
 from rcmstr_jax.evaluation.metrics import POLICIES
 from rcmstr_jax.evaluation.protocols import run_evaluation
-from rcmstr_jax.evaluation.report import describe, markdown_table, show, text_table
+from rcmstr_jax.evaluation.report import describe, markdown_table, seeds_note, show, text_table
+from rcmstr_jax.training.config_check import ConfigError
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
+SCORES = "scores"
 METRICS = ("word_accuracy", "one_minus_ned")
 Log = Callable[[str], None]
 
@@ -69,13 +71,14 @@ def plan_runs(config: ConfigDict, pretrained: str) -> list[Run]:
 
 
 def run_all(
-    config: ConfigDict, workdir: str | Path, pretrained: str, *, log: Log | None = None
+    config: ConfigDict, workdir: str | Path | None, pretrained: str, *, log: Log | None = None
 ) -> list[dict[str, Any]]:
     """Runs everything that the config asks for; what is finished is scored again, not trained.
 
     Args:
       config: an evaluation config.
-      workdir: of the command.
+      workdir: of the command; None scores a recogniser into ``scores/NAME`` of its own, after the
+        folder of the benchmarks.
       pretrained: see ``run_evaluation``.
       log: takes progress lines; they are printed by default.
 
@@ -83,9 +86,13 @@ def run_all(
       The results of the runs, in their order.
 
     Raises:
-      ConfigError: see ``run_evaluation``.
+      ConfigError: see ``run_evaluation``; or no workdir for a recogniser to be trained in.
     """
     log = log or (lambda line: print(line, flush=True))
+    if workdir is None:
+        if config.protocol != "score":
+            raise ConfigError("--workdir is missing: name the folder that takes the results")
+        workdir = Path(pretrained) / SCORES / Path(config.benchmarks).resolve().name
     runs = plan_runs(config, pretrained)
     results = []
     for number, run in enumerate(runs, 1):
@@ -121,6 +128,7 @@ def summarise(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list
                 "labels": labels,
                 "initialisation": initialisation,
                 "seeds": [seed for seed, _ in found],
+                "seeds_note": seeds_note([r["encoder"] for _, r in found]),
                 "trained_on": [r["train"]["labels"]["trained_on"] for _, r in found],
                 "num_words": found[0][1]["weighted_mean"]["num_words"],
                 "sets": {
@@ -176,7 +184,8 @@ def write_summary(
         rates = [show(*row["sets"][name]["word_accuracy"]) for name in sets]
         by_set.append((f"{row['labels']:g}", row["initialisation"], *rates))
     lines = ["# Evaluation", "", markdown_table(summary_rows(table)), ""]
-    lines += ["± is the sample deviation over the seeds; accuracy and 1-NED over all words.", ""]
+    notes = dict.fromkeys(row["seeds_note"] for row in table if len(row["seeds"]) > 1)
+    lines += [" ".join(["Accuracy and 1-NED over all words.", *notes]), ""]
     lines += ["Word accuracy % by set:", "", markdown_table(by_set), ""]
     lines += [f"Case policy `{results['policy']}`: {POLICIES[results['policy']]}.", ""]
     lines += ["One of the runs:", "", *(f"{line}\n" for line in describe(results))]

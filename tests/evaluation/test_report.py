@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rcmstr_jax.evaluation import report
+from rcmstr_jax.evaluation import comparison, report
 from rcmstr_jax.evaluation.protocols import score_table
 from rcmstr_jax.evaluation.scoring import SetResult
 
@@ -53,12 +53,27 @@ def test_table_rows() -> None:
     assert rows[2][:4] == ("S1_2", "2", "1", "50.00 ± 35.36")
     # All of "symbols" is left out by the policy, and it enters no mean.
     # Its name is known, its size is not.
-    assert rows[3] == ("symbols (!)", "0", "0", "–", "–", "0", "1")
+    assert rows[3] == ("symbols (!)", "0", "0", "–", "–", "0", "0", "1")
     assert rows[4][1:5] == ("4", "3", "75.00 ± 21.65", "75.00 ± 25.00")
     assert rows[5][0] == "mean, plain, of 2 sets" and rows[5][3].startswith("75.00")
     console = report.text_table(rows).splitlines()
     assert len(console) == len(rows) + 1 and len({line.index("  ") for line in console[:1]}) == 1
-    assert all(line.count("|") == 8 for line in report.markdown_table(rows).splitlines())
+    assert all(line.count("|") == 9 for line in report.markdown_table(rows).splitlines())
+
+
+def test_how_a_random_encoder_was_prepared_is_said() -> None:
+    found = results(["ab"] * 4)
+    assert "statistics" not in report.describe(found)[0]
+    found["encoder"] = {"source": "random", "statistics": "calibrated on 50 batches of 8 images"}
+    said = "(random). Its batch statistics are calibrated on 50 batches of 8 images of training"
+    assert said in report.describe(found)[0]
+
+
+def test_what_seeds_vary_is_said() -> None:
+    one = {"source": "runs/x", "step": 9}
+    assert "the encoder is the same." in report.seeds_note([one, {**one}])
+    drawn = [{"source": "random", "seed": seed} for seed in (0, 1)]
+    assert "every seed has an encoder of its own." in report.seeds_note(drawn)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -82,7 +97,7 @@ def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
     for protocol in ("frozen", "finetuned"):
         report.write_results(tmp_path / f"{protocol}_random_init", bad, [])
         report.write_results(tmp_path / f"{protocol}_pretrained", good, [])
-    table = report.compare_runs(tmp_path)
+    table = comparison.compare_runs(tmp_path)
     assert list(table) == ["frozen", "finetuned"]
     assert table["frozen"]["pretrained"] == {
         "word_accuracy": 75.0,
@@ -92,7 +107,7 @@ def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
         "num_words": 4,
     }
     assert table["finetuned"]["random_init"]["word_accuracy"] == 0.0
-    assert "+75.00 ± 25.00" in report.comparison_table(table)
+    assert "+75.00 ± 25.00" in comparison.comparison_table(table)
 
 
 def test_compare_refuses_what_was_not_scored_alike(tmp_path: Path) -> None:
@@ -100,10 +115,10 @@ def test_compare_refuses_what_was_not_scored_alike(tmp_path: Path) -> None:
     other["policy"] = "symbols"
     pair = {"random_init": one, "pretrained": one}
     with pytest.raises(ValueError, match="finetuned/pretrained.*symbols"):
-        report.compare(pair, {"random_init": one, "pretrained": other})
+        comparison.compare(pair, {"random_init": one, "pretrained": other})
     smaller = copy.deepcopy(one)
     smaller["sets"][0]["num_words"] = 1
     with pytest.raises(ValueError, match="not scored alike"):
-        report.compare({"random_init": smaller, "pretrained": one}, pair)
+        comparison.compare({"random_init": smaller, "pretrained": one}, pair)
     with pytest.raises(ValueError, match="frozen_random_init/results.json is missing"):
-        report.compare_runs(tmp_path)
+        comparison.compare_runs(tmp_path)

@@ -106,7 +106,7 @@ def test_all_runs_and_their_summary(monkeypatch, tmp_path: Path) -> None:
     assert table[0]["seeds"] == [0, 5] and table[0]["trained_on"] == [20, 20]
     text = (tmp_path / "summary.md").read_text()
     assert "30.00 ± 14.14" in text and "60.00 ± 28.28" in text
-    assert "case-insensitive" in text and "deviation" in text
+    assert "case-insensitive" in text and "the encoder is the same" in text
     assert any("60.00 ± 28.28" in line for line in lines)
 
 

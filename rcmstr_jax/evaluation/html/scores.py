@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rcmstr_jax.evaluation import report
+from rcmstr_jax.evaluation.comparison import paired_rows
 from rcmstr_jax.evaluation.html import charts
 from rcmstr_jax.evaluation.html.elements import Section, Table, gallery, paragraph, text
 from rcmstr_jax.evaluation.html.runs import Run, evaluations, without
@@ -54,6 +55,7 @@ def _beside(runs: Sequence[Run], metric: str) -> Table:
 def _over_seeds(runs: Sequence[Run]) -> list[Table]:
     """Mean and deviation of runs that differ in their seed alone; no table without such runs."""
     groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    notes = ["All words together."]
     for run in runs:
         results = _results(run)
         train = results["train"]
@@ -76,8 +78,8 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
                 for m in ("word_accuracy", "one_minus_ned")
             ]
             rows.append((*kind[:4], ", ".join(map(str, sorted(found))), *cells))
-    notes = ["All words together; ± is the sample deviation over the seeds."]
-    return [Table("Mean over seeds", rows, notes)] if len(rows) > 1 else []
+            notes.append(report.seeds_note([results["encoder"] for results in found.values()]))
+    return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
@@ -138,7 +140,7 @@ def intervals(runs: Sequence[Run]) -> Section:
             continue
         notes = [f"Second less first, in points; paired bootstrap over words, policy {policy}."]
         title = f"First {first[0].name}, second {run.name}"
-        tables.append(Table(title, report.paired_rows(compared), notes))
+        tables.append(Table(title, paired_rows(compared), notes))
     alone, pairs = tables[: len(analysed)], tables[len(analysed) :]
     body = gallery([t.html() for t in alone], "tables") + "".join(t.html() for t in pairs)
     return Section("How sure the scores are", body, missing)
