@@ -99,17 +99,16 @@ def fit(
                 done += int(active.sum())
                 numbers = progress.after(done, values, active)
                 if numbers:
-                    rate = {"learning_rate": float(schedule(done - 1))}
-                    writer.write_scalars(done, numbers | rate)
+                    numbers["learning_rate"] = float(schedule(done - 1))
                 due = done == train.steps or done // train.validate_every > (
                     before // train.validate_every
                 )
                 if validate is not None and due:
                     scores = validate(state.weights())
-                    writer.write_scalars(
-                        done, {f"validation/{name}": value for name, value in scores.items()}
-                    )
+                    numbers |= {f"validation/{name}": value for name, value in scores.items()}
                     best = _better(best, scores, state, done, log)
+                if numbers:
+                    writer.write_scalars(done, numbers)
                 if stop.signal and done < train.steps:
                     checkpoints.save(done, _as_saved(state, best), identity, position)
                     raise Stopped(

@@ -37,9 +37,11 @@ def watch(
     every: float = 20.0,
     log: Log | None = None,
 ) -> list[int]:
-    """Measures each checkpoint of a pretraining run, until its last one has been measured.
+    """Measures the checkpoints of a pretraining run as they appear, until its last one.
 
-    A checkpoint that was measured before is left out, so that the command can be started anew.
+    A checkpoint that was measured before is left out, so that the command can be started anew. One
+    that went away before its turn (``keep_checkpoints``), or that cannot be read, is told and left
+    out.
 
     Args:
       config: an evaluation config with ``protocol="frozen"`` and words for validation.
@@ -68,21 +70,32 @@ def watch(
             )
         if split_pretrained(pretrained)[0]:
             raise ValueError(f"--pretrained={pretrained}: --watch takes the workdir of a run")
-        total = read_description(pretrained).total_steps
+        description = read_description(pretrained)
+        total, interval = description.total_steps, description.checkpoint_every
         enable_compilation_cache(config.compilation_cache)
         out.mkdir(parents=True, exist_ok=True)
     measured = _steps_in(out / METRICS)
+    passed: set[int] = set()  # unmeasured, and told
     new: list[int] = []
     with StopRequest() as stop:
-        while max(measured, default=0) < total:
-            waiting = sorted(set(checkpoint_steps(run)) - measured)
+        while max(measured | passed, default=0) < total:
+            there = checkpoint_steps(run)
+            waiting = sorted(set(there) - measured - passed)
+            expected = set(range(interval, max(there, default=0), interval))
+            gone = sorted(expected.difference(there, measured, passed))
+            if gone:
+                passed.update(gone)
+                log(
+                    f"{len(gone)} checkpoints from step {gone[0]} to {gone[-1]} went away before"
+                    " they were measured: keep_period of the pretraining keeps more"
+                )
             for step in waiting:
                 try:
                     score = measure(config, pretrained, step, out)
-                except CheckpointError:
-                    if step in checkpoint_steps(run):
-                        raise
-                    log(f"step {step}: its checkpoint went away before it was read")
+                except CheckpointError as error:
+                    passed.add(step)
+                    why = error if step in checkpoint_steps(run) else "its checkpoint went away"
+                    log(f"step {step} of {total} is left out: {why}")
                     continue
                 writer = create_writer(out, max(measured, default=0))
                 writer.write_scalars(step, score)

@@ -37,7 +37,7 @@ def settings(**changes) -> ConfigDict:
     return config
 
 
-def run(workdir: Path, config: ConfigDict, *, stop_at: int | None = None, validate=None, **options):
+def run(workdir: Path, config: ConfigDict, *, stop_at=None, fail_at=None, validate=None, **options):
     optimizer, schedule = rs.recognition_optimizer(STEPS, learning_rate=0.05)
     state = rs.create_state(
         jax.random.key(3), HEAD, FRAMES.shape[1:], optimizer, averaged=config.train.average > 0
@@ -48,6 +48,8 @@ def run(workdir: Path, config: ConfigDict, *, stop_at: int | None = None, valida
         for at, call in enumerate(feeds.memory_feed(memory, config, start)):
             if start + 2 * at == stop_at:
                 signal.raise_signal(signal.SIGTERM)
+            if start + 2 * at == fail_at:
+                raise MemoryError
             yield call
 
     return fit(
@@ -77,19 +79,35 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path) -> None:
     whole, outcome = run(tmp_path / "whole", config, validate=real_validation())
     with pytest.raises(Stopped, match="SIGTERM: saved after step 6 of 12"):
         run(tmp_path / "cut", config, stop_at=4, validate=real_validation())
-    lines: list[str] = []
-    again, second = run(tmp_path / "cut", config, validate=real_validation(), log=lines.append)
-    assert "continuing after step 6" in lines[0]
+    told: list[str] = []
+    again, second = run(tmp_path / "cut", config, validate=real_validation(), log=told.append)
+    assert "continuing after step 6" in told[0]
     equal(whole, again)
     assert outcome == second
     curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert curves[0] == curves[1]
-    first = json.loads(curves[0].splitlines()[0])
-    assert first["step"] == 4 and {"loss", "grad_norm", "learning_rate"} < first.keys()
+    lines = [json.loads(line) for line in curves[0].splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]  # training and validation in one line
+    kinds = {"loss", "grad_norm", "learning_rate", "validation/word_accuracy"}
+    assert all(kinds < line.keys() for line in lines)
+
+
+def test_a_run_that_dies_goes_on_from_its_periodic_checkpoint(tmp_path) -> None:
+    config = settings(checkpoint_every=4, log_every=2)  # the line of step 10 is written twice
+    whole, _ = run(tmp_path / "whole", config)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "cut", config, fail_at=10)
+    lines: list[str] = []
+    again, _ = run(tmp_path / "cut", config, log=lines.append)
+    assert "continuing after step 8" in lines[0]
+    equal(whole, again)
+    curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert curves[0] == curves[1]
 
 
 def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path) -> None:
-    scores = iter([(10.0, 50.0), (30.0, 60.0), (30.0, 59.0)])
+    # Of equals the first stays; equal accuracy with a smaller 1-NED is no better either.
+    scores = iter([(10.0, 50.0), (30.0, 60.0), (30.0, 60.0), (30.0, 59.0)])
     seen = []
 
     def validate(weights):
@@ -98,11 +116,11 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path) -> None:
         return {"word_accuracy": accuracy, "one_minus_ned": ned}
 
     lines: list[str] = []
-    config = settings(validate_every=2, patience=1)
+    config = settings(validate_every=2, patience=2)
     weights, outcome = run(tmp_path, config, validate=validate, log=lines.append)
     equal(weights, seen[1])
     assert outcome == {"steps": 4, "validation": {"word_accuracy": 30.0, "one_minus_ned": 60.0}}
-    assert len(seen) == 3 and any("stopped after step 6" in line for line in lines)
+    assert len(seen) == 4 and any("stopped after step 8" in line for line in lines)
     # The average reads, not the last parameters.
     assert not np.allclose(seen[0]["params"]["decoder"]["kernel"], 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from configs.pretrain import mini
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import watch as watching
-from rcmstr_jax.evaluation.encoders import random_encoder
+from rcmstr_jax.evaluation.encoders import load_encoder, random_encoder
 from rcmstr_jax.training.checkpoint import Checkpoints
 from rcmstr_jax.training.config_check import ConfigError, write_config
 from rcmstr_jax.training.provenance import DataPosition
@@ -69,7 +70,18 @@ def test_every_checkpoint_is_measured_once(config, run) -> None:
     assert watching.watch(config, str(run), log=lambda line: pytest.fail(line)) == []
 
 
-def test_a_later_look_takes_up_where_the_first_ended(config, run) -> None:
+@pytest.fixture
+def read_only(monkeypatch) -> None:
+    """Checkpoints are read, and nothing is trained on them."""
+
+    def measure(config, pretrained, step, out):
+        load_encoder(f"{pretrained}@{step}", config)
+        return {"probe/word_accuracy": 0.0, "probe/one_minus_ned": 0.0}
+
+    monkeypatch.setattr(watching, "measure", measure)
+
+
+def test_a_later_look_takes_up_where_the_first_ended(config, run, read_only) -> None:
     shutil.move(run / "checkpoints/4", run / "held_back")
     seen = []
 
@@ -81,6 +93,21 @@ def test_a_later_look_takes_up_where_the_first_ended(config, run) -> None:
     assert watching.watch(config, str(run), every=0.01, log=log) == [2, 4]
     assert seen == ["step 2 of 4", "step 4 of 4"]
     assert [line["step"] for line in curve(run)] == [2, 4]
+
+
+def test_what_was_missed_or_cannot_be_read_is_told(config, run, read_only) -> None:
+    description = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**description, "checkpoint_every": 1}))
+    for path in (run / "checkpoints/2/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+    lines: list[str] = []
+    assert watching.watch(config, str(run), every=0.01, log=lines.append) == [4]
+    assert len(lines) == 3
+    assert "2 checkpoints from step 1 to 3 went away" in lines[0] and "keep_period" in lines[0]
+    assert re.match(r"step 2 of 4 is left out: checkpoint .*/2 is unreadable", lines[1])
+    assert [line["step"] for line in curve(run)] == [4]
 
 
 def test_what_cannot_be_watched(config, run) -> None:
