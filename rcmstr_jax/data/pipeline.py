@@ -42,21 +42,15 @@ class LabelEncoder(Protocol):
 
 
 class BatchIterator(Iterator[Batch]):
-    """Iterator over batches; close it (or use `with`) to end its workers.
-
-    Attributes:
-        waited: seconds that the caller has spent waiting for batches.
-    """
+    """Iterator over batches; close it (or use `with`) to end its workers."""
 
     def __init__(self, batches: Iterator[Batch], faults: FaultLog | None) -> None:
         self._batches = batches
         self._faults = faults
-        self.waited = 0.0
         # Also at the end of the program; Grain's own closing comes too late there and complains.
         self._end = weakref.finalize(self, _close, batches)
 
     def __next__(self) -> Batch:
-        start = time.perf_counter()
         try:
             batch = dict(next(self._batches))
         except RuntimeError as error:
@@ -68,7 +62,6 @@ class BatchIterator(Iterator[Batch]):
                 "data.workers, and run the same command again; it continues from the newest "
                 "checkpoint"
             ) from error
-        self.waited += time.perf_counter() - start
         notes: Notes = batch.pop(_NOTES)
         if notes.texts is not None:
             batch["text"] = notes.texts
@@ -210,7 +203,7 @@ def prefetch_to_device(
     Args:
         iterator: batches on the host.
         size: how many to hold beyond the one in use; 0 places each when asked.
-        place: starts the transfer and returns without waiting (`jax.device_put` and such).
+        place: starts the transfer and returns without waiting (`parallel.shard_batch`).
 
     Yields:
         What `place` returns, in order.

@@ -199,7 +199,7 @@ def pretrain(
             step += 1
             tracer.after(step, metrics)
             skipped.add(step, metrics)
-            progress.tick()
+            progress.tick(metrics)
             if step == start + 1:
                 progress.restart_clock()
             if step % config.log_every == 0 or step == config.total_steps:

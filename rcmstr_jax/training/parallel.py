@@ -35,7 +35,10 @@ def unreplicate(tree: Tree) -> Tree:
 
 
 def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
-    """Splits this host's batch over its devices: `(B, ...) -> (devices, B / devices, ...)`.
+    """Puts this host's batch on its devices: `(B, ...) -> (devices, B / devices, ...)`.
+
+    Each device gets its rows, laid out as `pmap_step` takes them, so that a step has nothing to
+    move; of several hosts each places its own rows alone. Returns while they are under way.
 
     Raises:
       ValueError: if the batch cannot be divided.
@@ -50,7 +53,7 @@ def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
             )
         return x.reshape(count, x.shape[0] // count, *x.shape[1:])
 
-    return jax.tree.map(split, batch)
+    return jax.device_put(jax.tree.map(split, batch), _sharding(AXIS))
 
 
 def on_every_device(tree: Tree) -> Tree:

@@ -99,7 +99,7 @@ class Pictures:
           state: replicated.
           batch: sharded; a few images of this host's first device are shown.
         """
-        first = {name: np.asarray(value[0]) for name, value in batch.items()}
+        first = parallel.unreplicate(dict(batch))
         local = len(first["image"])
         count = max(self._group, min(local, IMAGES) // self._group * self._group)
         needed = dataclasses.replace(state, opt_state=(), queues={}, momentum_params={})

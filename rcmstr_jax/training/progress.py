@@ -7,8 +7,9 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 from tqdm import tqdm
@@ -85,6 +86,11 @@ def device_memory() -> dict[str, float]:
     return {f"speed/{new}": stats[old] / 2**30 for old, new in names.items() if old in stats}
 
 
+def _when_ready(result: Any) -> float:
+    jax.block_until_ready(result)
+    return time.monotonic()
+
+
 class Progress:
     """Clock and progress bar of a loop.
 
@@ -116,6 +122,9 @@ class Progress:
         self._step = self._reported_step = start_step
         self._reported_at = time.monotonic()
         self._waited = 0.0
+        # When the last step that was started is finished; a thread waits for that, not the loop.
+        self._finished: Future[float] | None = None
+        self._watcher = ThreadPoolExecutor(1, "finished-steps")
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -128,16 +137,25 @@ class Progress:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time within as waiting for data."""
+        """Counts the time within as waiting for data, as far as the devices had nothing to do.
+
+        Steps are started ahead of the devices. A wait counts from its beginning, or from when the
+        last step that was started is finished, if that is later; if that is not finished when the
+        batch comes, the wait has cost nothing and does not count.
+        """
         start = time.monotonic()
         try:
             yield
         finally:
-            self._waited += time.monotonic() - start
+            if self._finished is None:
+                self._waited += time.monotonic() - start
+            elif self._finished.done():
+                self._waited += time.monotonic() - max(start, self._finished.result())
 
-    def tick(self) -> None:
-        """One more step was started."""
+    def tick(self, result: Any) -> None:
+        """One more step was started; `result` is what it returns, while it may be at work."""
         self._step += 1
+        self._finished = self._watcher.submit(_when_ready, result)
         self._bar.update()
 
     def restart_clock(self) -> None:
@@ -178,4 +196,5 @@ class Progress:
 
     def close(self) -> None:
         """Ends the bar."""
+        self._watcher.shutdown(wait=False, cancel_futures=True)
         self._bar.close()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.pretrain import mini
-from rcmstr_jax.training import loop
+from rcmstr_jax.training import loop, parallel
 from rcmstr_jax.training.checkpoint import CheckpointMismatch
 from rcmstr_jax.training.compilation import enable_compilation_cache
 from rcmstr_jax.training.config_check import ConfigError
@@ -114,6 +115,51 @@ def test_what_a_run_leaves_behind(whole):
     assert log[-1].endswith(f"state digest {outcome.digest}")
     assert json.loads((workdir / "config.json").read_text())["total_steps"] == 4
     assert "encoder" in (workdir / "parameters.txt").read_text()
+
+
+class Unread:
+    """A metric that has no value: only the thread that measures waiting may wait for it."""
+
+    def block_until_ready(self):
+        assert threading.current_thread() is not threading.main_thread()
+
+
+def test_steps_compile_once_reuse_their_state_and_are_not_waited_for(
+    config, whole, tmp_path, monkeypatch
+):
+    """Batches lie on all devices, and nothing is read or moved between two log steps."""
+    pmap_step, compiled, steps = parallel.pmap_step, [], []
+
+    def note(event: str, seconds: float, **_: object) -> None:
+        compiled.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
+
+    def watched(function):
+        step = pmap_step(function)
+
+        def run(state, batch):
+            for rows in batch.values():
+                assert [shard.device for shard in rows.addressable_shards] == jax.local_devices()
+                assert rows.shape[:2] == (jax.local_device_count(), 2)
+            if steps == [1]:
+                assert compiled
+                compiled.clear()
+            with jax.transfer_guard("disallow"):
+                after, metrics = step(state, batch)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+            steps.append(len(steps) + 1)
+            read = len(steps) in (1, config.log_every)  # the first is waited for, to time compiling
+            return after, metrics if read else dict.fromkeys(metrics, Unread())
+
+        return run
+
+    monkeypatch.setattr(parallel, "pmap_step", watched)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        config.log_every = config.checkpoint_every = 4
+        assert pretrain(config, tmp_path).digest == whole[1].digest
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert steps == [1, 2, 3, 4] and not compiled
 
 
 def test_interrupted_equals_uninterrupted(config, whole, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -31,6 +32,23 @@ def clock(monkeypatch):
     return clock
 
 
+def start_step(progress, result=None):
+    """One more step, finished at once unless its result says otherwise."""
+    progress.tick(result)
+    if result is None:
+        progress._finished.result(10)
+
+
+class Running:
+    """What a step returns while devices are at work on it."""
+
+    def __init__(self):
+        self.release = threading.Event()
+
+    def block_until_ready(self):
+        assert self.release.wait(10)
+
+
 def test_speed_waiting_and_time_left(clock):
     progress = Progress(
         total_steps=110, start_step=10, batch_size=32, devices=4, stream=io.StringIO()
@@ -39,7 +57,7 @@ def test_speed_waiting_and_time_left(clock):
         with progress.waiting():
             clock.now += 0.5
         clock.now += 1.5
-        progress.tick()
+        start_step(progress)
     speed, line = progress.report({"loss": 2.0})
     assert speed["speed/words_per_second"] == pytest.approx(16.0)
     assert speed["speed/words_per_second_and_device"] == pytest.approx(4.0)
@@ -50,16 +68,39 @@ def test_speed_waiting_and_time_left(clock):
     )
 
 
+@pytest.mark.parametrize(("left", "counted"), [(0.0, 0.5), (0.3, 0.2), (0.6, 0.0)])
+def test_a_wait_counts_from_when_the_devices_had_nothing_left_to_do(clock, left, counted):
+    progress = Progress(total_steps=9, start_step=0, batch_size=1, devices=1, stream=io.StringIO())
+    result = Running()
+    progress.tick(result)
+
+    def pass_time(seconds, left):
+        clock.now += min(seconds, left)
+        if seconds >= left:
+            result.release.set()
+            progress._finished.result(10)
+        clock.now += max(seconds - left, 0.0)
+
+    pass_time(0.0, left)
+    with progress.waiting():
+        pass_time(0.5, left)
+    result.release.set()
+    clock.now += 0.5
+    speed, _ = progress.report({})
+    assert speed["speed/share_waiting_for_data"] == pytest.approx(counted / 1.0)
+    progress.close()
+
+
 def test_clock_starts_anew_after_compilation(clock):
     progress = Progress(total_steps=9, start_step=0, batch_size=1, devices=1, stream=io.StringIO())
     clock.now += 1000.0
-    progress.tick()
+    start_step(progress)
     progress.restart_clock()
     speed, line = progress.report({})
     assert "speed/words_per_second" not in speed
     assert line.startswith("step 1/9")
     clock.now += 2.0
-    progress.tick()
+    start_step(progress)
     assert progress.report({})[0]["speed/words_per_second"] == pytest.approx(0.5)
 
 
@@ -70,7 +111,7 @@ def test_bar_appears_on_a_terminal_alone():
 
     for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
         progress = Progress(total_steps=3, start_step=1, batch_size=8, devices=1, stream=stream)
-        progress.tick()
+        progress.tick({})
         progress.report({"loss": 1.0})
         progress.close()
         assert ("words/s" in stream.getvalue()) == shown
