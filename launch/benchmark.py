@@ -5,7 +5,7 @@ r"""Measures time, memory and operations of pretraining and of its parts.
     [--cases=NAME,...] [--repeats=5] [--out=FILE] [--baseline=FILE]
 
 --what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
-anew from what was measured, and writes it to rcmstr_jax/models/forms.json.
+anew for this platform, precision and width, and writes it to rcmstr_jax/models/forms.json.
 
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
@@ -29,14 +29,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 if __name__ == "__main__":
     # Before JAX is imported: the processes that measure memory load what this one compiles, so
-    # that the compiler's memory does not count.
+    # that the compiler's memory does not count. They need a device that this one has not filled.
     _compiled = tempfile.TemporaryDirectory(prefix="rcmstr-benchmark-")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from configs.pretrain import common  # noqa: E402
-from rcmstr_jax.benchmarking import report, sparse, suite  # noqa: E402
+from rcmstr_jax.benchmarking import pipeline, report, sparse, suite  # noqa: E402
 from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings  # noqa: E402
 from rcmstr_jax.benchmarking.memory import run_for_peak  # noqa: E402
 from rcmstr_jax.models.forms import measured_table  # noqa: E402
@@ -111,10 +112,12 @@ def main(argv: Sequence[str]) -> int:
         if CHUNK.value is not None:
             base.contrast.chunk = CHUNK.value
         try:
+            if UPDATE_TABLE.value:
+                sparse.check_update(str(WHAT.value), settings, CASES.value)
             baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
             tables = {
                 what: suite.choose_cases(suite.find_cases(what, settings, base), CASES.value)
-                for what in (suite.WHAT if WHAT.value == "all" else (str(WHAT.value),))
+                for what in suite.tables_of(str(WHAT.value), settings)
             }
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -135,6 +138,8 @@ def main(argv: Sequence[str]) -> int:
                     sparse.update_table(rows)
                     measured_table.cache_clear()
                 print("\n".join(sparse.describe_choice(rows)), flush=True)
+            if rows and rows[0]["what"] == "pipeline":
+                print("\n".join(pipeline.describe_workers(rows)), flush=True)
             if BASELINE.value:
                 print(f"\n{report.compare(rows, baseline)}", flush=True)
             if OUT.value:

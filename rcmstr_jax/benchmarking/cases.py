@@ -74,12 +74,14 @@ class Program:
       run: one repetition; returns when it is done.
       operations: of one repetition as XLA counts them: the body of a loop once.
       matrix_operations: multiplications and additions of its matrix products and convolutions,
-        loops multiplied out; None where nothing is computed on a device.
+        loops multiplied out, over all devices; None where nothing is computed on a device.
+      devices: that share the work.
     """
 
     run: Callable[[], Any]
     operations: float | None = None
     matrix_operations: float | None = None
+    devices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

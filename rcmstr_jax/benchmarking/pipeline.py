@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
+from rcmstr_jax.benchmarking.report import Row
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.decode import UndecodableImage, decode_image, prepare_process
 from rcmstr_jax.data.lmdb import write_lmdb
@@ -15,14 +17,23 @@ from rcmstr_jax.data.pipeline import train_batches
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
 
-WORDS = 4096  # in one repetition
-# How a host reads: name -> (worker processes, whether decoded images are kept in memory).
-READERS = {
-    "threads": (0, False),
-    "1 worker": (1, False),
-    "2 workers": (2, False),
-    "decoded cache": (0, True),
-}
+WORDS = 4096  # rendered ones, and at least in one repetition
+_PREFETCH = 2
+# A repetition has so many times the words that lie in buffers when it begins: they are refilled
+# while other cases have their turn, and cost it nothing.
+_BUFFERS = 32
+_CACHE = "decoded cache"
+
+
+def worker_counts(cores: int) -> list[int]:
+    """0 (threads), 1, 2, 4 and so on, and as many as there are cores."""
+    return sorted({0, *(2**i for i in range(cores.bit_length())), cores})
+
+
+def words_per_repetition(batch: int, workers: int) -> int:
+    """Whole batches, at least `WORDS` words and `_BUFFERS` times what is buffered."""
+    wanted = max(WORDS, _BUFFERS * max(workers, 1) * _PREFETCH * batch)
+    return -(-wanted // batch) * batch
 
 
 def _sources(settings: Settings) -> dict[str, Callable[[str], RecordSource]]:
@@ -66,8 +77,11 @@ def decode_cases(settings: Settings) -> list[Case]:
 
 
 def pipeline_cases(settings: Settings) -> list[Case]:
-    """Batches as training takes them: LMDB, decoding, resizing, collation, hand-over."""
-    steps = -(-WORDS // settings.batch)
+    """Batches as training takes them: LMDB, decoding, resizing, collation, hand-over.
+
+    In threads, in worker processes up to the number of cores, and from decoded images in memory.
+    """
+    readers = {f"{n} worker{'s' * (n > 1)}" if n else "threads": n for n in worker_counts(_cores())}
 
     def prepare(make: Callable[[str], RecordSource], workers: int, cache: bool) -> Program:
         size = (32, settings.image_width)
@@ -79,7 +93,9 @@ def pipeline_cases(settings: Settings) -> list[Case]:
             image_size=size,
             seed=0,
             workers=workers,
+            prefetch=_PREFETCH,
         )
+        steps = words_per_repetition(settings.batch, workers) // settings.batch
 
         def run(held: object = folder) -> None:  # the folder goes when the program goes
             for _ in itertools.islice(batches, steps):
@@ -91,9 +107,27 @@ def pipeline_cases(settings: Settings) -> list[Case]:
         Case(
             "pipeline",
             f"{name}, {reader}",
-            lambda m=make, w=workers, c=cache: prepare(m, w, c),  # type: ignore[misc]
-            steps * settings.batch,
+            lambda m=make, w=workers, c=reader == _CACHE: prepare(m, w, c),  # type: ignore[misc]
+            words_per_repetition(settings.batch, workers),
+            {"set": name, "workers": None if reader == _CACHE else workers},
         )
         for name, make in _sources(settings).items()
-        for reader, (workers, cache) in READERS.items()
+        for reader, workers in {**readers, _CACHE: 0}.items()
     ]
+
+
+def describe_workers(rows: Iterable[Row]) -> list[str]:
+    """Per set the smallest number of workers within a twentieth of the fastest."""
+    speeds: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["workers"] is not None:
+            speeds.setdefault(row["set"], {})[row["workers"]] = row["words_per_second"]
+    return [
+        f"{name}: data.workers={min(n for n, s in of.items() if s >= 0.95 * max(of.values()))} is "
+        "the smallest within 5 % of the fastest"
+        for name, of in speeds.items()
+    ]
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1

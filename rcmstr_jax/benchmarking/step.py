@@ -59,7 +59,8 @@ def prepare_step(config: ConfigDict) -> Program:
         held["state"], metrics = program(held["state"], batch)
         jax.block_until_ready((held["state"], metrics))
 
-    return Program(run, xla_operations(program), count * jax.local_device_count())
+    devices = jax.local_device_count()
+    return Program(run, xla_operations(program), count * devices, devices)
 
 
 def cases(settings: Settings, base: ConfigDict) -> list[Case]:

@@ -8,14 +8,20 @@ import jax
 from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking import loss, pipeline, sparse, step, views
-from rcmstr_jax.benchmarking.cases import Case, Settings
+from rcmstr_jax.benchmarking.cases import Case, Program, Settings
 from rcmstr_jax.benchmarking.memory import peak_in_fresh_process
 from rcmstr_jax.benchmarking.report import Row
-from rcmstr_jax.benchmarking.timing import matrix_ceiling, share_of_ceiling, time_in_turns
+from rcmstr_jax.benchmarking.timing import ceilings, rate, time_in_turns
 
 WHAT = ("step", "loss", "sparse", "views", "pipeline", "decode")
-_CEILING = "matrix product"
 _RECORDED = ("model", "width", "batch", "queue", "precision", "rectifier")
+
+
+def tables_of(what: str, settings: Settings) -> tuple[str, ...]:
+    """The tables that a name stands for: "all" are those that the encoder has."""
+    if what != "all":
+        return (what,)
+    return tuple(name for name in WHAT if name != "sparse" or settings.model == "cnn")
 
 
 def find_cases(what: str, settings: Settings, base: ConfigDict) -> list[Case]:
@@ -66,7 +72,10 @@ def measure(
     repeats: int,
     peak_command: Callable[[Case], Sequence[str]] | None,
 ) -> list[Row]:
-    """Times the cases in turns, then each one's memory in a process of its own.
+    """Times the cases in turns, and measures each one's memory in a process of its own.
+
+    On CPU those processes come last and load what was compiled here; on an accelerator they come
+    first, since this process keeps the memory of a device that it has used.
 
     Args:
       cases: that are compared with one another.
@@ -75,26 +84,36 @@ def measure(
       peak_command: starts a process that calls `memory.run_for_peak` for a case; None leaves
         memory out.
     """
+
+    def measure_memory() -> dict[str, dict[str, int | None]]:
+        if peak_command is None:
+            return {}
+        return {case.name: peak_in_fresh_process(peak_command(case)) for case in cases}
+
+    peaks = measure_memory() if jax.default_backend() != "cpu" else {}
     programs = {case.name: case.prepare() for case in cases}
-    ceiling = matrix_ceiling(settings.precision)
-    samples = time_in_turns({**programs, _CEILING: ceiling}, repeats)
+    highest: dict[str, Program] = {}
+    if any(program.matrix_operations for program in programs.values()):
+        highest = ceilings(settings.precision, max(p.devices for p in programs.values()))
+    samples = time_in_turns({**programs, **highest}, repeats)
+    ceiling = max((rate(program, samples[name]) for name, program in highest.items()), default=0.0)
     # Held arrays would be counted against the processes that follow.
     found = {
         name: (
             program.operations,
             program.matrix_operations,
-            share_of_ceiling(program, samples[name], ceiling, samples[_CEILING]),
+            rate(program, samples[name]) / ceiling if program.matrix_operations else None,
         )
         for name, program in programs.items()
     }
     programs.clear()
+    highest.clear()
+    peaks = peaks or measure_memory()
     rows = []
     for case in cases:
         sample = samples[case.name]
         operations, matrix_operations, share = found[case.name]
-        peak: dict[str, int | None] = {"peak_bytes": None, "extra_bytes": None}
-        if peak_command is not None:
-            peak = peak_in_fresh_process(peak_command(case))
+        peak = peaks.get(case.name, {"peak_bytes": None, "extra_bytes": None})
         rows.append(
             {
                 "what": case.what,

@@ -1,16 +1,18 @@
-"""Times cases in turns, beside the matrix products that bound them."""
+"""Times cases in turns, beside the fastest matrix operations of the machine."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rcmstr_jax.benchmarking.cases import DTYPES, Program, compiled_program
+from rcmstr_jax.training import parallel
 
 
 class Sample(NamedTuple):
@@ -52,20 +54,40 @@ def time_in_turns(programs: Mapping[str, Program], repeats: int) -> dict[str, Sa
     }
 
 
-def matrix_ceiling(precision: str) -> Program:
-    """One large matrix product in the given precision: what the machine can do at best."""
+def ceilings(precision: str, devices: int = 1) -> dict[str, Program]:
+    """What a machine does fastest: one large matrix product, and two convolutions.
+
+    None of them is the fastest everywhere: convolutions have kernels of their own, on CPU faster
+    than the product's. They have the shapes of the full-size encoder, 512 channels.
+
+    Args:
+      precision: key of `DTYPES`.
+      devices: 1, or all local ones; each does the same.
+    """
     # Large enough to keep every unit busy: 0.1 s on two CPU cores, milliseconds on accelerators.
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    factor = jnp.ones((size, size), DTYPES[precision])
-    return compiled_program(jax.jit(lambda a, b: a @ b), factor, factor)
+    cpu = jax.default_backend() == "cpu"
+    size, batch = (2048, 32) if cpu else (8192, 512)
+    dtype = DTYPES[precision]
+
+    def program(function: Callable[..., Any], rows: tuple[int, ...], *fixed: int) -> Program:
+        x, weights = jnp.ones((devices * rows[0], *rows[1:]), dtype), jnp.ones(fixed, dtype)
+        if devices > 1:
+            x, weights = parallel.spread_rows(x), parallel.on_every_device(weights)
+        return dataclasses.replace(compiled_program(jax.jit(function), x, weights), devices=devices)
+
+    def convolve(x: Any, kernel: Any) -> Any:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    maps = (batch, 4, 26, 512)
+    return {
+        "matrix product": program(jnp.matmul, (size, size), size, size),
+        "1 x 1 convolution": program(convolve, maps, 1, 1, 512, 512),
+        "3 x 3 convolution": program(convolve, maps, 3, 3, 512, 512),
+    }
 
 
-def share_of_ceiling(
-    program: Program, sample: Sample, ceiling: Program, ceiling_sample: Sample
-) -> float | None:
-    """Matrix operations per second, relative to those of the ceiling measured beside."""
-    if not program.matrix_operations:
-        return None
-    assert ceiling.matrix_operations is not None
-    rate = program.matrix_operations / sample.seconds
-    return rate / (ceiling.matrix_operations / ceiling_sample.seconds)
+def rate(program: Program, sample: Sample) -> float:
+    """Matrix operations per second."""
+    return (program.matrix_operations or 0.0) / sample.seconds

@@ -16,10 +16,18 @@ from configs.pretrain import common
 from rcmstr_jax.benchmarking import loss, pipeline, report, suite
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings, matrix_operations
 from rcmstr_jax.benchmarking.memory import run_for_peak
+from rcmstr_jax.benchmarking.timing import Sample, ceilings
 from rcmstr_jax.ssl.objective import ContrastOptions
 
 TINY = Settings(width=16, batch=2, queue=64, ratios=(0.7,))
 NAMED = ["what", "case", "seconds", "spread", "words_per_second", "peak_bytes", "share_of_ceiling"]
+
+
+@pytest.fixture(autouse=True)
+def no_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is measured here is small: not beside the largest products of the machine."""
+    small = {"nothing": Program(lambda: None, matrix_operations=1.0)}
+    monkeypatch.setattr(suite, "ceilings", lambda precision, devices: small)
 
 
 def measure(what: str, names: tuple[str, ...], settings: Settings = TINY) -> list[report.Row]:
@@ -86,6 +94,61 @@ def test_the_floor_has_five_products_per_query_and_key() -> None:
     assert matrix_operations(loss.matrix_products(options), inputs) == expected + reads
 
 
+def test_a_share_is_that_of_the_fastest_program_on_as_many_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case("test", "case", lambda: Program(lambda: None, matrix_operations=6.0, devices=4))
+    seconds = {"case": 2.0, "slow": 1.0, "fast": 0.5}
+    asked = []
+
+    def make(precision: str, devices: int) -> dict[str, Program]:
+        asked.append((precision, devices))
+        return dict.fromkeys(("slow", "fast"), Program(lambda: None, matrix_operations=5.0))
+
+    monkeypatch.setattr(suite, "ceilings", make)
+    times = {name: Sample(second, 0.0, 0.0) for name, second in seconds.items()}
+    monkeypatch.setattr(suite, "time_in_turns", lambda programs, repeats: times)
+    (row,) = suite.measure([case], TINY, repeats=1, peak_command=None)
+    assert row["share_of_ceiling"] == (6 / 2.0) / (5 / 0.5)
+    assert asked == [("float32", 4)]
+
+
+def test_ceilings_have_the_operations_of_every_device() -> None:
+    programs = ceilings("float32", jax.local_device_count())
+    sites = 32 * 4 * 26
+    assert {name: (p.devices, p.matrix_operations) for name, p in programs.items()} == {
+        "matrix product": (4, 4 * 2 * 2048**3),
+        "1 x 1 convolution": (4, 4 * 2 * sites * 512**2),
+        "3 x 3 convolution": (4, 4 * 2 * sites * 9 * 512**2),
+    }
+
+
+def test_all_is_what_the_encoder_has() -> None:
+    assert suite.tables_of("all", TINY) == suite.WHAT
+    vit = Settings(model="vit-tiny", batch=2, queue=64)
+    base = common.get_config()
+    common.use_vit(base)
+    names = suite.tables_of("all", vit)
+    assert set(suite.WHAT) - set(names) == {"sparse"}
+    assert all(suite.find_cases(name, vit, base) for name in names)
+    assert suite.tables_of("sparse", vit) == ("sparse",)
+
+
+def test_repetitions_of_the_pipeline_are_long_against_its_buffers() -> None:
+    assert pipeline.worker_counts(1) == [0, 1]
+    assert pipeline.worker_counts(6) == [0, 1, 2, 4, 6]
+    for batch, workers in ((64, 0), (60, 2), (512, 8)):
+        words = pipeline.words_per_repetition(batch, workers)
+        assert words % batch == 0 and words >= max(4096, 32 * 2 * max(workers, 1) * batch)
+
+
+def test_the_smallest_number_of_workers_that_is_nearly_the_fastest() -> None:
+    speeds = {0: 90.0, 1: 95.5, 2: 100.0, None: 1000.0}
+    rows = [{"set": "real", "workers": n, "words_per_second": s} for n, s in speeds.items()]
+    (line,) = pipeline.describe_workers(rows)
+    assert line.startswith("real: data.workers=1 ")
+
+
 def test_decoding_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "WORDS", 8)
     (row,) = measure("decode", ())
@@ -106,6 +169,25 @@ def test_extra_memory_is_what_a_run_takes() -> None:
     assert measured["peak_bytes"] > 50_000_000
     if measured["extra_bytes"] is not None:
         assert 45_000_000 < measured["extra_bytes"] < 60_000_000
+
+
+@pytest.mark.parametrize(("running", "extra"), [(70, 40), (50, None)])
+def test_memory_of_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, running: int, extra: int | None
+) -> None:
+    """Its mark only rises: where building took more than running, nothing is known of running."""
+    stats = {"bytes_in_use": 30, "peak_bytes_in_use": 60}
+
+    class Device:
+        def memory_stats(self) -> dict[str, int]:
+            return dict(stats)
+
+    def run() -> None:
+        stats["peak_bytes_in_use"] = max(stats["peak_bytes_in_use"], running)
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    measured = run_for_peak(Case("test", "case", lambda: Program(run)))
+    assert measured == {"peak_bytes": max(60, running), "extra_bytes": extra}
 
 
 def row(case: str, seconds: float, peak: int | None = 100, **changes: object) -> report.Row:
