@@ -60,7 +60,7 @@ stopped() { # CODE NAME COMMAND...; 75 is what training leaves with when it was 
 
 depends_on() { # PATHS...: from here on, another content of these files makes a phase stale
   local sum
-  sum=$(find "$@" -name '*.py' | LC_ALL=C sort | xargs cat | cksum)
+  sum=$(find "$@" -name '*.py' -o -name '*.json' | LC_ALL=C sort | xargs cat | cksum)
   chain+="code $sum"$'\n'
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -56,8 +57,9 @@ def get_config() -> ConfigDict:
     config.data.cache = False
     # Look of rendered words: every field of rcmstr_jax/data/synthetic/options.py.
     config.data.synthetic = synthetic_options("medium")
-    # Worker processes that decode images (0: in this process).
-    config.data.workers = 8
+    # Worker processes that decode images (0: threads of this process). How many pay on a host:
+    # launch/benchmark.py --what=pipeline.
+    config.data.workers = min(8, os.cpu_count() or 1)
     # Batches that are moved to the device ahead of their use.
     config.data.prefetch = 2
 
