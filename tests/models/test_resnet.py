@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcmstr_jax.models.resnet import ResNet, frames
+from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
+from rcmstr_jax.training import parallel
 from tests.models import golden
 
 # The file holds the images in float32, the ancestor saw them in float64: rounding the images again
@@ -46,7 +47,6 @@ def test_matches_the_ancestor(mode: str, golden_dir: Path, x64: None) -> None:
         np.testing.assert_allclose(value, expected, atol=TOLERANCE[mode] * np.abs(expected).max())
     expected = golden.channels_last(arrays[f"{mode}/feature_map"])
     np.testing.assert_allclose(features, expected, atol=TOLERANCE[mode] * np.abs(expected).max())
-    np.testing.assert_allclose(frames(features), features[:, 0], atol=0)
 
 
 def gradients(model: ResNet, form: str, visible_count: int | None = None) -> Any:
@@ -136,6 +136,29 @@ def over_masks(
         compare(seed, ratio)
 
     check()
+
+
+def test_four_devices_equal_one(x64: None) -> None:
+    """Packed on four devices, masked-dense on one that holds all images."""
+    small = {"width": 16, "blocks": (1, 1, 1, 1)}
+    variables, images, cotangent = example(ResNet(**small), 8, 5)
+    # Unequal numbers of active sites: devices must be weighted by them.
+    random = np.random.default_rng(0)
+    hidden = jnp.asarray(random.random((8, 4, 5)) < np.linspace(0.1, 0.9, 8)[:, None, None])
+    one = gradients(ResNet(**small), "masked_dense")(variables, images, hidden, cotangent)
+    shared = gradients(ResNet(**small, axis_name=parallel.AXIS), "packed", 20)
+    many = parallel.pmap_step(lambda v, b: shared(v, b["images"], b["mask"], b["cotangent"]))(
+        parallel.replicate(variables),
+        parallel.shard_batch({"images": images, "mask": hidden, "cotangent": cotangent}),
+    )
+    ((d_params, d_images), (features, active, state)) = many
+    whole = [jnp.concatenate(list(x)) for x in (d_images, features, active)]
+    assert_equal(
+        ((jax.tree.map(lambda x: x.sum(0), d_params), whole[0]), whole[1:]),
+        (one[0], list(one[1][:2])),
+    )
+    for device in range(4):
+        assert_equal(jax.tree.map(lambda x, d=device: x[d], state), one[1][2])
 
 
 def hides_nothing(model: Any, variables: Any, images: Any, cotangent: Any, masked: Any) -> None:
