@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.keep_period = 0
     # Steps between pictures in the workdir (0: only at the end; -1: never).
     config.picture_every = 5000
-    # Steps in a row without a finite loss and gradient (they are skipped) before the run stops.
+    # Steps in a row without a finite loss and gradient (they are skipped) that the run survives.
     config.max_skipped = 10
     # Where compiled programs are kept between runs: "auto" is $XDG_CACHE_HOME/rcmstr_jax (or
     # ~/.cache/rcmstr_jax), "off" keeps nothing, anything else is a folder.

@@ -61,8 +61,8 @@ def connect(
             raise ConfigError(
                 f"--coordinator_address={coordinator_address} names no port: write HOST:PORT"
             )
-    # Preemption is this package's own business (interrupts.py): JAX would replace its handlers.
-    jax.config.update("jax_enable_preemption_service", False)
+    # It takes over SIGTERM; interrupts.py asks it when to stop.
+    jax.config.update("jax_enable_preemption_service", True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(

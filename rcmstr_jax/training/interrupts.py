@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 import jax
-
-from rcmstr_jax.training.distributed import flags_of_hosts
-
-logger = logging.getLogger(__name__)
+from jax.experimental import multihost_utils
 
 # What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away. So is 76,
 # where another process of the run was lost, and nothing could be saved any more.
@@ -22,18 +19,23 @@ EXIT_FAILED, EXIT_CONFIG, EXIT_PREEMPTED, EXIT_LOST = 1, 2, 75, 76
 class StopRequest:
     """Notices SIGINT and SIGTERM within a `with` block; a second one interrupts at once.
 
+    Of several processes SIGTERM belongs to JAX, from `distributed.connect` on: its preemption
+    service tells the others, and finds the step that none of them has passed yet.
+
     Attributes:
-      signal: name of the signal that arrived, or "".
+      signal: name of the signal that arrived here, or "".
     """
 
     def __init__(self) -> None:
         self.signal = ""
         self._before: dict[int, Any] = {}
+        self._several = jax.process_count() > 1
+        self._asked = 0
 
     def __enter__(self) -> StopRequest:
         # Python delivers signals to the main thread alone; elsewhere the caller keeps its handlers.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -51,16 +53,16 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt("second signal: stopped without saving")
         self.signal = signal.Signals(number).name
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def agreed(self, step: int, every: int) -> bool:
-        """Whether all hosts stop after this step, because at least one of them was asked to.
+    def agreed(self) -> bool:
+        """Whether all processes stop now, because at least one of them was asked to.
 
-        Args:
-          step: finished steps, the same on every host.
-          every: with several hosts, steps between two exchanges; each waits for the devices.
+        To be called after every step by every process. Nobody waits: a process that was asked
+        announces it in the background, and all stop a step after the one that is furthest.
         """
-        if jax.process_count() == 1:
+        if not self._several:
             return bool(self.signal)
-        if step % every:
-            return False
-        return bool(flags_of_hosts(bool(self.signal)).any())
+        self._asked += 1  # not the step: JAX expects counts from 1, in every process
+        return multihost_utils.reached_preemption_sync_point(self._asked)

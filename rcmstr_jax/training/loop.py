@@ -3,8 +3,8 @@
 A workdir holds: `config.json` (resolved), `log.txt`, `parameters.txt`, `metrics.jsonl` and
 `speed.jsonl`, TensorBoard events, `checkpoints/STEP`, `pictures/*.png`, `faults.json` (records that
 could not be used) and, at the end, `state_digest.txt`. With several hosts all of them see the same
-workdir: process 0 writes, the others add to its checkpoints and say in `hosts/` how far they are,
-and which records of theirs could not be used.
+workdir: process 0 writes, checkpoints too (the state is the same on all, and all wait until it is
+whole); the others say in `hosts/` how far they are, and which records of theirs could not be used.
 """
 
 from __future__ import annotations
@@ -95,11 +95,10 @@ def pretrain(
     devices, hosts = jax.device_count(), jax.process_count()
     leads = jax.process_index() == 0
     check_config(config, devices=devices, hosts=hosts)
-    source = _open(config)
-    _prepare(workdir)
+    if hosts > 1:
+        _prepare(workdir)  # for signs of life: one host may open the data long before another
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_log(workdir if leads else None))
         stop = stack.enter_context(StopRequest())
         watchdog = stack.enter_context(
             Watchdog(
@@ -109,6 +108,9 @@ def pretrain(
                 stall_seconds=stall_timeout,
             )
         )
+        source = _open(config)
+        _prepare(workdir)
+        stack.enter_context(run_log(workdir if leads else None))
         logger.info(
             "%s: %s on %d %s device(s), %d host(s)", workdir, source_fingerprint(source),
             devices, jax.devices()[0].platform, hosts,
@@ -192,10 +194,11 @@ def pretrain(
                 batch = next(batches)
             watchdog.note(step, STEP)
             tracer.before(step + 1)
-            with announced(cache) if step == start else contextlib.nullcontext():
-                state, metrics = train_step(state, batch)
-                if step == start:
-                    jax.block_until_ready(metrics)
+            if step == start:
+                with announced(cache):
+                    train_step = train_step.lower(state, batch).compile()
+                return_freed_memory()  # the compiler's, before the step takes its own
+            state, metrics = train_step(state, batch)
             step += 1
             tracer.after(step, metrics)
             skipped.add(step, metrics)
@@ -208,19 +211,20 @@ def pretrain(
                 writer.write_scalars(step, {**numbers, **speed})
                 logger.info(line)
                 faults.flush()
-                skipped.check(step, numbers)
+                skipped.check(numbers)
             watchdog.note(step, SAVING)
             if pictures and config.picture_every > 0 and step % config.picture_every == 0:
                 pictures.save(step, state, batch)
                 progress.restart_clock()
             if step % config.checkpoint_every == 0:
                 checkpoints.save(step, parallel.unreplicate(state), config, position)
-            stopped = stop.agreed(step, config.log_every)
+            stopped = stop.agreed()
 
         # The end, or a stop on request.
         finished = step >= config.total_steps
         if stopped and not finished:
-            logger.info("%s: saving after step %d of %d", stop.signal, step, config.total_steps)
+            why = stop.signal or "a process was asked to stop"
+            logger.info("%s: saving after step %d of %d", why, step, config.total_steps)
         watchdog.note(step, SAVING)
         digest = checkpoints.save(step, parallel.unreplicate(state), config, position)
         checkpoints.wait()

@@ -46,7 +46,7 @@ class SkippedSteps:
     """Watches the metrics of every step, without waiting for the devices between two log steps."""
 
     def __init__(self, limit: int) -> None:
-        """Takes the number of steps in a row after which the run stops."""
+        """Takes the number of steps in a row that the run survives."""
         self._limit = limit
         self._kept: list[tuple[int, Mapping[str, Any]]] = []
         self._skipped = 0.0
@@ -56,33 +56,33 @@ class SkippedSteps:
         """Remembers the metrics of a step, still on the devices."""
         self._kept.append((step, metrics))
 
-    def check(self, step: int, numbers: Mapping[str, float]) -> None:
+    def check(self, numbers: Mapping[str, float]) -> None:
         """Looks through what was added since the last call.
 
         Args:
-          step: finished steps.
-          numbers: metrics of that step, on the host.
+          numbers: metrics of the last step, on the host.
 
         Raises:
-          TrainingDiverged: after the limit, naming the step and the term that went first.
+          TrainingDiverged: if there were more in a row than the limit, also if that row has ended,
+            naming the step and the term that went first.
         """
         kept, self._kept = self._kept, []
-        in_row = numbers["skipped_in_row"]
-        if numbers["skipped"] == self._skipped and not in_row:
+        if numbers["skipped"] == self._skipped and not numbers["skipped_in_row"]:
             return
         self._skipped = numbers["skipped"]
         for number, metrics in kept:
             found = {k: float(v) for k, v in parallel.unreplicate(dict(metrics)).items()}
-            if found["skipped_in_row"] == 1:
+            in_row = found["skipped_in_row"]
+            if in_row == 1:
                 names = not_finite(found)
                 self._first = f"at step {number}, {names[0]}"
                 logger.warning(
                     "step %d was skipped: not finite, in order, are %s", number, ", ".join(names)
                 )
-        if in_row >= self._limit:
-            raise TrainingDiverged(
-                f"step {step}: {in_row:.0f} steps in a row had no finite loss or gradient "
-                f"(config.max_skipped={self._limit}); the first that was not finite: {self._first}."
-                " They changed no parameter, and the last checkpoint is kept: lower "
-                "config.optimizer.learning_rate, or set config.optimizer.clip"
-            )
+            if in_row > self._limit:
+                raise TrainingDiverged(
+                    f"step {number}: {in_row:.0f} steps in a row had no finite loss or gradient, "
+                    f"more than config.max_skipped={self._limit}; the first that was not finite: "
+                    f"{self._first}. They changed no parameter, and the last checkpoint is kept: "
+                    "lower config.optimizer.learning_rate, or set config.optimizer.clip"
+                )

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # What a process can be doing. All wait for each other within a step.
 STARTING, DATA, STEP, SAVING = "starting", "waiting for data", "in a step", "saving"
 ENDED, FAILED = "ended", "failed"
+# Signs that are waited for where another process is about to end too.
+_FAREWELL = 5
 # Errors that every process finds by itself.
 _SAME_ON_ALL = (ConfigError, CheckpointMismatch, TrainingDiverged)
 
@@ -70,17 +72,18 @@ def leave_at_once_on_failure() -> Iterator[None]:
         os._exit(code if isinstance(code, int) else EXIT_FAILED)
 
 
-def end_process(message: str) -> None:
+def end_process(message: str, code: int) -> None:
     """Ends the process at once: its main thread waits for a host that does not answer."""
     print(f"error: {message}", file=sys.stderr, flush=True)
-    os._exit(EXIT_LOST)
+    os._exit(code)
 
 
 class Watchdog:
     """Watches the steps of this process and the signs of life of the others.
 
-    A process that makes no progress is reported, and the run goes on; one that is gone cannot be
-    waited for, and ends the others, so that the whole run can be started again.
+    A process that makes no progress is reported, and the run goes on. One that is gone cannot be
+    waited for, and ends the others with `EXIT_LOST`: the whole run can be started again. One that
+    failed ends them with `EXIT_FAILED`, because it would fail again.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Watchdog:
         lost_seconds: float = 40.0,
         interval: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
-        end: Callable[[str], None] = end_process,
+        end: Callable[[str, int], None] = end_process,
     ) -> None:
         """Takes what it needs to know; `__enter__` starts the thread.
 
@@ -105,7 +108,7 @@ class Watchdog:
           lost_seconds: without a sign of life, before a process counts as gone.
           interval: seconds between two signs.
           clock: seconds.
-          end: called with a message when another process is gone.
+          end: called with a message and an exit code when another process is gone or failed.
         """
         self._folder, self._process, self._processes = folder, process, processes
         self._stall, self._lost_after = stall_seconds, lost_seconds
@@ -132,11 +135,17 @@ class Watchdog:
         trace: TracebackType | None,
     ) -> None:
         """Tells the others why this process ends; an exit callback of `contextlib.ExitStack`."""
+        if self._doing == FAILED:
+            return
         if isinstance(error, Exception) and not isinstance(error, _SAME_ON_ALL):
             self._suspect()
-        self._doing = ENDED if error is None else FAILED
         self._error = "" if error is None else f"{type(error).__name__}: {error}".split("\n")[0]
+        self._since = self._clock()
+        self._doing = ENDED if error is None else FAILED
         self._sign()
+        if error is not None:
+            # With process 0 JAX's own service ends, and with it whoever has not heard of this yet.
+            self._wait(_FAREWELL * self._interval, until=self._all_know)
 
     def __enter__(self) -> Watchdog:
         if self._processes > 1:
@@ -156,10 +165,16 @@ class Watchdog:
 
     def _suspect(self) -> None:
         """Waits a while: a failure here may be the echo of another process's end."""
-        self._lost_after = min(self._lost_after, 5 * self._interval)
-        deadline = self._clock() + 2 * self._lost_after
-        while self._clock() < deadline and self._processes > 1:
+        self._lost_after = min(self._lost_after, _FAREWELL * self._interval)
+        self._wait(2 * self._lost_after)
+
+    def _wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        deadline = self._clock() + seconds
+        while self._processes > 1 and self._clock() < deadline and not until():
             time.sleep(self._interval)
+
+    def _all_know(self) -> bool:
+        return all(seen.said.get("doing") in (ENDED, FAILED) for seen in self._others.values())
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
@@ -170,6 +185,10 @@ class Watchdog:
         self._sign()
         for number in self._others:
             self._look_at(number)
+        patience = 2 * _FAREWELL * self._interval
+        if self._others and self._doing == FAILED and self._clock() - self._since > patience:
+            # It cannot even clean up: that waits for the others, and they have left.
+            self._end(self._error, EXIT_FAILED)
         if self._stall and self._clock() - self._told > self._stall and self._doing != ENDED:
             self._told = self._clock()
             logger.error("%s", self._stuck())
@@ -180,16 +199,27 @@ class Watchdog:
             moved = any(said[key] != seen.said.get(key) for key in ("step", "doing"))
             self._others[number] = Seen(said, now, now if moved else seen.since)
             if said["doing"] == FAILED and self._doing not in (ENDED, FAILED):
-                self._end(self._loss(number, f"ended with {said['error']}"))
-        elif seen.said.get("doing") != ENDED and now - seen.alive > self._lost_after:
-            self._end(self._loss(number, f"gave no sign of life for {now - seen.alive:.0f} s"))
+                message = self._loss(
+                    number, f"ended with {said['error']}", "Remove the cause, then start"
+                )
+                self._doing = ENDED
+                self._sign()  # it need not wait for this process any longer
+                self._end(message, EXIT_FAILED)
+        elif self._doing == FAILED or seen.said.get("doing") == ENDED:
+            return
+        elif now - seen.alive > self._lost_after:
+            what = f"gave no sign of life for {now - seen.alive:.0f} s"
+            if not seen.said:
+                workdir = self._folder.parent
+                what += f", or --workdir={workdir} is not on a disk that all of them see"
+            self._end(self._loss(number, what), EXIT_LOST)
 
-    def _loss(self, number: int, what: str) -> str:
+    def _loss(self, number: int, what: str, remedy: str = "Start") -> str:
         said = self._others[number].said
         return (
             f"process {number} on {said.get('host', 'an unknown host')} {what}; its last step was "
-            f"{said.get('step', 'none')}. Start all processes again with the same command: the run "
-            "continues from the newest checkpoint"
+            f"{said.get('step', 'none')}. {remedy} all processes again with the same command: the "
+            "run continues from the newest checkpoint"
         )
 
     def _stuck(self) -> str:

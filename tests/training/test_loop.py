@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -19,11 +18,14 @@ from ml_collections import ConfigDict
 
 from configs.pretrain import mini
 from rcmstr_jax.training import loop, parallel
-from rcmstr_jax.training.checkpoint import CheckpointMismatch
+from rcmstr_jax.training.checkpoint import CheckpointMismatch, Checkpoints
+from rcmstr_jax.training.command_line import one_line_errors
 from rcmstr_jax.training.compilation import enable_compilation_cache
 from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.interrupts import StopRequest
+from rcmstr_jax.training.digest import state_digest
+from rcmstr_jax.training.interrupts import EXIT_FAILED
 from rcmstr_jax.training.loop import Outcome, pretrain
+from rcmstr_jax.training.skipped import TrainingDiverged
 
 
 @pytest.fixture(scope="module")
@@ -136,18 +138,24 @@ def test_steps_compile_once_reuse_their_state_and_are_not_waited_for(
     def watched(function):
         step = pmap_step(function)
 
+        def lower(state, batch):
+            return SimpleNamespace(compile=lambda: watch(step.lower(state, batch).compile()))
+
+        return SimpleNamespace(lower=lower)
+
+    def watch(step):
         def run(state, batch):
             for rows in batch.values():
                 assert [shard.device for shard in rows.addressable_shards] == jax.local_devices()
                 assert rows.shape[:2] == (jax.local_device_count(), 2)
-            if steps == [1]:
+            if not steps:
                 assert compiled
                 compiled.clear()
             with jax.transfer_guard("disallow"):
                 after, metrics = step(state, batch)
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
             steps.append(len(steps) + 1)
-            read = len(steps) in (1, config.log_every)  # the first is waited for, to time compiling
+            read = len(steps) == config.log_every
             return after, metrics if read else dict.fromkeys(metrics, Unread())
 
         return run
@@ -163,16 +171,16 @@ def test_steps_compile_once_reuse_their_state_and_are_not_waited_for(
 
 
 def test_interrupted_equals_uninterrupted(config, whole, tmp_path, monkeypatch):
-    agreed = StopRequest.agreed
+    add = loop.SkippedSteps.add
 
-    def with_signal(self, step, every):
+    def with_signal(self, step, metrics):
         if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return agreed(self, step, every)
+        add(self, step, metrics)
 
-    monkeypatch.setattr(StopRequest, "agreed", with_signal)
+    monkeypatch.setattr(loop.SkippedSteps, "add", with_signal)
     parts = [pretrain(config, tmp_path) for _ in range(3)]
     assert [(part.step, part.finished) for part in parts] == [(1, False), (3, False), (4, True)]
     assert parts[-1].digest == whole[1].digest
@@ -262,14 +270,20 @@ def test_workdir_that_cannot_be_made(config, tmp_path):
         pretrain(config, tmp_path / "file" / "run")
 
 
-def test_second_signal_interrupts_at_once():
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.agreed(1, 1)
-        assert stop.signal == "SIGTERM"
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(config, copied, whole, capsys):
+    config.total_steps, config.log_every, config.checkpoint_every = 12, 12, 100
+    config.max_skipped = 2
+    config.optimizer.learning_rate = 1e38
+    # As launch/pretrain.py calls it.
+    with pytest.raises(SystemExit) as ended, one_line_errors(TrainingDiverged):
+        pretrain(config, copied)
+    assert ended.value.code == EXIT_FAILED
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: step 8: 3 steps in a row had no finite loss or gradient")
+    assert "the first that was not finite: at step 6, key_variance/subword." in error
+    with Checkpoints(copied, read_only=True) as checkpoints:
+        step, _, arrays = checkpoints.read()
+    assert (step, state_digest(arrays)) == (4, whole[1].digest)
 
 
 def test_compilation_cache_setting(tmp_path, monkeypatch):
@@ -283,50 +297,3 @@ def test_compilation_cache_setting(tmp_path, monkeypatch):
             enable_compilation_cache(str(tmp_path / "file" / "x"))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-
-
-def test_launcher_answers_a_mistake_in_one_line(repository, tmp_path):
-    # docs/mistakes.md has many more, and a test of its own.
-    config = f"{repository}/configs/pretrain/mini.py:test"
-    command = [sys.executable, str(repository / "launch" / "pretrain.py"), f"--config={config}"]
-    command += ["--workdir=w", "--config.mim.mask_ration=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "mask_ratio?" in errors[0]
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.slow
-def test_whole_method_through_the_launcher(repository, tmp_path, images, cache):
-    """Every term and picture: a signal ends the process with 75, the same command completes it."""
-    workdir = tmp_path / "run"
-    command = [
-        sys.executable, str(repository / "launch" / "pretrain.py"),
-        f"--config={repository}/configs/pretrain/mini.py:test", f"--workdir={workdir}",
-        f"--config.data.source=folder:{images}", f"--config.compilation_cache={cache}",
-        "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
-        "--config.model.image_width=32", "--config.model.projector=mlp",
-        "--config.total_steps=1000", "--config.optimizer.schedule=constant",
-        "--config.checkpoint_every=1000", "--config.log_every=10",
-    ]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert first.stderr is not None
-    for line in first.stderr:
-        if "step 10/1000" in line:
-            first.send_signal(signal.SIGTERM)
-            break
-    errors = first.communicate(timeout=600)[1]
-    assert first.returncode == 75, errors
-    step = int((workdir / "state_digest.txt").read_text().split()[-1])
-    assert 10 <= step < 1000
-    again = [*command, f"--config.total_steps={step + 1}"]
-    done = subprocess.run(again, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert f"continuing after step {step}" in done.stderr
-    assert metric_lines(workdir)[-1]["step"] == step + 1
-    names = sorted(path.name for path in (workdir / "pictures").iterdir())
-    assert names == ["curves.png", f"masks-{step + 1:06d}.png", "rearranged.png", "views.png"]

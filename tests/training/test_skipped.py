@@ -44,13 +44,14 @@ def test_terms_stand_in_the_order_of_their_computation() -> None:
 def test_run_stops_and_names_step_and_term_that_went_first(caplog) -> None:
     watch = SkippedSteps(limit=3)
     with caplog.at_level(logging.WARNING):
-        watch.check(5, feed(watch, 0, [1.0, 1.0, 1.0, 1.0, math.nan]))
-        numbers = feed(watch, 5, [math.inf, math.nan], total=1, row=1)
+        watch.check(feed(watch, 0, [1.0, 1.0, 1.0, 1.0, math.nan]))
+        watch.check(feed(watch, 5, [math.inf, math.nan], total=1, row=1))
+        numbers = feed(watch, 7, [math.nan], total=3, row=3)
         with pytest.raises(TrainingDiverged) as caught:
-            watch.check(7, numbers)
+            watch.check(numbers)
     message = str(caught.value)
-    assert "step 7: 3 steps in a row" in message
-    assert "config.max_skipped=3" in message
+    assert "step 8: 4 steps in a row" in message
+    assert "more than config.max_skipped=3" in message
     assert "the first that was not finite: at step 5, loss/mim" in message
     assert "last checkpoint is kept" in message
     (warning,) = [record.getMessage() for record in caplog.records]
@@ -62,16 +63,23 @@ def test_run_stops_and_names_step_and_term_that_went_first(caplog) -> None:
 def test_a_row_that_ended_before_the_log_line_is_reported_and_forgiven(caplog) -> None:
     watch = SkippedSteps(limit=2)
     with caplog.at_level(logging.WARNING):
-        watch.check(4, feed(watch, 0, [1.0, math.nan, math.nan, 1.0]))
-        watch.check(5, feed(watch, 4, [1.0], total=2))
+        watch.check(feed(watch, 0, [1.0, math.nan, math.nan, 1.0]))
+        watch.check(feed(watch, 4, [1.0], total=2))
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "step 2 was skipped"
     ]
 
 
+def test_a_longer_row_is_not_forgiven_because_it_ended(caplog) -> None:
+    watch = SkippedSteps(limit=2)
+    losses = [math.nan, 1.0, *[math.inf] * 40, 1.0, math.nan, 1.0]
+    with pytest.raises(TrainingDiverged, match="step 5: 3 steps in a row .*: at step 3, loss/mim"):
+        watch.check(feed(watch, 0, losses))
+
+
 def test_a_row_older_than_the_process_is_said_to_be_so() -> None:
     watch = SkippedSteps(limit=2)
-    numbers = {"skipped": 9.0, "skipped_in_row": 2.0, "loss": math.nan}
+    numbers = {"skipped": 9.0, "skipped_in_row": 3.0, "loss": math.nan}
     watch.add(9, on_devices(**numbers))
     with pytest.raises(TrainingDiverged, match="before this process was started"):
-        watch.check(9, numbers)
+        watch.check(numbers)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import jax
 import pytest
 
 from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.interrupts import EXIT_CONFIG, EXIT_FAILED
+from rcmstr_jax.training.interrupts import EXIT_CONFIG, EXIT_FAILED, EXIT_LOST
 from rcmstr_jax.training.watchdog import DATA, STEP, Watchdog, leave_at_once_on_failure
+
+Ended = list[tuple[str, int]]
 
 
 class Clock:
@@ -29,8 +32,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ended() -> list[str]:
-    """Messages with which a watchdog ended its process."""
+def ended() -> Ended:
+    """Messages and codes with which watchdogs ended their processes."""
     return []
 
 
@@ -41,7 +44,7 @@ def watch(tmp_path, clock, ended):
     def make(process: int, processes: int = 3, stall: float = 60.0) -> Watchdog:
         return Watchdog(
             tmp_path, process=process, processes=processes, stall_seconds=stall,
-            lost_seconds=40.0, clock=clock, end=ended.append,
+            lost_seconds=40.0, clock=clock, end=lambda *told: ended.append(told),
         )  # fmt: skip
 
     return make
@@ -61,8 +64,10 @@ def test_silence_ends_the_others_and_names_host_step_and_remedy(watch, clock, en
     let_pass(clock, 38, first, third)
     assert not ended
     let_pass(clock, 6, first)
-    (message,) = ended
+    ((message, code),) = ended
+    assert code == EXIT_LOST
     assert "process 1 on" in message
+    assert "--workdir" not in message
     assert "gave no sign of life for 42 s; its last step was 7" in message
     assert "Start all processes again with the same command" in message
 
@@ -76,10 +81,50 @@ def test_failure_of_another_process_is_passed_on(watch, clock, ended, monkeypatc
     )
     error = OSError("no space left")
     second.note_failure(type(error), error, None)
-    let_pass(clock, 2, first)
-    assert len(ended) == 1
-    assert "process 1 on" in ended[0]
-    assert "ended with OSError: no space left" in ended[0]
+    # Who is told first stands for all: it would fail again, and is not to be started by itself.
+    assert [code for _, code in ended] == [EXIT_FAILED, EXIT_FAILED]
+    for message, _ in ended:
+        assert "process 1 on" in message
+        assert "ended with OSError: no space left; its last step was 0" in message
+        assert "Remove the cause, then start all processes again" in message
+    told = clock.now
+    second.note_failure(type(error), error, None)
+    assert clock.now == told  # is said, and waited for, once
+
+
+def test_a_failed_process_ends_although_the_others_do_not_answer(watch, clock, ended, monkeypatch):
+    first, second = (watch(i, processes=2) for i in range(2))
+    let_pass(clock, 2, first, second)
+    monkeypatch.setattr(
+        "rcmstr_jax.training.watchdog.time.sleep", lambda seconds: let_pass(clock, seconds, first)
+    )
+    error = ConfigError("config.batch_size=3")
+    first.note_failure(type(error), error, None)
+    let_pass(clock, 8, first)
+    assert not ended
+    let_pass(clock, 4, first)
+    assert ended == [("ConfigError: config.batch_size=3", EXIT_FAILED)]
+
+
+def test_threads_agree_that_the_run_failed(tmp_path):
+    """As the loop uses them, with real clocks: one fails, and the other hears of it at once."""
+    codes: list[int] = []
+    told = threading.Event()
+
+    def end(message: str, code: int) -> None:
+        codes.append(code)
+        told.set()
+
+    first, second = (
+        Watchdog(
+            tmp_path, process=i, processes=2, stall_seconds=0, lost_seconds=5, interval=0.02,
+            end=end,
+        )
+        for i in range(2)
+    )  # fmt: skip
+    with first, pytest.raises(ValueError, match="batch"), second:
+        raise ValueError("batch")
+    assert told.wait(5) and codes == [EXIT_FAILED]
 
 
 def test_a_process_that_is_done_is_not_missed(watch, clock, ended):
@@ -97,7 +142,10 @@ def test_what_an_earlier_run_left_is_no_sign(watch, clock, ended, tmp_path):
     let_pass(clock, 38, first)
     assert not ended
     let_pass(clock, 4, first)
-    assert "process 1 on an unknown host gave no sign of life for 42 s" in ended[0]
+    ((message, code),) = ended
+    assert code == EXIT_LOST
+    assert "process 1 on an unknown host gave no sign of life for 42 s, or --workdir=" in message
+    assert "is not on a disk that all of them see" in message
 
 
 def test_stuck_is_who_has_not_come_to_the_step(watch, clock, caplog):
@@ -141,13 +189,29 @@ def test_a_failure_waits_for_the_one_that_caused_it(watch, clock, ended, monkeyp
     )
     error = RuntimeError("Connection closed by peer")
     first.note_failure(type(error), error, None)
-    assert "process 1 on" in ended[0]
-    assert "gave no sign of life for 1" in ended[0]  # sooner than after 40 s
+    message, code = ended[0]
+    assert code == EXIT_LOST
+    assert "process 1 on" in message
+    assert "gave no sign of life for 1" in message  # sooner than after 40 s
 
 
 def test_a_mistake_that_all_find_is_not_waited_for(watch, clock, ended, monkeypatch):
+    error = ConfigError("config.batch_size=3")
+    first, second = (watch(i, processes=2) for i in range(2))
+    let_pass(clock, 2, first, second)
+
+    def sleep(seconds: float) -> None:
+        if second._doing != "failed":
+            second.note_failure(type(error), error, None)
+        let_pass(clock, seconds, first, second)
+
+    monkeypatch.setattr("rcmstr_jax.training.watchdog.time.sleep", sleep)
+    before = clock.now
+    first.note_failure(type(error), error, None)
+    assert clock.now - before <= 4
+    assert not ended
     monkeypatch.setattr("rcmstr_jax.training.watchdog.time.sleep", pytest.fail)
-    watch(0).note_failure(ConfigError, ConfigError("config.batch_size=3"), None)
+    watch(0, processes=1).note_failure(type(error), error, None)
 
 
 def test_failed_process_of_several_leaves_without_a_farewell(monkeypatch, capsys):
