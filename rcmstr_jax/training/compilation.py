@@ -53,4 +53,4 @@ def announced(cache: Path | None) -> Iterator[None]:
     logger.info("compiling the training step (up to minutes; %s)", kept)
     start = time.monotonic()
     yield
-    logger.info("compiled, and first step done, in %.1f s", time.monotonic() - start)
+    logger.info("compiled in %.1f s", time.monotonic() - start)

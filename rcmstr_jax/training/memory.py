@@ -9,8 +9,9 @@ import gc
 def return_freed_memory() -> None:
     """Gives freed memory back to the system, where the C library is one that can (glibc).
 
-    Initialising a network leaves arrays behind that are larger than what training holds; without
-    this the process keeps their place, and on CPU the step's own arrays come on top.
+    Initialising a network leaves arrays behind that are larger than what training holds, and the
+    compiler leaves as much again; without this the process keeps their place, and on CPU the step's
+    own arrays come on top.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
