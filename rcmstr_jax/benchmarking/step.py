@@ -53,6 +53,7 @@ def prepare_step(config: ConfigDict) -> Program:
     step: Any = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
     program = step.lower(held["state"], batch).compile()
     count = matrix_operations(step, held["state"], batch)
+    return_freed_memory()  # the compiler's, again as in the loop
 
     def run() -> None:
         # The old state's buffers are given away, as in the loop.
