@@ -19,7 +19,7 @@
 #   RUNTIME   software of the hosts (default: v2-alpha-tpuv5)
 #   SPOT      1: cheaper, and may be taken away at any time
 #   NFS       SERVER:/SHARE, mounted on every host as /mnt/runs. Slices of several hosts need it for
-#             --workdir: checkpoints are written by all hosts and become whole by a rename.
+#             --workdir: all hosts read the checkpoints, and see there how far the others are.
 set -euo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
 fail() {
