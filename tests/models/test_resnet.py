@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rcmstr_jax.models import resnet
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 from rcmstr_jax.training import parallel
@@ -23,6 +23,7 @@ from tests.models import golden
 # moves the figures by 7e-9 (running statistics) and 5e-7 (batch statistics) of their largest value.
 TOLERANCE = {"eval": 1e-8, "train": 1e-6}
 PREFIX = "FeatureExtraction.ConvNet."
+MODEL = ResNet(width=16)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -71,14 +72,36 @@ def gradients(model: ResNet, form: str, visible_count: int | None = None) -> Any
     return jax.jit(run)
 
 
-def example(model: ResNet, batch: int, columns: int) -> tuple[Any, jax.Array, jax.Array]:
-    """Variables, images and a cotangent in float64."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.normal(keys[0], (batch, 32, 4 * columns, 3), jnp.float64)
-    variables = jax.jit(model.init)(keys[1], images[:1])
-    variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
-    shape = (batch, 1, columns + 1, model.width)
-    return variables, images, jax.random.normal(keys[2], shape, jnp.float64)
+class Encoder(NamedTuple):
+    """The 29 layers in float64 and what they are given; `dense` is the masked-dense pass."""
+
+    variables: Any
+    images: jax.Array
+    cotangent: jax.Array
+    dense: Any
+
+
+GRID = (4, 10)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """One image per fake device; parameters and statistics that no initialisation would draw."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 32, 4 * GRID[1], 3))
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        normal = random.normal(size=leaf.shape)
+        if leaf.ndim == 4:
+            return jnp.asarray(normal * (2 / np.prod(leaf.shape[:3])) ** 0.5)
+        of_one = path[-1].key in ("scale", "var")
+        return jnp.asarray(np.exp(0.2 * normal) if of_one else 0.2 * normal)
+
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(MODEL.init, jax.random.key(0), images)
+        variables = jax.tree_util.tree_map_with_path(draw, shapes)
+        cotangent = jnp.asarray(random.normal(size=(4, 1, GRID[1] + 1, MODEL.width)))
+        return Encoder(variables, jnp.asarray(images), cotangent, gradients(MODEL, "masked_dense"))
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
@@ -93,103 +116,89 @@ def assert_equal(ours: Any, theirs: Any) -> None:
     jax.tree.map(check, ours, theirs)
 
 
-def test_packed_equals_masked_dense_for_the_whole_encoder(x64: None) -> None:
-    model = ResNet(width=16)
-    variables, images, cotangent = example(model, 2, 25)
-    mask = draw_mask(jax.random.key(5), 2, (4, 25))
-    inputs = (variables, images, mask, cotangent)
-    dense = gradients(model, "masked_dense")(*inputs)
-    assert_equal(gradients(model, "packed", 30)(*inputs), dense)
-
-
-def test_packed_equals_masked_dense_at_every_ratio(x64: None) -> None:
-    model = ResNet(width=16, blocks=(1, 1, 1, 1))
-    grid = (4, 10)
-    variables, images, cotangent = example(model, 2, grid[1])
-    dense = gradients(model, "masked_dense")
-    # Tight tables at 70 %; room for 36 of 40 patches serves every ratio from 10 % on.
-    tight, roomy = (gradients(model, "packed", visible) for visible in (12, 36))
-
-    def compare(seed: int, ratio: float, packed: Any) -> None:
-        kind = "patch_block" if ratio > 0.3 else "patch"
-        mask = draw_mask(jax.random.key(seed), 2, grid, mask_ratio=ratio, kind=kind)
-        assert int((~mask[0]).sum()) == visible_count(grid, ratio, kind=kind)
-        inputs = (variables, images, mask, cotangent)
-        assert_equal(packed(*inputs), dense(*inputs))
-
-    over_masks(partial(compare, packed=tight), st.just(0.7), examples=3)
-    over_masks(partial(compare, packed=roomy), st.floats(0.1, 0.95), examples=8)
+@pytest.mark.parametrize("ratio", [0.7, 0.95])
+def test_packed_equals_masked_dense(ratio: float, encoder: Encoder, x64: None) -> None:
+    """In values, statistics and gradients; what lies under hidden patches changes none of them."""
+    variables, images, cotangent, dense = encoder
+    packed = gradients(MODEL, "packed", visible_count(GRID, ratio))
+    for seed in range(4):
+        mask = draw_mask(jax.random.key(seed), 4, GRID, mask_ratio=ratio)
+        hidden = np.asarray(mask).repeat(8, axis=1).repeat(4, axis=2)[..., None]
+        results = []
+        for form in (packed, dense):
+            whole, cut = (
+                form(variables, jnp.asarray(pixels), mask, cotangent)
+                for pixels in (images, np.where(hidden, np.nan, images))
+            )
+            jax.tree.map(np.testing.assert_array_equal, whole, cut)
+            assert not np.where(hidden, whole[0][1], 0).any()
+            results.append(whole)
+        assert_equal(*results)
     # Other masks, the same programs.
-    assert dense._cache_size() == tight._cache_size() == roomy._cache_size() == 1
-    hides_nothing(model, variables, images, cotangent, dense)
-    hidden_pixels_have_no_influence(variables, images, cotangent, (dense, roomy))
+    assert packed._cache_size() == dense._cache_size() == 1
 
 
-def over_masks(
-    compare: Callable[[int, float], None], ratios: st.SearchStrategy[float], examples: int
-) -> None:
-    """Calls with several seeds and ratios of masks."""
-
-    @settings(max_examples=examples, deadline=None)
-    @given(seed=st.integers(0, 2**31 - 1), ratio=ratios)
-    def check(seed: int, ratio: float) -> None:
-        compare(seed, ratio)
-
-    check()
-
-
-def test_four_devices_equal_one(x64: None) -> None:
+def test_four_devices_equal_one(encoder: Encoder, x64: None) -> None:
     """Packed on four devices, masked-dense on one that holds all images."""
-    small = {"width": 16, "blocks": (1, 1, 1, 1)}
-    variables, images, cotangent = example(ResNet(**small), 8, 5)
-    # Unequal numbers of active sites: devices must be weighted by them.
-    random = np.random.default_rng(0)
-    hidden = jnp.asarray(random.random((8, 4, 5)) < np.linspace(0.1, 0.9, 8)[:, None, None])
-    one = gradients(ResNet(**small), "masked_dense")(variables, images, hidden, cotangent)
-    shared = gradients(ResNet(**small, axis_name=parallel.AXIS), "packed", 20)
-    many = parallel.pmap_step(lambda v, b: shared(v, b["images"], b["mask"], b["cotangent"]))(
-        parallel.replicate(variables),
-        parallel.shard_batch({"images": images, "mask": hidden, "cotangent": cotangent}),
+    variables, images, cotangent, dense = encoder
+    # Room for 36 of 40 patches: as tight as it can be at 10 %, and enough for all that hide more.
+    packed = gradients(ResNet(width=16, axis_name=parallel.AXIS), "packed", 36)
+    on_devices = parallel.pmap_step(
+        lambda v, b: packed(v, b["images"], b["mask"], b["cotangent"]),
     )
-    ((d_params, d_images), (features, active, state)) = many
-    whole = [jnp.concatenate(list(x)) for x in (d_images, features, active)]
-    assert_equal(
-        ((jax.tree.map(lambda x: x.sum(0), d_params), whole[0]), whole[1:]),
-        (one[0], list(one[1][:2])),
-    )
-    for device in range(4):
-        assert_equal(jax.tree.map(lambda x, d=device: x[d], state), one[1][2])
+
+    @settings(max_examples=6, deadline=None)
+    @given(seed=st.integers(0, 2**31 - 1), most=st.floats(0.1, 0.95))
+    def compare(seed: int, most: float) -> None:
+        # Unequal numbers of active sites: devices must be weighted by them.
+        counts = np.round(np.linspace(0.1, most, 4) * 40)[:, None]
+        hidden = np.random.default_rng(seed).permuted(np.arange(40) < counts, axis=1)
+        mask = jnp.asarray(hidden.reshape(4, *GRID))
+        batch = {"images": images, "mask": mask, "cotangent": cotangent}
+        many = on_devices(parallel.replicate(variables), parallel.shard_batch(batch))
+        ((d_params, d_images), (features, active, state)) = jax.device_get(many)
+        d_params = jax.tree.map(lambda x: x.sum(0), d_params)
+        d_images, features, active = map(np.concatenate, (d_images, features, active))
+        one = dense(variables, images, mask, cotangent)
+        for device in range(4):
+            of_device = jax.tree.map(lambda x, d=device: x[d], state)
+            assert_equal(((d_params, d_images), (features, active, of_device)), one)
+
+    compare()
 
 
-def hides_nothing(model: Any, variables: Any, images: Any, cotangent: Any, masked: Any) -> None:
-    """A mask that hides nothing gives the dense forward pass."""
-    mask = jnp.zeros((2, 4, 10), bool)
+def test_a_mask_that_hides_nothing_gives_the_dense_pass(encoder: Encoder, x64: None) -> None:
+    variables, images, cotangent, masked = encoder
+    mask = jnp.zeros((4, *GRID), bool)
     (_, (features, active, state)) = masked(variables, images, mask, cotangent)
     assert bool(active.all())
-    (dense, none), dense_state = jax.jit(
-        lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"])
-    )(variables, images)
+
+    @partial(jax.jit, static_argnames=("train", "form", "visible_count"))
+    def forward(train: bool = False, **masked: Any) -> Any:
+        return MODEL.apply(variables, images, train=train, mutable=["batch_stats"], **masked)
+
+    (dense, none), dense_state = forward(train=True)
     assert none is None
     assert_equal((features, state), (dense, dense_state))
-    forward = jax.jit(lambda v, x: model.apply(v, x, mask=mask, form="packed", visible_count=40)[0])
-    dense = jax.jit(lambda v, x: model.apply(v, x)[0])(variables, images)
-    assert_equal(forward(variables, images), dense)
-    forward = jax.jit(lambda v, x: model.apply(v, x, mask=mask)[0])
-    np.testing.assert_array_equal(forward(variables, images), dense)
+    (dense, _), _ = forward()
+    assert_equal(forward(mask=mask, form="packed", visible_count=40)[0][0], dense)
+    np.testing.assert_array_equal(forward(mask=mask)[0][0], dense)
 
 
-def hidden_pixels_have_no_influence(
-    variables: Any, images: Any, cotangent: Any, functions: tuple[Any, ...]
-) -> None:
-    """Neither a value nor a gradient changes with the pixels under hidden patches."""
-    mask = draw_mask(jax.random.key(3), 2, (4, 10), mask_ratio=0.95)
-    hidden = jnp.repeat(jnp.repeat(mask, 8, axis=1), 4, axis=2)[..., None]
-    for function in functions:
-        before = function(variables, images, mask, cotangent)
-        other = jnp.where(hidden, jnp.nan, images)
-        after = function(variables, other, mask, cotangent)
-        jax.tree.map(np.testing.assert_array_equal, before, after)
-        assert not np.asarray(jnp.where(hidden, before[0][1], 0)).any()
+def test_auto_asks_for_the_arithmetic_at_hand(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
+    asked = []
+
+    def choose(*question: Any) -> str:
+        asked.append(question)
+        return "packed"
+
+    monkeypatch.setattr(resnet, "choose_form", choose)
+    for dtype, images in ((None, "float32"), (None, "float64"), (jnp.bfloat16, "float32")):
+        model = ResNet(width=16, blocks=(0, 0, 0, 0), dtype=dtype)
+        options = {"mask": jnp.zeros((1, *GRID), bool), "form": "auto", "visible_count": 12}
+        images = jnp.zeros((1, 32, 4 * GRID[1], 3), images)
+        jax.eval_shape(lambda m=model, x=images, o=options: m.init(jax.random.key(0), x, **o))
+    assert asked == [("cpu", name, 16, 0.3) for name in ("float32", "float64", "bfloat16")]
 
 
 @pytest.mark.parametrize(
