@@ -133,5 +133,5 @@ def build_model(config: ConfigDict, axis_name: str | None = None) -> RCMSTR:
         reconstruction=head,
         rectifier=TpsRectifier(size=image_size(config)) if m.rectifier else None,
         form=config.mim.form if m.encoder == "cnn" else None,
-        visible_count=visible_patches(config),
+        visible_count=visible_patches(config) if config.mim.enabled else None,
     )

@@ -29,18 +29,17 @@ def hidden_count(
         ValueError: unknown kind, a ratio outside its range, or a block larger than the mask.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind: {kind!r} is unknown; use one of {', '.join(KINDS)}")
+        raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
+    for name, ratio in (("mask_ratio", mask_ratio), ("block_ratio", block_ratio)):
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"{name}={ratio} is not between 0 and 1")
     rows, columns = grid
     block = 0 if kind == "patch" else block_columns(columns, block_ratio) * rows
     hidden = block if kind == "block" else round(mask_ratio * rows * columns)
-    if not 0 <= block <= rows * columns:
-        raise ValueError(f"block_ratio: {block_ratio} is not between 0 and 1")
-    if not 0 <= hidden <= rows * columns:
-        raise ValueError(f"mask_ratio: {mask_ratio} is not between 0 and 1")
     if block > hidden:
         raise ValueError(
-            f"block_ratio: {block_ratio} hides {block} of {rows * columns} patches, more than "
-            f"mask_ratio {mask_ratio} allows ({hidden}); lower block_ratio or raise mask_ratio"
+            f"block_ratio={block_ratio} hides {block} of {rows * columns} patches, more than the "
+            f"{hidden} of mask_ratio={mask_ratio}: lower block_ratio or raise mask_ratio"
         )
     return hidden
 

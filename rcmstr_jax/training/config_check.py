@@ -193,6 +193,9 @@ def _check_batch(config: ConfigDict, devices: int, hosts: int) -> None:
 
 
 def _check_mask(config: ConfigDict) -> None:
+    # Imported here: most commands load this module for its error alone, and need no network.
+    from rcmstr_jax.models.build import mask_grid, visible_patches
+
     mim = config.mim
     if not mim.enabled:
         if mim.coupled:
@@ -205,18 +208,18 @@ def _check_mask(config: ConfigDict) -> None:
             f"config.mim.mask_ratio={mim.mask_ratio} must lie between 0 and 1, ends excluded: "
             "0.7 is the default, and config.mim.enabled=False switches masking off"
         )
-    columns = config.model.image_width // 4
-    block = round(mim.block_ratio * columns)
-    if mim.kind == "patch_block" and mim.block_ratio > mim.mask_ratio:
+    rows, columns = mask_grid(config)
+    patches = rows * columns
+    try:
+        visible = visible_patches(config)
+    except ValueError as error:
+        raise ConfigError(f"config.mim.{error}") from error
+    if not 0 < visible < patches:
+        name, parts = ("block_ratio", columns) if mim.kind == "block" else ("mask_ratio", patches)
         raise ConfigError(
-            f"config.mim.block_ratio={mim.block_ratio} exceeds config.mim.mask_ratio="
-            f"{mim.mask_ratio}: the block alone would hide more than the mask may"
-        )
-    if mim.kind == "block" and not 0 < block < columns:
-        raise ConfigError(
-            f"config.mim.block_ratio={mim.block_ratio} hides {block} of {columns} columns, and "
-            f"config.mim.kind='block' hides nothing else: use a ratio between {1 / columns:.3f} "
-            f"and {1 - 1 / columns:.3f}"
+            f"config.mim.{name}={mim[name]} hides {patches - visible} of the {patches} patches of "
+            f"an image, and some must be hidden and some visible: use a ratio between "
+            f"{1 / parts:.4g} and {1 - 1 / parts:.4g}"
         )
 
 

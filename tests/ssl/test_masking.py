@@ -85,10 +85,10 @@ def test_key_decides() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "stripes"}, "kind: 'stripes' is unknown; use one of patch_block"),
-        ({"mask_ratio": 1.2}, "mask_ratio: 1.2 is not between 0 and 1"),
-        ({"block_ratio": -0.5}, "block_ratio: -0.5 is not between 0 and 1"),
-        ({"mask_ratio": 0.1, "block_ratio": 0.4}, "block_ratio: 0.4 hides 40 of 100 .*lower block"),
+        ({"kind": "stripes"}, "kind='stripes' is unknown; use one of patch_block"),
+        ({"mask_ratio": 1.2}, "mask_ratio=1.2 is not between 0 and 1"),
+        ({"block_ratio": -0.5}, "block_ratio=-0.5 is not between 0 and 1"),
+        ({"mask_ratio": 0.1, "block_ratio": 0.4}, "block_ratio=0.4 hides 40 of 100 .*lower block"),
     ],
 )
 def test_impossible_masks_are_refused(options: dict, message: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 
 from configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
-from rcmstr_jax.models.build import frame_count
+from rcmstr_jax.models.build import build_model, frame_count, mask_grid
 from rcmstr_jax.training.command_line import check_overrides
 from rcmstr_jax.training.config_check import (
     ConfigError,
@@ -56,8 +59,12 @@ MISTAKES = [
     ({"accumulation": 3}, ["accumulation=3", "2 images per device", "divisor of 2"]),
     ({"accumulation": 2}, ["accumulation=2", "rearrange.group=2", "use 16"]),
     ({"mim.mask_ratio": 1.0}, ["mim.mask_ratio=1.0", "0.7"]),
-    ({"mim.mask_ratio": 0.1}, ["block_ratio=0.15", "mask_ratio=0.1"]),
-    ({"mim.kind": "block", "mim.block_ratio": 0.0}, ["mim.block_ratio=0.0", "0.040"]),
+    # Ratios are no counts: the block of 0.15 has four columns of 25, of 100 patches.
+    ({"mim.mask_ratio": 0.15}, ["mim.block_ratio=0.15 hides 16 of 100", "the 15 of mask_ratio"]),
+    ({"mim.kind": "patch", "mim.mask_ratio": 0.004}, ["mask_ratio=0.004 hides 0", "0.01 and"]),
+    ({"mim.kind": "patch", "mim.mask_ratio": 0.996}, ["mask_ratio=0.996 hides 100", "and 0.99"]),
+    ({"mim.kind": "block", "mim.block_ratio": 0.0}, ["mim.block_ratio=0.0 hides 0", "0.04 and"]),
+    ({"mim.kind": "block", "mim.block_ratio": 0.99}, ["mim.block_ratio=0.99", "and 0.96"]),
     ({"mim.enabled": False, "mim.coupled": True}, ["mim.coupled=True", "mim.enabled"]),
     ({"data.source": ()}, ["data.source is empty", "lmdb:PATH"]),
     ({"data.weights": (1.0, 2.0)}, ["data.weights=(1.0, 2.0)", "1 positive"]),
@@ -94,6 +101,31 @@ def test_mistakes_of_a_vit_are_answered(changes, answer):
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=answer):
         check_config(config, devices=1)
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+@pytest.mark.parametrize("kind", CHOICES["mim.kind"])
+def test_masks_that_pass_hide_some_patches_and_leave_some(name, kind):
+    config = mini.get_config(name)
+    config.mim.kind = kind
+    answers = set()
+    for mask_ratio, block_ratio in itertools.product((0.001, 0.01, 0.15, 0.99, 0.999), repeat=2):
+        config.mim.mask_ratio, config.mim.block_ratio = mask_ratio, block_ratio
+        try:
+            check_config(config, devices=1)
+        except ConfigError as error:
+            answers.add(str(error).split("=")[0])
+        else:
+            assert 0 < build_model(config).visible_count < math.prod(mask_grid(config))
+    expected = {"patch": {"mask"}, "block": {"block"}, "patch_block": {"mask", "block"}}[kind]
+    assert answers == {f"config.mim.{field}_ratio" for field in expected}
+
+
+def test_without_mim_no_mask_is_counted():
+    config = mini.get_config("test")
+    config.mim.enabled, config.mim.mask_ratio = False, 0.1  # less than its block
+    check_config(config, devices=4)
+    assert build_model(config).visible_count is None
 
 
 def test_tables_name_fields_that_exist():
