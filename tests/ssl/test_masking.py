@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,25 +53,48 @@ def test_defaults_match_the_figure() -> None:
     assert masking.hidden_count((8, 32)) == 179
 
 
-def test_draws_are_uniform() -> None:
-    count, grid = 6000, (4, 6)
-    options = {"mask_ratio": 0.5, "block_ratio": 1 / 3}
+def assert_uniform(counts: np.ndarray, draws: np.ndarray | int, share: float) -> None:
+    """Counts of `draws` lie within five standard errors of their share."""
+    error = np.sqrt(share * (1 - share) * draws)
+    assert (np.abs(counts - share * draws) < 5 * error).all()
 
-    @partial(jax.jit, static_argnums=1)
-    def draw(key: jax.Array, kind: str) -> jax.Array:
-        return masking.draw_mask(key, count, grid, kind=kind, **options)
 
-    # Four standard errors of a share p over n draws.
-    def margin(p: float) -> float:
-        return 4 * (p * (1 - p) / count) ** 0.5
+@partial(jax.jit, static_argnames=("count", "grid", "mask_ratio", "block_ratio", "kind"))
+def draw_each(key: jax.Array, *, count: int, **options: Any) -> jax.Array:
+    """Masks of keys of their own, as training draws them."""
+    draw = partial(masking.draw_mask, batch=1, **options)
+    return jax.vmap(draw)(jax.random.split(key, count))[:, 0]
 
-    patch = np.asarray(draw(jax.random.key(0), "patch"))
-    assert np.abs(patch.mean(axis=0) - 0.5).max() < margin(0.5)
-    block = np.asarray(draw(jax.random.key(1), "block"))
-    start = np.argmax(block[:, 0], axis=1)
-    shares = np.bincount(start, minlength=5) / count
-    assert shares.shape == (5,)
-    assert np.abs(shares - 0.2).max() < margin(0.2)
+
+@pytest.mark.parametrize("grid", [(4, 25), (8, 32)])
+def test_blocks_start_anywhere_and_patches_lie_anywhere_beside_them(grid: tuple[int, int]) -> None:
+    count, (rows, columns) = 1500, grid
+    width = masking.block_columns(columns, 0.15)
+    draw = partial(draw_each, jax.random.key(0), count=count, grid=grid)
+    # Where the mask hides as many patches as the block, the block is all that it hides.
+    of_block = {"block_ratio": width / columns, "mask_ratio": width / columns}
+    block = np.asarray(draw(**of_block))
+    start = block[:, 0].argmax(axis=1)
+    in_block = np.arange(columns) - start[:, None]
+    expected = (in_block >= 0) & (in_block < width)
+    np.testing.assert_array_equal(block, np.broadcast_to(expected[:, None], block.shape))
+    starts = np.bincount(start, minlength=columns - width + 1)
+    assert_uniform(starts, count, 1 / (columns - width + 1))
+    np.testing.assert_array_equal(draw(kind="block", **of_block), block)
+
+    # The same keys with the default ratios: the same blocks, and patches beside them.
+    mask = np.asarray(draw())
+    assert mask[block].all()
+    beside = (masking.hidden_count(grid) - width * rows) / ((columns - width) * rows)
+    for first, draws in enumerate(starts):
+        hidden = mask[start == first].sum(axis=0)
+        assert_uniform(hidden[~block[start == first][0]], draws, beside)
+
+
+def test_patches_without_a_block_lie_anywhere() -> None:
+    options = {"count": 1500, "grid": (4, 25), "mask_ratio": 0.7, "kind": "patch"}
+    mask = np.asarray(draw_each(jax.random.key(1), **options))
+    assert_uniform(mask.sum(axis=0), 1500, 0.7)
 
 
 def test_key_decides() -> None:
