@@ -1,11 +1,14 @@
 r"""Measures time, memory and operations of pretraining and of its parts.
 
-  python launch/benchmark.py --what=step|loss|sparse|views|pipeline|decode|all \
+  python launch/benchmark.py --what=step|loss|sparse|views|pipeline|decode|costs|all \
     [--model=cnn --width=512 --batch=32 --queue=65536 --precision=float32 --rectifier] \
     [--cases=NAME,...] [--repeats=5] [--out=FILE] [--baseline=FILE]
 
 --what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
 anew for this platform, precision and width, and writes it to rcmstr_jax/models/forms.json.
+
+--what=costs measures no case: it counts what every term of a step computes and moves, and prints
+the least time that takes at the speed of this machine's fastest matrix operations and memory.
 
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
@@ -37,14 +40,14 @@ if __name__ == "__main__":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from configs.pretrain import common  # noqa: E402
-from rcmstr_jax.benchmarking import pipeline, report, sparse, suite  # noqa: E402
+from rcmstr_jax.benchmarking import pipeline, report, sparse, step, step_costs, suite  # noqa: E402
 from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings  # noqa: E402
 from rcmstr_jax.benchmarking.memory import run_for_peak  # noqa: E402
 from rcmstr_jax.models.forms import measured_table  # noqa: E402
 from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
 from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
 
-WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "all"], "What to measure.")
+WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "costs", "all"], "What to measure.")
 MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")
 WIDTH = flags.DEFINE_integer("width", 512, "Output width of the CNN.")
 BATCH = flags.DEFINE_integer("batch", 32, "Words per step.")
@@ -111,6 +114,9 @@ def main(argv: Sequence[str]) -> int:
             common.use_vit(base)
         if CHUNK.value is not None:
             base.contrast.chunk = CHUNK.value
+        if WHAT.value == "costs":
+            print(step_costs.report(step.step_config(base, settings), REPEATS.value))
+            return 0
         try:
             if UPDATE_TABLE.value:
                 sparse.check_update(str(WHAT.value), settings, CASES.value)

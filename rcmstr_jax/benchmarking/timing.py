@@ -88,6 +88,17 @@ def ceilings(precision: str, devices: int = 1) -> dict[str, Program]:
     }
 
 
+def memory_pass() -> tuple[Program, int]:
+    """A program that reads a large array and writes it again, and how many bytes that moves."""
+    held = {"x": jnp.ones(2**26)}
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def run() -> None:
+        held["x"] = jax.block_until_ready(step(held["x"]))
+
+    return Program(run), 2 * held["x"].nbytes
+
+
 def rate(program: Program, sample: Sample) -> float:
     """Matrix operations per second."""
     return (program.matrix_operations or 0.0) / sample.seconds

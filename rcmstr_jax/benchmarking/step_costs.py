@@ -1,0 +1,190 @@
+"""What a step of pretraining computes and moves, term by term, and the least time that takes.
+
+Nothing is trained: the parts of the step are traced, and their matrix products and convolutions
+counted. Bytes are those of memory that no arrangement of the step avoids:
+
+- every matrix product and convolution reads its operands and writes its result; those of the loss
+  stay in the cache and only read the queue, once forward and once backward;
+- batch normalisation reads a result twice and writes it once, backward it reads two arrays twice
+  and writes one;
+- the optimiser reads gradients and reads and writes parameters and its own state, the momentum
+  branch is read and written beside the parameters, every queue is read and written;
+- a view is filtered, resampled and filtered, each reading and writing the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rcmstr_jax.benchmarking.cases import matrix_operations, matrix_work
+from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
+from rcmstr_jax.benchmarking.timing import ceilings, memory_pass, rate, time_in_turns
+from rcmstr_jax.models.build import (
+    build_model,
+    contrast_options,
+    image_size,
+    keys_per_image,
+    mask_grid,
+)
+from rcmstr_jax.models.hierarchy import pool_frames
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.pretrain_step import fresh_state, queue_sizes
+
+_VIEW_STAGES = 3
+Cost = tuple[float, float]  # operations, bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A part of a step.
+
+    Attributes:
+      name: what it is.
+      operations: multiplications and additions of its matrix products and convolutions.
+      bytes: read from memory and written.
+    """
+
+    name: str
+    operations: float
+    bytes: float
+
+    def floor(self, operation_rate: float, byte_rate: float) -> float:
+        """Least seconds: as long as the slower of computing and moving takes."""
+        return max(self.operations / operation_rate, self.bytes / byte_rate)
+
+
+def step_terms(config: ConfigDict) -> list[Term]:
+    """The terms of one step of all images of a batch.
+
+    Args:
+      config: a pretraining config whose masked pass, if any, is decoupled.
+    """
+    model = build_model(config)
+    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    state = jax.eval_shape(lambda: fresh_state(config, model, optimizer))
+    variables = ({**state.params, **state.frozen_params}, state.batch_stats)
+    pixels = (config.batch_size, *image_size(config), 3)
+    images = jax.ShapeDtypeStruct(pixels, jnp.float32)
+
+    def part(method: Callable[..., Any] | str) -> Callable[..., Any]:
+        def run(params: Any, stats: Any, *args: Any) -> Any:
+            weights = {"params": params, "batch_stats": stats}
+            return model.apply(weights, *args, method=method, mutable=["batch_stats"])[0]
+
+        return run
+
+    encode = part(lambda m, x: pool_frames(m.encoder(x, train=True)[0]))
+    frames = jax.eval_shape(encode, *variables, images)
+    heads = part(lambda m, x: m.predict(m.project_frames(x)))
+    norms = (3, 5) if config.model.encoder == "cnn" else (0, 0)
+
+    def passes(
+        run: Callable[..., Any], *args: Any, norms: tuple[int, int] = (0, 0)
+    ) -> tuple[Cost, Cost]:
+        """Forward alone, and with the backward pass; of `frames` the gradient is needed too.
+
+        `norms` are the times that a norm goes over a result, forward and backward.
+        """
+        gradient = jax.grad(_total(run), argnums=(0, 2) if args[0] is frames else 0)
+        alone = matrix_work(run, *variables, *args)
+        both = matrix_work(gradient, *variables, *args)
+        return (
+            (alone.operations, alone.read + alone.written * (1 + norms[0])),
+            (both.operations, both.read + both.written + alone.written * sum(norms)),
+        )
+
+    views, masked = 1 + config.rearrange.enabled, bool(config.mim.enabled)
+    size = np.prod(pixels)
+    terms = [Term("two views", 0, 2 * float(size + _VIEW_STAGES * 2 * 4 * size))]
+    if model.rectifier is not None:
+        work = matrix_work(part("rectify"), *variables, images)
+        cost = work.operations, work.read + work.written
+        terms.append(_term("rectifier", cost, 1 + views + masked))
+    for name, (keys, queries) in (
+        ("encoder", passes(encode, images, norms=norms)),
+        ("projector and predictors", passes(heads, frames)),
+    ):
+        terms += [_term(f"{name}, keys", keys), _term(f"{name}, queries", queries, views)]
+    if masked:
+        mask = jax.ShapeDtypeStruct((config.batch_size, *mask_grid(config)), jnp.bool_)
+        reconstruct = part(lambda m, x, hidden: m.reconstruct(x, hidden, train=True)[0])
+        terms.append(_term("masked pass", passes(reconstruct, images, mask, norms=norms)[1]))
+    terms.append(_loss_term(config, views))
+    online, momentum = _bytes(state.params), _bytes(state.momentum_params)
+    kept = 2 * (_bytes(state.opt_state) + momentum + _bytes(state.queues))
+    terms.append(Term("optimiser, momentum, queues", 0, 4 * online + kept))
+    return terms
+
+
+def _term(name: str, cost: Cost, count: int = 1) -> Term:
+    name = f"{name}, {count} passes" if count > 1 else name
+    return Term(name, count * cost[0], count * cost[1])
+
+
+def _loss_term(config: ConfigDict, views: int) -> Term:
+    options, dim = contrast_options(config), config.model.predict_dim
+    counts, rows = keys_per_image(config), config.batch_size
+
+    def vectors(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((*shape, dim), jnp.float32)
+
+    queues = {name: vectors(size) for name, size in queue_sizes(config).items()}
+    inputs = LossInputs(
+        {name: vectors(views, rows, counts[name]) for name in options.levels},
+        {name: vectors(rows, counts[name]) for name in options.levels},
+        queues,
+        queues,
+    )
+    # Terms within a hierarchy meet the queue as it was, pairs of one coarse level as it is now.
+    met = [*options.hierarchies, *{pair.split("_")[1] for pair in options.pairs}]
+    read = sum(_bytes(queues[name]) for name in met)
+    return Term("loss", matrix_operations(loss_function(options), inputs), 2 * read)
+
+
+def _total(function: Callable[..., Any]) -> Callable[..., Any]:
+    def total(*args: Any) -> Any:
+        return sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(function(*args)))
+
+    return total
+
+
+def _bytes(tree: Any) -> float:
+    return float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
+
+
+def table(
+    terms: Sequence[Term], batch: int, operation_rate: float, byte_rate: float
+) -> list[list[str]]:
+    """Operations and bytes per image, and the floor of a step in seconds; first the header."""
+    rows = [["term", "GFLOP per image", "MB per image", "floor of the step, s", "bound by"]]
+    floors = 0.0
+    for term in terms:
+        floor = term.floor(operation_rate, byte_rate)
+        floors += floor
+        bound = "products" if floor == term.operations / operation_rate else "memory"
+        costs = f"{term.operations / batch / 1e9:.2f}", f"{term.bytes / batch / 1e6:.2f}"
+        rows.append([term.name, *costs, f"{floor:.3g}", bound])
+    operations, moved = (sum(getattr(t, kind) for t in terms) for kind in ("operations", "bytes"))
+    costs = f"{operations / batch / 1e9:.2f}", f"{moved / batch / 1e6:.2f}"
+    return [*rows, ["sum", *costs, f"{floors:.3g}", ""]]
+
+
+def report(config: ConfigDict, repeats: int) -> str:
+    """Measures what this machine does at best, and prints the table beside it."""
+    highest = ceilings(config.model.dtype)
+    memory, moved = memory_pass()
+    samples = time_in_turns({**highest, "memory": memory}, repeats)
+    rates = {name: rate(program, samples[name]) for name, program in highest.items()}
+    byte_rate = moved / samples["memory"].seconds
+    terms = step_terms(config)
+    rows = table(terms, config.batch_size, max(rates.values()), byte_rate)
+    lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+    speeds = [f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in rates.items()]
+    return "\n".join([", ".join([*speeds, f"memory {byte_rate / 1e9:.1f} GB/s"]), *lines])
