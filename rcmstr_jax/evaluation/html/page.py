@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from rcmstr_jax.evaluation.html import learnt, scores, sheets
 from rcmstr_jax.evaluation.html.elements import Section, text
 from rcmstr_jax.evaluation.html.representation import Embeddings, Words, embed, load_words
 from rcmstr_jax.evaluation.html.runs import Run, evaluations, open_runs
-from rcmstr_jax.evaluation.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.evaluation.recognizer import Recognizer
 from rcmstr_jax.models.build import image_size
 from rcmstr_jax.training.checkpoint import CheckpointError
 
@@ -65,7 +65,9 @@ def write_page(
     ]
     bank = WordBank(runs, words, num_words, crops)
     log("attention")
-    sections.append(sheets.attention(runs, bank.for_recognizers()))
+    recognizers, lacking = sheets.attending(runs)
+    images, unknown = bank.for_recognizers(recognizers.values())
+    sections.append(sheets.attention(recognizers, images, lacking + unknown))
     log("representation")
     found, lacking = bank.embeddings()
     for heading, draw in (
@@ -114,15 +116,17 @@ class WordBank:
             if entry["num_words"]
         ]
 
-    def for_recognizers(self) -> dict[tuple[int, int], np.ndarray]:
-        """Images for every saved recogniser that attends."""
-        images = {}
-        for run in evaluations(self._runs):
-            attends = (run.results or {}).get("decoder") == "attention"
-            if attends and (run.path / RECOGNIZER).is_dir():
-                size = Recognizer.from_checkpoint(run.path).encoder.image_size
-                images[size] = self.load(size).images
-        return images
+    def for_recognizers(
+        self, recognizers: Iterable[Recognizer]
+    ) -> tuple[dict[tuple[int, int], np.ndarray], list[str]]:
+        """Images of every size that recognisers take, or why there are none."""
+        sizes = {recognizer.encoder.image_size for recognizer in recognizers}
+        try:
+            return {size: self.load(size).images for size in sizes}, []
+        except ValueError as error:
+            if self._spec:  # asked for, and not to be had
+                raise
+            return {}, [f"{error}."]
 
     def embeddings(self) -> tuple[dict[str, Embeddings], list[str]]:
         """What each pretraining run makes of the words, and why others make nothing."""

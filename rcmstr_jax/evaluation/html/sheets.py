@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,12 @@ from rcmstr_jax.evaluation.html.runs import Run, evaluations, without
 from rcmstr_jax.evaluation.intervals import judge_lines
 from rcmstr_jax.evaluation.metrics import normalize_text
 from rcmstr_jax.evaluation.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.training.checkpoint import CheckpointError
 
 SHEET_WORDS = 18
 ATTENDED_WORDS = 6
+# Decoders that say where in the image each character was read from.
+ATTENDING = ("attention", "transformer")
 _SIZE = (32, 100)
 Line = dict[str, Any]
 
@@ -113,67 +116,84 @@ def marked(label: str, guess: str) -> str:
     return "".join(parts) or "–"
 
 
-def attention(
-    runs: Sequence[Run], images: dict[tuple[int, int], UInt8[np.ndarray, "n h w 3"]]
-) -> Section:
-    """What the attention decoder looks at for each character it writes.
-
-    Args:
-      runs: all runs of the page.
-      images: words to look at, by the image size that they have been decoded to.
-    """
-    parts, missing, others, unsaved = [], [], [], []
+def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
+    """The saved recognisers whose decoders attend, by their runs' names; and why others are not."""
+    found: dict[str, Recognizer] = {}
+    missing, others, unsaved = [], [], []
     for run in evaluations(runs):
         assert run.results is not None
-        if run.results["decoder"] != "attention":
+        if run.results["decoder"] not in ATTENDING:
             others.append(run.name)
         elif not (run.path / RECOGNIZER).is_dir():
             unsaved.append(run.name)
         else:
-            recognizer = Recognizer.from_checkpoint(run.path)
-            words = images.get(recognizer.encoder.image_size)
-            if words is None:
-                missing.append(f"{run.name}: there are no words to look at (see --words).")
-                continue
-            strips = attention_strips(recognizer, words[:ATTENDED_WORDS])
-            parts.append(f"<h3>{text(run.name)}</h3>{gallery(strips, 'strips')}")
-    missing += without("attention decoder", others) + without("saved recogniser", unsaved)
+            try:
+                found[run.name] = Recognizer.from_checkpoint(run.path)
+            except (CheckpointError, ValueError) as error:
+                missing.append(f"{run.name}: {error}.")
+    missing += without("decoder that attends", others) + without("saved recogniser", unsaved)
     if not evaluations(runs):
         missing.append("no run on this page is an evaluation (launch/evaluate.py).")
+    return found, missing
+
+
+def attention(
+    recognizers: Mapping[str, Recognizer],
+    images: Mapping[tuple[int, int], UInt8[np.ndarray, "n h w 3"]],
+    missing: Sequence[str],
+) -> Section:
+    """What decoders look at for each character they write.
+
+    Args:
+      recognizers: from ``attending``.
+      images: words to look at, by the image size that they have been decoded to.
+      missing: what is left out, and why.
+    """
+    parts = []
+    for name, recognizer in recognizers.items():
+        words = images.get(recognizer.encoder.image_size)
+        if words is not None:
+            shown = words[:ATTENDED_WORDS]
+            strips = attention_strips(shown, *attention_weights(recognizer, shown))
+            parts.append(f"<h3>{text(name)}</h3>{gallery(strips, 'strips')}")
     if parts:
-        parts.append(paragraph("Each copy of a word is lit where its character was read from."))
+        parts.append(
+            paragraph(
+                "Each copy of a word is lit where its character was read from; of a transformer, in"
+                " the mean over blocks and heads."
+            )
+        )
     return Section("Attention over the image", "".join(parts), missing)
 
 
 def attention_weights(
     recognizer: Recognizer, images: UInt8[np.ndarray, "words height width 3"]
 ) -> tuple[list[str], Float[np.ndarray, "words steps frames"]]:
-    """Texts of greedy decoding, and for each step the weights over the frames (they sum to 1)."""
+    """Texts as they are read, and for each step the weights over the frames (they sum to 1)."""
     head, encoder = recognizer.head, recognizer.encoder
 
     @jax.jit
     def read(images: Any) -> Any:
         frames = encoder.infer(encoder.params, encoder.batch_stats, images).astype(jnp.float32)
+        reading = head.read(recognizer.decoder_params, frames)
+        # Fed with what was read, a decoder looks where it looked when it read; also in a search.
+        given = jnp.roll(reading.tokens, 1, axis=1).at[:, 0].set(head.charset.sos_token)
         _, seen = head.module.apply(
-            {"params": recognizer.decoder_params},
-            frames,
-            head.max_length + 1,
-            head.charset.sos_token,
-            method="decode",
-            mutable=["intermediates"],
+            {"params": recognizer.decoder_params}, frames, given, mutable=["intermediates"]
         )
-        return head.read(recognizer.decoder_params, frames), seen
+        return reading, seen["intermediates"]
 
     reading, seen = read(images)
-    weights = np.asarray(seen["intermediates"]["reader"]["attention"][0], np.float32)
+    weights = np.mean([np.asarray(w, np.float32) for w in jax.tree.leaves(seen)], axis=0)
     return [word.text for word in head.words(reading)], weights
 
 
 def attention_strips(
-    recognizer: Recognizer, images: UInt8[np.ndarray, "words height width 3"]
+    images: UInt8[np.ndarray, "words height width 3"],
+    words: Sequence[str],
+    weights: Float[np.ndarray, "words steps frames"],
 ) -> list[str]:
     """One strip per word: the word, then a lit copy for every character."""
-    words, weights = attention_weights(recognizer, images)
     strips = []
     for image, word, steps in zip(images, words, weights, strict=True):
         cells = [captioned(picture(image, word), f"<b>{text(word) or '–'}</b>")]

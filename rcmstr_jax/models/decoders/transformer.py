@@ -84,9 +84,12 @@ class CrossBlock(nn.Module):
         )
         # A token sees itself and what is before it; places not yet written lie behind it.
         seen = jnp.arange(keys.shape[1]) <= position + jnp.arange(x.shape[1])[:, None]
-        x = x + self.self_out(_attend(query, keys, values, seen))
+        x = x + self.self_out(_attend(query, keys, values, seen)[0])
         query = self._by_head(self.cross_query(self.cross_norm(x)))
-        x = x + self.cross_out(_attend(query, *frames))
+        mixed, weights = _attend(query, *frames)
+        # (batch, steps, frames), mean over heads, for those who ask for the collection.
+        self.sow("intermediates", "attention", jnp.mean(weights, axis=1))
+        x = x + self.cross_out(mixed)
         hidden = nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
         return x + self.mlp_out(hidden), (keys, values)
 
@@ -94,13 +97,17 @@ class CrossBlock(nn.Module):
         return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
 
 
-def _attend(query: Array, keys: Array, values: Array, seen: Array | None = None) -> Array:
+def _attend(
+    query: Array, keys: Array, values: Array, seen: Array | None = None
+) -> tuple[Array, Array]:
+    """The values as mixed by each query, and with which weights: (batch, heads, queries, keys)."""
     logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, keys)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if seen is not None:
         logits = jnp.where(seen, logits, -jnp.inf)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(values.dtype), values)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    weights = jax.nn.softmax(logits)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+    return mixed.reshape(*mixed.shape[:2], -1), weights
 
 
 def _precise(memory: list[Pair]) -> Any:

@@ -6,6 +6,7 @@ import html
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import report
-from rcmstr_jax.evaluation.html.page import write_page
+from rcmstr_jax.evaluation.html.page import WordBank, write_page
 from rcmstr_jax.evaluation.html.runs import open_runs
 from rcmstr_jax.evaluation.html.sheets import marked, spread
 from rcmstr_jax.evaluation.protocols import score_table
@@ -146,7 +147,7 @@ def test_sheets_show_words_with_confidence_and_what_was_wrong(page: str) -> None
 
 
 def test_what_is_missing_is_said(page: str) -> None:
-    assert "Left out: no attention decoder in one, two." in page
+    assert "Left out: no decoder that attends in one, two." in page
     assert "no run on this page is a pretraining run" in page
 
 
@@ -177,6 +178,24 @@ def test_a_folder_of_seeds_stands_for_its_runs(runs, tmp_path: Path) -> None:
     assert "<td>0, 1</td><td>40.00 ± 28.28</td>" in page
 
 
+def test_a_damaged_recogniser_costs_its_attention_only(runs, tmp_path: Path) -> None:
+    run = evaluate(tmp_path / "run", tmp_path / "gone", ["ab", "cdx", "x1", "", "img"])
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"decoder": "transformer"}))
+    (run / "recognizer/checkpoints").mkdir(parents=True)
+    page = write_page([run], tmp_path / "x.html").read_text()
+    assert re.search(r"Left out: run: [^<]*/run/recognizer/checkpoints holds no checkpoint", page)
+    assert "is cde" in page
+
+
+def test_attention_without_words_to_look_at() -> None:
+    recognizer = SimpleNamespace(encoder=SimpleNamespace(image_size=(32, 100)))
+    found = WordBank([], None, 5, crops=False).for_recognizers([recognizer])
+    assert found == ({}, ["no words are known: give --words=SOURCE."])
+    with pytest.raises(ValueError, match="nowhere"):
+        WordBank([], "lmdb:nowhere", 5, crops=False).for_recognizers([recognizer])
+
+
 def test_watched_measures_stand_beside_the_curves(runs, tmp_path: Path) -> None:
     (tmp_path / "watch").mkdir()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
@@ -203,6 +222,7 @@ def test_what_is_no_run_is_refused(runs, tmp_path: Path) -> None:
 def test_marked_characters_and_the_choice_of_words() -> None:
     assert marked("cat", "cut") == "c<mark>u</mark>t"
     assert marked("cat", "ct") == "ct" and marked("cat", "") == "–"
+    assert marked("ab", "ba") == "<mark>b</mark>a"  # of two shortest alignments
     assert marked("a", "a<") == "a<mark>&lt;</mark>"
     lines = [{"confidence": i / 10} for i in range(10)]
     assert [line["confidence"] for line in spread(lines, 4)] == [0.9, 0.6, 0.3, 0.0]

@@ -16,7 +16,7 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.evaluation.encoders import load_encoder
+from rcmstr_jax.evaluation.encoders import Encoder, load_encoder, random_encoder
 from rcmstr_jax.evaluation.html import learnt, sheets
 from rcmstr_jax.evaluation.html import representation as rep
 from rcmstr_jax.evaluation.html.page import write_page
@@ -172,14 +172,23 @@ def test_the_page_of_a_pretraining_run(world: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "y.html").exists()
 
 
-def test_attention_weights_are_those_of_the_decoder(world: Path) -> None:
-    encoder = load_encoder(str(world / "pretrain"), frozen_ctc.get_config())
-    head = make_head("attention", Charset.preset(36), hidden=16, max_length=5)
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """A tiny ViT."""
+    config = frozen_ctc.get_config()
+    config.model.encoder, config.model.image_width = "vit", 128
+    config.model.width, config.model.depth, config.model.heads = 16, 1, 1
+    return random_encoder(config)
+
+
+@pytest.mark.parametrize(("name", "beams"), [("attention", 1), ("transformer", 2)])
+def test_attention_weights_are_those_of_the_decoder(encoder, name: str, beams: int) -> None:
+    head = make_head(name, Charset.preset(36), hidden=16, depth=1, max_length=5, beams=beams)
     params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, *encoder.frames_shape())))
-    words = rep.load_words(open_source(f"lmdb:{world / 'words'}"), encoder.image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 128, 3), np.uint8)
     recognizer = Recognizer(encoder, head, params, batch_size=3)
-    texts, weights = sheets.attention_weights(recognizer, words.images)
-    assert weights.shape == (3, 6, 26) and np.allclose(weights.sum(-1), 1, atol=1e-5)
-    assert texts == [word.text for word in recognizer.read(list(words.images))]
-    strips = sheets.attention_strips(recognizer, words.images)
+    texts, weights = sheets.attention_weights(recognizer, images)
+    assert weights.shape == (3, 6, 32) and np.allclose(weights.sum(-1), 1, atol=1e-5)
+    assert texts == [word.text for word in recognizer.read(list(images))] and any(texts)
+    strips = sheets.attention_strips(images, texts, weights)
     assert [s.count("<img") for s in strips] == [1 + len(word) for word in texts]
