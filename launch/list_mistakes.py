@@ -37,6 +37,7 @@ SCORED = (
     f"{EVALUATE} --pretrained=random --config.train.source=lmdb:data/words "
     "--config.benchmarks=data/benchmark"
 )
+SCORE = "evaluate.py --config=configs/evaluate/score.py --pretrained=runs/old"
 # Heading -> command lines, each with one mistake.
 MISTAKES: dict[str, tuple[str, ...]] = {
     "Flags": (
@@ -73,6 +74,8 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         EVALUATE,
         f"{EVALUATE} --pretrained=runs/old",
         f"{SCORED} --config.benchmarks=data/nothing",
+        f"{SCORE} --config.benchmarks=data/nothing",
+        f"{SCORE} --config.benchmarks=data/benchmark",
         f"{SCORED} --config.train.source=lmdb:data/benchmark",
         f"{SCORED} --config.train.labels=0",
         f"{SCORED} --config.protocol=linear",

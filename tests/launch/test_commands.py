@@ -1,0 +1,140 @@
+"""Commands as a user types them: a recogniser is scored, reads photographs, stands in a report."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lmdb
+import pytest
+
+from configs.evaluate import common
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.records import Record
+from rcmstr_jax.evaluation.encoders import random_encoder
+from rcmstr_jax.evaluation.recognizer import Recognizer
+from rcmstr_jax.training.decoder_head import make_head
+from rcmstr_jax.training.provenance import DataPosition
+from tests.evaluation.toy_words import WORDS, picture, words_lmdb
+
+IMPORTED = ["rcmstr_jax.evaluation.runs", "rcmstr_jax.evaluation.html.page"]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def start(script: str, arguments: tuple[str, ...], folder: Path) -> None:
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(folder / name, flags), stream.fileno())
+    os.environ["XDG_CACHE_HOME"] = str(folder)  # of compiled programs
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+@pytest.fixture
+def launch(repository: Path, tmp_path: Path) -> Callable[..., Done]:
+    """Runs one of launch/ in a process of its own, made by one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+
+    def run(script: str, *arguments: str) -> Done:
+        path = str(repository / "launch" / script)
+        process = context.Process(target=start, args=(path, arguments, tmp_path))
+        process.start()
+        process.join()
+        return Done(process.exitcode, *((tmp_path / n).read_text() for n in ("out", "err")))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory) -> Path:
+    """The workdir of a tiny recogniser that has learnt nothing."""
+    config = common.get_config()
+    config.model.encoder, config.model.image_width = "vit", 128
+    config.model.width, config.model.depth, config.model.heads = 16, 1, 1
+    encoder = random_encoder(config)
+    head = make_head("linear", Charset.preset(36), hidden=8, depth=1, max_length=25)
+    params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, *encoder.frames_shape())))
+    counts = ("unlabelled", "outside_charset", "too_long", "unreadable", "available", "trained_on")
+    train = {"source": ["none"], "labels_asked": 0.0, "labels": dict.fromkeys(counts, 0)}
+    description = {
+        "encoder": encoder.origin,
+        "protocol": "frozen",
+        "initialisation": "random_init",
+        "seed": 0,
+        "steps": 1,
+        "train": train | {"steps": 0, "batch_size": 1},
+    }
+    folder = tmp_path_factory.mktemp("recogniser")
+    Recognizer(encoder, head, params, description).save(folder, DataPosition("none", 0, 1))
+    return folder
+
+
+def test_whatever_lies_below_a_folder_is_scored_and_reported(
+    launch, recognizer: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "sets"
+    write_lmdb(root / "good", [Record(picture(text), text, "toy") for text in WORDS[:4]])
+    words_lmdb(root / "corrupt", WORDS[:5])
+    (root / "empty").mkdir()
+    with lmdb.open(str(root / "empty"), map_size=1 << 20) as env, env.begin(write=True) as txn:
+        txn.put(b"num-samples", b"0")
+    config = f"--config={Path(common.__file__).with_name('score.py')}"
+    asked = (config, f"--pretrained={recognizer}", "--config.eval_batch_size=4")
+    done = launch("evaluate.py", *asked, f"--config.benchmarks={root}")
+    assert done.code == 0, done.err
+    scores = recognizer / "scores/sets"  # where no --workdir is given
+    results = json.loads((scores / "results.json").read_text())
+    found = {entry["name"]: entry for entry in results["sets"]}
+    assert {name: entry["num_words"] for name, entry in found.items()} == {
+        "corrupt": 5,
+        "empty": 0,
+        "good": 4,
+    }
+    assert found["corrupt"]["num_unreadable"] == 1 and "is empty" in found["empty"]["fault"]
+    assert all(f"\n{name}" in done.out for name in found)  # each has its row
+    faults = json.loads((scores / "faults.json").read_text())
+    assert faults["by_reason"] == {"not an image": 1, "set not scored": 1}
+
+    page = tmp_path / "report.html"
+    done = launch("report.py", str(scores), f"--out={page}", "--nocrops")
+    assert done.code == 0, done.err
+    assert f"written: {page}" in done.out
+    assert all(f"<td>{name}" in page.read_text() for name in found)
+
+
+def test_a_folder_of_photographs_is_read(launch, recognizer: Path, tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for text in WORDS[:3]:
+        (photographs / f"{text}.png").write_bytes(picture(text))
+    (photographs / "broken.png").write_bytes(picture("gnu")[:100])
+    (photographs / "notes.txt").write_text("no image\n")
+    checkpoint = (f"--checkpoint={recognizer}", "--batch_size=2")
+    done = launch("recognize.py", *checkpoint, str(photographs))
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    names = [Path(line.split("\t")[0]).name for line in lines]
+    assert names == sorted(f"{name}.png" for name in [*WORDS[:3], "broken"])
+    broken = lines.pop(names.index("broken.png"))
+    assert broken.endswith("\t(not read: truncated PNG)")
+    assert "3 images read" in done.err and "images per second" in done.err
+    assert "1 unreadable, 1 other files skipped" in done.err
+    alone = launch("recognize.py", *checkpoint, str(photographs / "cat.png"))
+    assert alone.code == 0 and alone.out.splitlines() == [line for line in lines if "cat" in line]
