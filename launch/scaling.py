@@ -142,14 +142,17 @@ def main(argv: Sequence[str]) -> int:
     del argv
     config = CONFIG.value
     if config.mim.form == "auto":
-        config.mim.form = "masked_dense"  # what a TPU takes, not this CPU
+        config.mim.form = "masked_dense"  # what "auto" takes on a TPU, where none was measured
     with one_line_errors():
         check_config(config, devices=DEVICES)
     found = scaling.step_collectives(config)
     rows = config.batch_size // DEVICES
     known: dict[tuple[int, ...], float] = {}  # by the sizes of the queues
     flops = rows * word_flops(config, known)
-    print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.\n")
+    print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.")
+    if config.mim.enabled and config.model.encoder == "cnn":
+        print(f"Masked images: --config.mim.form={config.mim.form}.")
+    print()
     print("\n".join(exchange_table(found)))
     for fixed in ("words per chip", "global batch"):
         print(f"\n{scaling.V5P.name}, fixed {fixed}:\n")

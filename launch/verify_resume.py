@@ -5,7 +5,8 @@ r"""Shows that an interrupted run equals an uninterrupted one, bit for bit.
 A small but complete RCMSTR run (CNN, masked images, queues, float32, CPU) is killed at random
 moments, checkpoint writing among them, and started again each time: once with SIGKILL, once with
 SIGTERM. Its state digest and its metrics must equal those of the run that was left alone. Exit code
-1 on any difference. Seven minutes on two CPU cores that others used too.
+1 on any difference, where a run in its steps does not save on SIGTERM, and where no SIGKILL met a
+half-written checkpoint. Seven minutes on two CPU cores that others used too.
 """
 
 from __future__ import annotations
