@@ -248,6 +248,14 @@ def relational_terms(
 
     The gradient reaches `queries` alone: keys and queue are constants by definition of the method.
 
+    In float64 values and gradient equal the definition to 1e-10. With less precision, values differ
+    from it (in nats), and the gradient of their mean (relative to its largest entry), by at most
+
+      float32             7e-6, 3e-6    where logits reach 250:  1e-4, 2e-5
+      bfloat16 products   0.02, 0.002                            0.2,  0.05
+
+    as tested with 128 dimensions and queues of 2,048 and 65,536 entries.
+
     Args:
       queries: L2-normalised; row `n` of every set has row `n` of `keys` as its positive.
       keys: L2-normalised outputs of the momentum branch.
