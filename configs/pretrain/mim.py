@@ -23,9 +23,11 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "cnn" (default), "vit"."""
     variant = common.pick_variant(variant, ("cnn", "vit"), "cnn")
     config = mini.get_config(variant)
-    config.total_steps = 800
+    config.total_steps = 1200
     config.checkpoint_every = 100
     config.keep_period = 100
+    config.log_every = 20
+    config.picture_every = -1
     config.contrast.hierarchies = ()
     config.contrast.pairs = ()
     config.rearrange.enabled = False
@@ -33,7 +35,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.views.enabled = False
     config.mim.weight = 1.0
     config.data.cache = True
+    # At width 64 the whole method did not learn to fill real words (docs/results/mim.md).
+    config.model.width = 128
+    config.model.image_width = 100
     if variant == "vit":
-        config.model.depth = 2
+        config.model.depth, config.model.heads = 2, 4
         config.model.image_width = 64
     return config

@@ -39,7 +39,7 @@ def images() -> np.ndarray:
 
 def config(**changes: Any) -> ConfigDict:
     config = mim.get_config("cnn")
-    config.model.image_width = 20
+    config.model.image_width, config.model.width = 20, 64
     config.update_from_flattened_dict(changes)
     return config
 
