@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking.cases import matrix_operations, matrix_work
 from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
-from rcmstr_jax.benchmarking.timing import ceilings, memory_pass, rate, time_in_turns
+from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, memory_pass, time_in_turns
 from rcmstr_jax.models.build import (
     build_model,
     contrast_options,
@@ -181,8 +181,8 @@ def report(config: ConfigDict, repeats: int) -> str:
     highest = ceilings(config.model.dtype)
     memory, moved = memory_pass()
     samples = time_in_turns({**highest, "memory": memory}, repeats)
-    rates = {name: rate(program, samples[name]) for name, program in highest.items()}
-    byte_rate = moved / samples["memory"].seconds
+    rates = {name: highest_rate(program, samples[name]) for name, program in highest.items()}
+    byte_rate = moved / samples["memory"].fastest
     terms = step_terms(config)
     rows = table(terms, config.batch_size, max(rates.values()), byte_rate)
     lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]

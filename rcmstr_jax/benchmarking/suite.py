@@ -11,7 +11,7 @@ from rcmstr_jax.benchmarking import loss, pipeline, sparse, step, views
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
 from rcmstr_jax.benchmarking.memory import peak_in_fresh_process
 from rcmstr_jax.benchmarking.report import Row
-from rcmstr_jax.benchmarking.timing import ceilings, rate, time_in_turns
+from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, time_in_turns
 
 WHAT = ("step", "loss", "sparse", "views", "pipeline", "decode")
 _RECORDED = ("model", "width", "batch", "queue", "precision", "rectifier")
@@ -96,13 +96,15 @@ def measure(
     if any(program.matrix_operations for program in programs.values()):
         highest = ceilings(settings.precision, max(p.devices for p in programs.values()))
     samples = time_in_turns({**programs, **highest}, repeats)
-    ceiling = max((rate(program, samples[name]) for name, program in highest.items()), default=0.0)
+    rates = [highest_rate(program, samples[name]) for name, program in highest.items()]
     # Held arrays would be counted against the processes that follow.
     found = {
         name: (
             program.operations,
             program.matrix_operations,
-            rate(program, samples[name]) / ceiling if program.matrix_operations else None,
+            program.matrix_operations / samples[name].seconds / max(rates)
+            if program.matrix_operations
+            else None,
         )
         for name, program in programs.items()
     }

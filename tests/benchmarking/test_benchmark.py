@@ -102,7 +102,7 @@ def test_a_share_is_that_of_the_fastest_program_on_as_many_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case("test", "case", lambda: Program(lambda: None, matrix_operations=6.0, devices=4))
-    seconds = {"case": 2.0, "slow": 1.0, "fast": 0.5}
+    seconds = {"case": (2.0, 1.5), "slow": (0.4, 0.3), "fast": (1.0, 0.25)}  # median, fastest
     asked = []
 
     def make(precision: str, devices: int) -> dict[str, Program]:
@@ -110,10 +110,10 @@ def test_a_share_is_that_of_the_fastest_program_on_as_many_devices(
         return dict.fromkeys(("slow", "fast"), Program(lambda: None, matrix_operations=5.0))
 
     monkeypatch.setattr(suite, "ceilings", make)
-    times = {name: Sample(second, 0.0, 0.0) for name, second in seconds.items()}
+    times = {name: Sample(median, 1.0, 0.0, fastest) for name, (median, fastest) in seconds.items()}
     monkeypatch.setattr(suite, "time_in_turns", lambda programs, repeats: times)
     (row,) = suite.measure([case], TINY, repeats=1, peak_command=None)
-    assert row["share_of_ceiling"] == (6 / 2.0) / (5 / 0.5)
+    assert row["share_of_ceiling"] == (6 / 2.0) / (5 / 0.25)
     assert asked == [("float32", 4)]
 
 
