@@ -92,8 +92,11 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
     rows = []
     print("  ".join(f"{name:>12}" for name in COLUMNS))
     for kind in KINDS_OF_MASK.value or [config.mim.kind]:
-        masked = reconstruction.with_masks(config, kind, MASK_RATIO.value, BLOCK_RATIO.value)
-        scorer = reconstruction.make_scorer(masked, batch_size=BATCH_SIZE.value, seed=SEED.value)
+        with reported_as_config_error():  # shares that these masks cannot have
+            masked = reconstruction.with_masks(config, kind, MASK_RATIO.value, BLOCK_RATIO.value)
+            scorer = reconstruction.make_scorer(
+                masked, batch_size=BATCH_SIZE.value, seed=SEED.value
+            )
         for spec, images in sources.items():
             for step, _, variables in networks:
                 row = {
