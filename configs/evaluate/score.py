@@ -6,9 +6,9 @@ Command:
       --pretrained=runs/finetune_transformer --config.benchmarks=data/benchmark
 
 `--pretrained` is the workdir of an earlier evaluation; without `--workdir` the scores lie in its
-folder `scores/benchmark`. `--config.decoder.beams=N` changes a transformer's search. Sets of unknown names are scored under their
-own; one that is empty, damaged or no scene-text LMDB stands in the table with the reason, and
-records that cannot be used count as errors.
+folder `scores/benchmark`. `--config.decoder.beams=N` changes a transformer's search. Sets of
+unknown names are scored under their own; one that is empty, damaged or no scene-text LMDB stands in
+the table with the reason, and records that cannot be used count as errors.
 
 Cost: 15 s for 1,662 real words (IC13, SVT), 28 s with start and loading, of which 6.6 s processor
 time; CNN of width 64 with one block per stage and a CTC decoder, two cores (AMD EPYC, 2.6 GHz)
