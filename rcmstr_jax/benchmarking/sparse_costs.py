@@ -1,8 +1,8 @@
 """What the masked encoder computes and moves, counted from the shapes of its layers.
 
 Nothing runs: the shapes are those that the encoder itself passes to its convolutions. Norms, pools
-and index tables are left out: they touch every value once or twice, a convolution hundreds of
-times.
+and the making of index tables are left out: they touch every value once or twice, a convolution
+hundreds of times.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Layer:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the maps that the forward pass reads and writes.
+        """Bytes that the forward pass reads and writes, of maps and of the index table.
 
-        A gather reads the neighbours of every site and writes them as rows of a matrix, which the
-        product reads again.
+        A gather reads its table and the neighbours of every site, and writes these as rows of a
+        matrix, which the product reads again. Indices are as wide as float32.
         """
         read = self.inputs * self.channels
         if self.packed and self.kernel != (1, 1):
-            read = 3 * self.outputs * math.prod(self.kernel) * self.channels
+            read = self.outputs * math.prod(self.kernel) * (1 + 3 * self.channels)
         return _BYTES * (read + self.outputs * self.features)
 
 

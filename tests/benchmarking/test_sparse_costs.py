@@ -46,7 +46,7 @@ def test_one_layer_by_hand() -> None:
     ]
     # 30 patches visible: 30 sites and, beyond the last column, up to four more.
     assert packed.outputs == 34
-    assert packed.bytes == 4 * 34 * (3 * 9 * 256 + 512)
+    assert packed.bytes == 4 * 34 * (9 + 3 * 9 * 256 + 512)
 
 
 def test_table_falls_with_the_ratio() -> None:
