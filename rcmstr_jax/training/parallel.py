@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped
 
 AXIS = "devices"
 Tree = TypeVar("Tree")
@@ -84,7 +85,9 @@ def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
 
 
-def gather_rows(x: jax.Array, axis_name: str | None) -> jax.Array:
+def gather_rows(
+    x: Shaped[Array, "rows *rest"], axis_name: str | None
+) -> Shaped[Array, "all_rows *rest"]:
     """Concatenates the devices' rows in device order; the identity without an axis."""
     if axis_name is None:
         return x

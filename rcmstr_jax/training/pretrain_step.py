@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from rcmstr_jax.models.build import (
@@ -90,10 +90,10 @@ def encode_keys(
     config: ConfigDict,
     model: RCMSTR,
     variables: Variables,
-    view_k: Array,
-    key: Array,
+    view_k: Float[Array, "batch height width 3"],
+    key: PRNGKeyArray,
     axis_name: str | None,
-) -> tuple[dict[str, Array], Variables]:
+) -> tuple[dict[str, Float[Array, "batch count dim"]], Variables]:
     """Keys of this device's images and the momentum branch's new running statistics."""
     restore: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
     if config.key_norm == "shuffle":

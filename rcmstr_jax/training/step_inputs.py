@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from rcmstr_jax.augment.views import make_view
@@ -29,7 +29,12 @@ def _keys_by_index(key: Array, indices: Array) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
 
 
-def draw_inputs(config: ConfigDict, key: Array, images: Array, indices: Array) -> dict[str, Array]:
+def draw_inputs(
+    config: ConfigDict,
+    key: PRNGKeyArray,
+    images: Shaped[Array, "batch height width 3"],
+    indices: Int[Array, " batch"],
+) -> dict[str, Shaped[Array, "rows *rest"]]:
     """Both views, the permutation of every group, and the masks of a step.
 
     Everything is keyed by the global position of an image, so that nothing depends on how many
