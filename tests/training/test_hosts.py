@@ -82,13 +82,21 @@ class Runs:
     def __init__(self, folder: Path, images: Path, start: Callable[..., Process]) -> None:
         self.folder, self._images, self._start = folder, images, start
 
-    def run(self, name: str, until: int, *, devices: int, hosts: int = 1) -> None:
+    def run(
+        self, name: str, until: int, *, devices: int, hosts: int = 1, views: bool = False
+    ) -> None:
         worker = str(Path(__file__).with_name("step_worker.py"))
         command = [
             worker, f"--workdir={self.folder / name}", f"--images={self._images}",
             f"--until={until}", f"--hosts={hosts}", f"--port={free_port()}",
+            *(["--views"] if views else []),
         ]  # fmt: skip
         finish(*(self._start([*command, f"--host={host}"], devices) for host in range(hosts)))
+
+    def keep_first_step(self, name: str, copied: str) -> None:
+        """Copies a run as it was when it had taken one step."""
+        later = shutil.ignore_patterns("2", "3", "metrics-[23].json")
+        shutil.copytree(self.folder / name, self.folder / copied, ignore=later)
 
     def state(self, name: str) -> dict[str, np.ndarray]:
         with Checkpoints(self.folder / name, read_only=True) as checkpoints:
@@ -109,34 +117,39 @@ def runs(tmp_path_factory, images, start) -> Runs:
     return runs
 
 
-def assert_same_run(runs: Runs, name: str) -> None:
+def assert_same_run(runs: Runs, name: str, reference: str = "one") -> None:
     """Parameters, queues, statistics, optimiser and losses, but for the order of summation."""
-    ours, theirs = runs.state(name), runs.state("one")
+    ours, theirs = runs.state(name), runs.state(reference)
     assert set(ours) == set(theirs)
     assert {array.dtype.name for array in theirs.values()} == {"float64", "int32", "uint32"}
     for path, array in theirs.items():
         np.testing.assert_allclose(ours[path], array, rtol=1e-7, atol=1e-9, err_msg=path)
-    for mine, yours in zip(runs.metrics(name), runs.metrics("one"), strict=True):
+    for mine, yours in zip(runs.metrics(name), runs.metrics(reference), strict=True):
         assert mine == pytest.approx(yours, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.long
 def test_four_devices_and_resuming_on_two_and_on_one(runs):
-    runs.run("four", 1, devices=4)
-    shutil.copytree(runs.folder / "four", runs.folder / "fewer")
-    runs.run("four", 3, devices=4)
-    assert_same_run(runs, "four")
-    runs.run("fewer", 2, devices=2)
-    runs.run("fewer", 3, devices=1)
-    assert_same_run(runs, "fewer")
+    """With views, which take longest to compile."""
+    runs.run("seen", 3, devices=1, views=True)
+    runs.run("four", 3, devices=4, views=True)
+    assert_same_run(runs, "four", "seen")
+    runs.keep_first_step("four", "fewer")
+    runs.run("fewer", 2, devices=2, views=True)
+    runs.run("fewer", 3, devices=1, views=True)
+    assert_same_run(runs, "fewer", "seen")
+    assert runs.metrics("seen")[0]["loss"] != runs.metrics("one")[0]["loss"]
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices(runs):
+def test_two_processes_of_two_devices_and_going_on_with_one(runs):
     runs.run("pair", 3, devices=2, hosts=2)
     assert_same_run(runs, "pair")
     steps = sorted(path.name for path in (runs.folder / "pair" / "checkpoints").iterdir())
     assert steps == ["1", "2", "3"]
+    runs.keep_first_step("pair", "alone")
+    runs.run("alone", 3, devices=1)
+    assert_same_run(runs, "alone")
 
 
 class Pair:
@@ -152,7 +165,8 @@ class Pair:
             "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
             "--config.model.image_width=32", "--config.model.projector=mlp",
             "--config.mim.enabled=False", "--config.views.enabled=False",
-            "--config.total_steps=60", "--config.checkpoint_every=20", "--config.picture_every=-1",
+            "--config.total_steps=600", "--config.checkpoint_every=50", "--config.log_every=3",
+            "--config.picture_every=-1",
         ]  # fmt: skip
 
     def start(self) -> tuple[Process, Process]:
@@ -165,7 +179,9 @@ class Pair:
         )
         return first, second
 
-    def wait_for_step(self, step: int, *processes: Process) -> None:
+    def wait_for_steps(self, steps: int, *processes: Process) -> None:
+        """Waits until the metrics have steps beyond those that an earlier pair left there."""
+        step = self.last_step() + steps
         while all(process.poll() is None for process in processes) and self.last_step() < step:
             time.sleep(0.02)
         for process in processes:
@@ -197,18 +213,19 @@ def test_pair_stops_together_loses_one_and_ends_like_an_undisturbed_one(
 ):
     whole = Pair(tmp_path / "whole", images, repository, start)
     said = finish(*whole.start())
-    assert "step 60/60" in said[0]
-    assert "step 60/60" not in said[1]  # only process 0 writes logs
+    assert "step 600/600" in said[0]
+    assert "step 600/600" not in said[1]  # only process 0 writes logs
 
     pair = Pair(tmp_path / "pair", images, repository, start)
     first, second = pair.start()
-    pair.wait_for_step(5, first, second)
+    pair.wait_for_steps(6, first, second)
     second.send_signal(signal.SIGTERM)
     texts = [process.communicate(timeout=300)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (EXIT_PREEMPTED, EXIT_PREEMPTED), texts
+    assert "a process was asked to stop: saving after step" in texts[0]
 
     first, second = pair.start()
-    pair.wait_for_step(25, first, second)
+    pair.wait_for_steps(30, first, second)
     text = survivor(first, of=second)
     assert first.returncode == EXIT_LOST, text[-3000:]
     errors = [line for line in text.splitlines() if line.startswith("error: process 1 on")]
@@ -217,7 +234,7 @@ def test_pair_stops_together_loses_one_and_ends_like_an_undisturbed_one(
 
     # With process 0 goes JAX's own service, and JAX may end the others before we do.
     first, second = pair.start()
-    pair.wait_for_step(45, first, second)
+    pair.wait_for_steps(30, first, second)
     text = survivor(second, of=first)
     assert second.returncode in (EXIT_LOST, -signal.SIGABRT), text[-3000:]
     assert "error: process 0 on" in text or "another task died" in text
