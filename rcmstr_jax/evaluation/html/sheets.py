@@ -173,17 +173,15 @@ def attention_weights(
     head, encoder = recognizer.head, recognizer.encoder
 
     @jax.jit
-    def read(images: Any) -> Any:
-        frames = encoder.infer(encoder.params, encoder.batch_stats, images).astype(jnp.float32)
-        reading = head.read(recognizer.decoder_params, frames)
+    def read(params: Any, batch_stats: Any, decoder: Any, images: Any) -> Any:
+        frames = encoder.infer(params, batch_stats, images).astype(jnp.float32)
+        reading = head.read(decoder, frames)
         # Fed with what was read, a decoder looks where it looked when it read; also in a search.
         given = jnp.roll(reading.tokens, 1, axis=1).at[:, 0].set(head.charset.sos_token)
-        _, seen = head.module.apply(
-            {"params": recognizer.decoder_params}, frames, given, mutable=["intermediates"]
-        )
+        _, seen = head.module.apply({"params": decoder}, frames, given, mutable=["intermediates"])
         return reading, seen["intermediates"]
 
-    reading, seen = read(images)
+    reading, seen = read(encoder.params, encoder.batch_stats, recognizer.decoder_params, images)
     weights = np.mean([np.asarray(w, np.float32) for w in jax.tree.leaves(seen)], axis=0)
     return [word.text for word in head.words(reading)], weights
 

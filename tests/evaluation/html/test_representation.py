@@ -186,7 +186,8 @@ def test_attention_weights_are_those_of_the_decoder(encoder, name: str, beams: i
     head = make_head(name, Charset.preset(36), hidden=16, depth=1, max_length=5, beams=beams)
     params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, *encoder.frames_shape())))
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 128, 3), np.uint8)
-    recognizer = Recognizer(encoder, head, params, batch_size=3)
+    # Arrays of the host, as a checkpoint gives them.
+    recognizer = Recognizer(encoder, head, jax.device_get(params), batch_size=3)
     texts, weights = sheets.attention_weights(recognizer, images)
     assert weights.shape == (3, 6, 32) and np.allclose(weights.sum(-1), 1, atol=1e-5)
     assert texts == [word.text for word in recognizer.read(list(images))] and any(texts)
