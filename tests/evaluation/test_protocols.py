@@ -149,7 +149,7 @@ def test_a_saved_recogniser_is_scored_on_whatever_lies_there(frozen, data, tmp_p
     assert found["new/words"]["num_unreadable"] == 1 and found["new/words"]["fault"] == ""
     assert "is empty" in found["empty"]["fault"] and found["empty"]["num_words"] == 0
     assert "another layout" in found["foreign"]["fault"]
-    assert "no labels" in found["unlabelled"]["fault"]
+    assert "no usable labels" in found["unlabelled"]["fault"]
     assert results["weighted_mean"]["num_words"] == 7 and results["plain_mean"]["num_sets"] == 1
     # What the recogniser was trained on is still stated.
     assert results["train"] == frozen[0]["train"] and results["protocol"] == "frozen"
@@ -161,7 +161,7 @@ def test_a_saved_recogniser_is_scored_on_whatever_lies_there(frozen, data, tmp_p
         assert 0 <= line["confidence"] <= 1
         assert len(line["character_confidences"]) == len(line["prediction"])
     report = (tmp_path / "scores/results.md").read_text()
-    assert "is empty" in report and "another layout" in report and "no labels" in report
+    assert "is empty" in report and "another layout" in report and "no usable labels" in report
 
 
 @pytest.mark.parametrize(("name", "message"), [("nothing", "no LMDB"), ("absent", "not exist")])
