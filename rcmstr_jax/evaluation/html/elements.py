@@ -85,7 +85,7 @@ class Table:
             f'<div class="scroll" tabindex="0"><table><thead>{header}</thead>'
             f"<tbody>{''.join(body)}</tbody></table></div>"
             + (paragraph(*self.notes) if self.notes else "")
-            + f"<details><summary>Markdown, LaTeX, CSV</summary>{copies}</details></figure>"
+            + f"{folded('Markdown, LaTeX, CSV', copies)}</figure>"
         )
 
 
@@ -111,6 +111,11 @@ def picture(
 def gallery(figures: Sequence[str], kind: str = "gallery") -> str:
     """Figures that flow into as many columns as there is room for."""
     return f'<div class="{kind}">{"".join(figures)}</div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """HTML that shows once its summary is opened."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
 def captioned(content: str, caption: str) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.comparison import paired_rows
 from rcmstr_jax.evaluation.html import charts
-from rcmstr_jax.evaluation.html.elements import Section, Table, gallery, paragraph, text
+from rcmstr_jax.evaluation.html.elements import Section, Table, folded, gallery, paragraph
 from rcmstr_jax.evaluation.html.runs import Run, evaluations, without
 from rcmstr_jax.evaluation.intervals import compare_predictions
 from rcmstr_jax.evaluation.metrics import POLICIES
 
 SHOWN_CONFUSIONS = 15
+UNFOLDED = 4  # runs whose own tables lie open
 NO_EVALUATION = "no run on this page is an evaluation (launch/evaluate.py)."
 
 
@@ -23,8 +24,12 @@ def overview(runs: Sequence[Run]) -> Section:
     scored = evaluations(runs)
     if not scored:
         return Section("Scores", "", [NO_EVALUATION])
-    tables = [_beside(scored, "word_accuracy"), *_over_seeds(scored), *_apart(scored)]
-    return Section("Scores", "".join(table.html() for table in tables))
+    tables = [_beside(scored, "word_accuracy"), *_over_seeds(scored)]
+    body = "".join(table.html() for table in tables)
+    for run in scored:
+        apart = "".join(table.html() for table in _apart(run))
+        body += apart if len(scored) <= UNFOLDED else folded(f"{run.name}: every set", apart)
+    return Section("Scores", body)
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -89,25 +94,23 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
     return report.show(statistics.fmean(known), statistics.stdev(known))
 
 
-def _apart(runs: Sequence[Run]) -> list[Table]:
-    tables = []
-    for run in runs:
-        results = _results(run)
-        rows = report.table_rows(results)
-        said = [sentence.replace("`", "") for sentence in report.describe(results)]
-        tables.append(Table(f"{run.name}: every set", rows, said))
-        header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
-        by_policy: list[tuple[str, ...]] = [header]
-        for policy, score in results["policies"].items():
-            rates = (
-                report.show(score["word_accuracy"], score["word_accuracy_stderr"]),
-                report.show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
-                report.show(score.get("character_accuracy")),
-            )
-            by_policy.append((policy, *rates, str(score["num_words"])))
-        notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
-        tables.append(Table(f"{run.name}: all words by policy", by_policy, notes))
-    return tables
+def _apart(run: Run) -> list[Table]:
+    results = _results(run)
+    said = [sentence.replace("`", "") for sentence in report.describe(results)]
+    header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
+    by_policy: list[tuple[str, ...]] = [header]
+    for policy, score in results["policies"].items():
+        rates = (
+            report.show(score["word_accuracy"], score["word_accuracy_stderr"]),
+            report.show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
+            report.show(score.get("character_accuracy")),
+        )
+        by_policy.append((policy, *rates, str(score["num_words"])))
+    notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
+    return [
+        Table(f"{run.name}: every set", report.table_rows(results), said),
+        Table(f"{run.name}: all words by policy", by_policy, notes),
+    ]
 
 
 def _analyses(runs: Sequence[Run]) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
@@ -234,9 +237,8 @@ def curves(runs: Sequence[Run]) -> Section:
     body = charts.legend_of([(run.name, run.colour) for run in logged]) if logged else ""
     body += gallery(drawn[: len(first)], "charts")
     if drawn[len(first) :]:
-        summary = text(f"{len(drawn) - len(first)} further curves")
-        rest = gallery(drawn[len(first) :], "charts")
-        body += f"<details><summary>{summary}</summary>{rest}</details>"
+        summary = f"{len(drawn) - len(first)} further curves"
+        body += folded(summary, gallery(drawn[len(first) :], "charts"))
     if drawn:
         points = charts.POINTS
         body += paragraph(f"Curves of more than {points} points are drawn as a moving average.")
