@@ -194,11 +194,13 @@ def pretrain(
                 batch = next(batches)
             watchdog.note(step, STEP)
             tracer.before(step + 1)
-            if step == start:
+            if step == start and hosts == 1:
                 with announced(cache):
                     train_step = train_step.lower(state, batch).compile()
                 return_freed_memory()  # the compiler's, before the step takes its own
-            state, metrics = train_step(state, batch)
+            # Compiled ahead for several hosts, it would ask for arrays of all; its call makes them.
+            with announced(cache) if step == start and hosts > 1 else contextlib.nullcontext():
+                state, metrics = train_step(state, batch)
             step += 1
             tracer.after(step, metrics)
             skipped.add(step, metrics)
