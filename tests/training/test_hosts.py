@@ -14,16 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 import pytest
 
 from rcmstr_jax.training.checkpoint import Checkpoints
-from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.distributed import connect
-from rcmstr_jax.training.interrupts import EXIT_LOST, EXIT_PREEMPTED
+from rcmstr_jax.training.interrupts import EXIT_FAILED, EXIT_LOST, EXIT_PREEMPTED
 
 Process = subprocess.Popen[str]
+# Starts a launcher whose disk is full at the fifth step.
+FAILS = """
+import errno, os, runpy, sys
+from rcmstr_jax.training import loop
+
+def add(self, step, metrics):
+    if step == 5:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full")
+
+loop.SkippedSteps.add = add
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -169,14 +179,21 @@ class Pair:
             "--config.picture_every=-1",
         ]  # fmt: skip
 
-    def start(self) -> tuple[Process, Process]:
+    def start(self, failing: int | None = None) -> tuple[Process, Process]:
         joined = [
             "--distributed=flags", f"--coordinator_address=127.0.0.1:{free_port()}",
             "--num_processes=2",
         ]  # fmt: skip
         first, second = (
-            self._start([*self._command, *joined, f"--process_id={i}"], 1) for i in range(2)
-        )
+            self._start(
+                [
+                    *(["-c", FAILS] if i == failing else []),
+                    *self._command, *joined, f"--process_id={i}",
+                ],
+                1,
+            )
+            for i in range(2)
+        )  # fmt: skip
         return first, second
 
     def wait_for_steps(self, steps: int, *processes: Process) -> None:
@@ -243,51 +260,14 @@ def test_pair_stops_together_loses_one_and_ends_like_an_undisturbed_one(
     assert pair.result() == whole.result()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        (("none", "a:1", None, None), "--coordinator_address=a:1 .*add --distributed=flags"),
-        (("flags", "a:1", None, 0), "give --num_processes too"),
-        (("flags", "a:1", 2, 2), "--process_id=2 of --num_processes=2: use 0 to 1"),
-        (("flags", "a", 2, 0), "--coordinator_address=a names no port: write HOST:PORT"),
-    ],
-)
-def test_flags_that_cannot_join_processes(arguments, answer):
-    with pytest.raises(ConfigError, match=answer):
-        connect(*arguments)
-
-
-def test_one_process_needs_no_flags():
-    connect("none")
-
-
-@pytest.mark.parametrize(
-    ("environment", "devices"),
-    [
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "4"}, [0, 1, 2, 3]),
-        ({"SLURM_TASKS_PER_NODE": "1", "CUDA_VISIBLE_DEVICES": "2,5"}, [0, 1]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}, None),
-        ({}, None),
-    ],
-)
-def test_only_task_of_a_slurm_node_gets_all_its_gpus(monkeypatch, environment, devices):
-    given = {}
-    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: given.update(options))
-    connect("auto")
-    assert given["local_device_ids"] == devices
-    assert given["cluster_detection_method"] is None
-
-
-def test_processes_that_cannot_be_found_are_a_mistake_in_the_flags(monkeypatch):
-    def alone(*_, **__):
-        raise ValueError("coordinator_address should be defined.")
-
-    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    monkeypatch.setattr(jax.distributed, "initialize", alone)
-    with pytest.raises(ConfigError, match="--distributed=auto: .*use --distributed=flags"):
-        connect("auto")
+@pytest.mark.long
+def test_a_pair_whose_disk_is_full_fails_together(tmp_path, images, repository, start):
+    """Not with the code of a lost process: that would be started again, and again."""
+    for failing in range(2):
+        pair = Pair(tmp_path / str(failing), images, repository, start).start(failing)
+        said = [process.communicate(timeout=300)[0] for process in pair]
+        assert [process.returncode for process in pair] == [EXIT_FAILED, EXIT_FAILED], said
+        assert "error: /full cannot be written: No space left on device" in said[failing]
+        other = said[1 - failing]
+        assert f"error: process {failing} on" in other
+        assert "ended with OSError: [Errno 28] No space left on device: '/full'" in other
