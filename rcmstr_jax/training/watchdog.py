@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 # What a process can be doing. All wait for each other within a step.
 STARTING, DATA, STEP, SAVING = "starting", "waiting for data", "in a step", "saving"
 ENDED, FAILED = "ended", "failed"
-# Signs that are waited for where another process is about to end too.
-_FAREWELL = 5
+# Signs that are waited for where another process is about to end too, and without which it has.
+_FAREWELL, _GONE = 5, 3
 # Errors that every process finds by itself.
 _SAME_ON_ALL = (ConfigError, CheckpointMismatch, TrainingDiverged)
 
@@ -115,6 +115,7 @@ class Watchdog:
         self._interval, self._clock, self._end = interval, clock, end
         self._beat, self._told = 0, clock()
         self._step, self._doing, self._error = 0, STARTING, ""
+        self._verdict = ""  # why this process ends, where another one failed
         others = [number for number in range(processes) if number != process]
         self._others = {number: Seen({}, clock(), clock()) for number in others}
         # What an earlier run left is no sign of life of this one.
@@ -144,8 +145,7 @@ class Watchdog:
         self._doing = ENDED if error is None else FAILED
         self._sign()
         if error is not None:
-            # With process 0 JAX's own service ends, and with it whoever has not heard of this yet.
-            self._wait(_FAREWELL * self._interval, until=self._all_know)
+            self._wait(2 * _FAREWELL * self._interval, until=self._may_leave)
 
     def __enter__(self) -> Watchdog:
         if self._processes > 1:
@@ -173,8 +173,15 @@ class Watchdog:
         while self._processes > 1 and self._clock() < deadline and not until():
             time.sleep(self._interval)
 
-    def _all_know(self) -> bool:
-        return all(seen.said.get("doing") in (ENDED, FAILED) for seen in self._others.values())
+    def _may_leave(self) -> bool:
+        """Whether the others know that the run ends; process 0 waits until they have left.
+
+        JAX's own service ends with it, and aborts with another code whoever is still there.
+        """
+        others, silence = self._others.values(), _GONE * self._interval
+        if self._process == 0:
+            return all(self._clock() - seen.alive > silence for seen in others)
+        return all(seen.said.get("doing") in (ENDED, FAILED) for seen in others)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
@@ -185,7 +192,9 @@ class Watchdog:
         self._sign()
         for number in self._others:
             self._look_at(number)
-        patience = 2 * _FAREWELL * self._interval
+        if self._verdict and (self._process or self._may_leave()):
+            self._end(self._verdict, EXIT_FAILED)
+        patience = 3 * _FAREWELL * self._interval
         if self._others and self._doing == FAILED and self._clock() - self._since > patience:
             # It cannot even clean up: that waits for the others, and they have left.
             self._end(self._error, EXIT_FAILED)
@@ -199,12 +208,10 @@ class Watchdog:
             moved = any(said[key] != seen.said.get(key) for key in ("step", "doing"))
             self._others[number] = Seen(said, now, now if moved else seen.since)
             if said["doing"] == FAILED and self._doing not in (ENDED, FAILED):
-                message = self._loss(
-                    number, f"ended with {said['error']}", "Remove the cause, then start"
-                )
+                what = f"ended with {said['error']}"
+                self._verdict = self._loss(number, what, "Remove the cause, then start")
                 self._doing = ENDED
-                self._sign()  # it need not wait for this process any longer
-                self._end(message, EXIT_FAILED)
+                self._sign()  # nobody need wait for this process any longer
         elif self._doing == FAILED or seen.said.get("doing") == ENDED:
             return
         elif now - seen.alive > self._lost_after:
