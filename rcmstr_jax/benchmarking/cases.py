@@ -176,7 +176,7 @@ def _count_equation(equation: Any) -> np.ndarray:
         return np.zeros(3)
     if name == "cond":
         return max(counts, key=lambda work: work[0])
-    return sum(counts) * (params["length"] if name == "scan" else 1)
+    return np.sum(counts, axis=0) * (params["length"] if name == "scan" else 1)
 
 
 def _operations(equation: Any) -> float:

@@ -80,9 +80,22 @@ def _sharding(*axes: str) -> jax.sharding.NamedSharding:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs `step(state, batch)` on every device; the old state's buffers are reused."""
+def pmap_step(step: Callable[..., Any]) -> Any:
+    """Runs `step(state, batch)` on every device; the old state's buffers are reused.
+
+    Returns:
+      A function that can also be compiled ahead, by the `lower` method of `jax.jit`.
+    """
     return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
+
+
+def compile_ahead(step: Any, state: Any, batch: Any) -> Callable[..., Any]:
+    """Compiles what `pmap_step` made before its first call, where there is a single host.
+
+    Of several hosts each has its own part of the arrays, which a program compiled ahead does not
+    take: there the first call compiles.
+    """
+    return step if jax.process_count() > 1 else step.lower(state, batch).compile()
 
 
 def gather_rows(
