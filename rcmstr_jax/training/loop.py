@@ -194,12 +194,10 @@ def pretrain(
                 batch = next(batches)
             watchdog.note(step, STEP)
             tracer.before(step + 1)
-            if step == start and hosts == 1:
-                with announced(cache):
-                    train_step = train_step.lower(state, batch).compile()
-                return_freed_memory()  # the compiler's, before the step takes its own
-            # Compiled ahead for several hosts, it would ask for arrays of all; its call makes them.
-            with announced(cache) if step == start and hosts > 1 else contextlib.nullcontext():
+            with announced(cache) if step == start else contextlib.nullcontext():
+                if step == start:
+                    train_step = parallel.compile_ahead(train_step, state, batch)
+                    return_freed_memory()  # the compiler's, before the step takes its own
                 state, metrics = train_step(state, batch)
             step += 1
             tracer.after(step, metrics)
