@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the checks need in .venv, then runs ruff, mypy and the test suite.
 # Usage: bash launch/test.sh [PYTEST ARGUMENTS]      e.g. bash launch/test.sh tests/models -k resnet
-# Three tests of a minute and more (processes killed and resumed) run with -m long alone.
+# Four tests of a minute and more (processes killed and resumed) run with -m long alone.
 # PYTHON names the interpreter of a new .venv (default: python3.11 or python3.12 on PATH).
-# Exits non-zero when any of the three fails; all three always run.
+# Exits non-zero when any of them fails; all always run.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 . launch/venv.sh
@@ -20,6 +20,7 @@ check() { # NAME COMMAND...: runs it, and remembers its failure
 }
 
 check ruff .venv/bin/python -m ruff check .
+check format .venv/bin/python -m ruff format --check .
 check mypy .venv/bin/python -m mypy
 check pytest .venv/bin/python -m pytest -n 2 --dist worksteal --durations=15 "$@"
 

@@ -38,9 +38,7 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(WORKDIR.value or temporary).absolute()
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(f"--workdir={folder} is not empty: give a new folder")
-        equal = verify_resume(
-            folder, kills=KILLS.value, seed=SEED.value, config=config, say=_say
-        )
+        equal = verify_resume(folder, kills=KILLS.value, seed=SEED.value, config=config, say=_say)
     return 0 if equal else 1
 
 

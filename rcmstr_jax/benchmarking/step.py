@@ -13,11 +13,11 @@ from rcmstr_jax.benchmarking.cases import (
     Case,
     Program,
     Settings,
-    matrix_operations,
     xla_operations,
 )
 from rcmstr_jax.models.build import build_model, image_size
 from rcmstr_jax.training import parallel
+from rcmstr_jax.training.matrix_work import matrix_operations
 from rcmstr_jax.training.memory import return_freed_memory
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rcmstr_jax.benchmarking.cases import matrix_operations, matrix_work
 from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
 from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, memory_pass, time_in_turns
 from rcmstr_jax.models.build import (
@@ -34,6 +33,7 @@ from rcmstr_jax.models.build import (
     mask_grid,
 )
 from rcmstr_jax.models.hierarchy import pool_frames
+from rcmstr_jax.training.matrix_work import matrix_operations, matrix_work
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, queue_sizes
 

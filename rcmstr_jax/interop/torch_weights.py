@@ -161,9 +161,7 @@ def import_weights(
             misshapen.append((name, np.asarray(array), need, kind))
     known = set(names.values())
     unexpected = [
-        name
-        for name in arrays
-        if name not in known and not waived(name) and not is_derived(name)
+        name for name in arrays if name not in known and not waived(name) and not is_derived(name)
     ]
     if missing or unexpected or misshapen:
         raise WeightMismatch(missing, unexpected, misshapen, where)

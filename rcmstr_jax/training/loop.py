@@ -133,9 +133,7 @@ def pretrain(
         restored = checkpoints.restore(jax.eval_shape(fresh), position)
         start = restored.step if restored else 0
         host_state = (
-            restored.state
-            if restored
-            else with_rectifier(fresh(), config.model.rectifier_from)
+            restored.state if restored else with_rectifier(fresh(), config.model.rectifier_from)
         )
         if restored:
             logger.info("continuing after step %d", start)

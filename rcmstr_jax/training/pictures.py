@@ -109,9 +109,7 @@ class Pictures:
         )
         shown = {name: np.asarray(value) for name, value in arrays.items()}
         folder = self._workdir / "pictures"
-        figures.save_views(
-            folder / "views.png", shown["image"], shown["view_q"], shown["view_k"]
-        )
+        figures.save_views(folder / "views.png", shown["image"], shown["view_q"], shown["view_k"])
         if "rearranged" in shown:
             figures.save_rearranged(
                 folder / "rearranged.png",

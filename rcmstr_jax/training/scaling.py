@@ -17,8 +17,7 @@ travel while those of the first are computed.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from rcmstr_jax.models.build import (
 )
 from rcmstr_jax.training import parallel
 from rcmstr_jax.training.collectives import Collective, collectives_in
+from rcmstr_jax.training.matrix_work import matrix_operations
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step, queue_sizes
 from rcmstr_jax.training.state import PretrainState
@@ -126,42 +126,10 @@ def step_collectives(config: ConfigDict) -> list[Collective]:
     return collectives_in(compiled.as_text(), devices)
 
 
-def step_flops(config: ConfigDict, rows: int) -> int:
+def step_flops(config: ConfigDict, rows: int) -> float:
     """Products and sums of one device's step on `rows` images, in products and convolutions."""
     state, batch, step = abstract_step(config, rows)
-    return matrix_flops(jax.make_jaxpr(step(None))(state, batch).jaxpr)
-
-
-def matrix_flops(jaxpr: Any) -> int:
-    """Products and sums of all matrix products and convolutions of a jaxpr.
-
-    The body of a scan counts as often as it runs, which XLA's own cost analysis does not know; of
-    branches the costliest counts, of a `while` one round.
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval
-            outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * equation.outvars[0].aval.size * kernel.size // outputs
-        inner = [matrix_flops(sub) for sub in _inside(params)]
-        if inner:
-            total += max(inner) if name == "cond" else sum(inner) * params.get("length", 1)
-    return total
-
-
-def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(part, "eqns"):
-                yield part
-            elif hasattr(part, "jaxpr"):
-                yield part.jaxpr
+    return matrix_operations(step(None), state, batch)
 
 
 def predict(

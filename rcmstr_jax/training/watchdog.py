@@ -273,4 +273,3 @@ class Watchdog:
             return json.loads((self._folder / f"{number}.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return {}
-

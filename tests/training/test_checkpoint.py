@@ -294,6 +294,4 @@ def test_fingerprint_names_components_and_sizes():
     a, b = Source("a", 3), Source("b", 2**62, endless=True)
     mixed = source_fingerprint(Source("a*1, b*2", 2**62, (a, b), endless=True))
     assert mixed == "a*1, b*2 (endless) of [a (3 records), b (endless)]"
-    assert mixed != source_fingerprint(
-        Source("a*1, b*2", 2**62, (Source("a", 4), b), endless=True)
-    )
+    assert mixed != source_fingerprint(Source("a*1, b*2", 2**62, (Source("a", 4), b), endless=True))

@@ -49,9 +49,7 @@ def cache(tmp_path_factory) -> str:
 def tiny(images: Path, cache: str) -> ConfigDict:
     """The smallest run that has every kind of state: a one-block ViT, and a queue."""
     config = mini.get_config("test")
-    config.model.update(
-        {"encoder": "vit", "width": 16, "depth": 1, "heads": 1, "image_width": 32}
-    )
+    config.model.update({"encoder": "vit", "width": 16, "depth": 1, "heads": 1, "image_width": 32})
     config.model.projector = "mlp"
     config.contrast.hierarchies = ("subword",)
     config.contrast.pairs = ()

@@ -79,9 +79,7 @@ def test_adamw_decays_kernels_alone_and_apart_from_the_gradient():
 
 
 def test_clip_limits_the_global_norm():
-    optimizer, _ = make_optimizer(
-        options(schedule="constant", momentum=0.0, clip=1.0), 10, 1
-    )
+    optimizer, _ = make_optimizer(options(schedule="constant", momentum=0.0, clip=1.0), 10, 1)
     params = run(optimizer, {"a": jnp.zeros(2)}, [{"a": jnp.array([3.0, 4.0])}])
     np.testing.assert_allclose(params["a"], [-0.6, -0.8], rtol=1e-6)
 

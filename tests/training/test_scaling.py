@@ -10,12 +10,12 @@ import pytest
 
 from configs.pretrain import mini
 from rcmstr_jax.training.collectives import Collective
+from rcmstr_jax.training.matrix_work import matrix_operations
 from rcmstr_jax.training.scaling import (
     HOP_SECONDS,
     V5P,
     Prediction,
     abstract_step,
-    matrix_flops,
     predict,
     queue_costs,
     step_collectives,
@@ -25,9 +25,9 @@ from rcmstr_jax.training.scaling import (
 CHIP = dataclasses.replace(V5P, peak=1e14, memory=1e9, memory_bandwidth=1e12, link=1e11)
 
 
-def flops(function, *shapes) -> int:
+def flops(function, *shapes) -> float:
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return matrix_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return matrix_operations(function, *arguments)
 
 
 def convolve(images, kernel):

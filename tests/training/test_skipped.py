@@ -55,9 +55,7 @@ def test_run_stops_and_names_step_and_term_that_went_first(caplog) -> None:
     assert "the first that was not finite: at step 5, loss/mim" in message
     assert "last checkpoint is kept" in message
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning == (
-        "step 5 was skipped: not finite, in order, are loss/mim, loss, grad_norm"
-    )
+    assert warning == ("step 5 was skipped: not finite, in order, are loss/mim, loss, grad_norm")
 
 
 def test_a_row_that_ended_before_the_log_line_is_reported_and_forgiven(caplog) -> None:
