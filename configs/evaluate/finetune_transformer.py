@@ -10,10 +10,11 @@ Layer-wise learning rates, warm-up, weight decay, a moving average of the weight
 weights those that read 500 words best that are kept back from the training words: no benchmark is
 looked at before the end.
 
-Cost: `:mini` with two seeds, four runs on 7,048 words, 14 minutes on one core that other work shared.
+Cost: `:mini` with two seeds, four runs on 7,048 words, 14 minutes on one core that other work
+shared.
 
-Expected: `:mini` after a short pretraining on real words, docs/results/real.md; the full protocol is
-not yet measured.
+Expected: `:mini` after a short pretraining on real words, docs/results/real.md; the full protocol
+is not yet measured.
 """
 
 from __future__ import annotations

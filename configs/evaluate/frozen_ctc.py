@@ -8,10 +8,11 @@ Command:
 
 The same encoder, untrained, is run beside it (`random_beside`).
 
-Cost: `:mini` on 7,239 words with IC13 and SVT scored, about 95 s on two cores that other work shared.
+Cost: `:mini` on 7,239 words with IC13 and SVT scored, about 95 s on two cores that other work
+shared.
 
-Expected: `:mini` after a short pretraining on real words, docs/results/real.md; at full size not yet
-measured. Published for the ancestor, pretrained on 5.5 million rendered words:
+Expected: `:mini` after a short pretraining on real words, docs/results/real.md; at full size not
+yet measured. Published for the ancestor, pretrained on 5.5 million rendered words:
 46.0 % word accuracy, average of seven sets.
 """
 

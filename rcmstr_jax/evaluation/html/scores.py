@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +18,9 @@ from rcmstr_jax.evaluation.metrics import POLICIES
 
 SHOWN_CONFUSIONS = 15
 UNFOLDED = 4  # runs whose own tables lie open
+_SEED_FOLDER = re.compile(r"/?seed_\d+$")
+# Fields that say which runs a command makes, not what one of them is.
+_OF_ONE_COMMAND = ("seed", "seeds", "label_shares", "random_beside")
 NO_EVALUATION = "no run on this page is an evaluation (launch/evaluate.py)."
 
 
@@ -59,32 +64,36 @@ def _beside(runs: Sequence[Run], metric: str) -> Table:
 
 def _over_seeds(runs: Sequence[Run]) -> list[Table]:
     """Mean and deviation of runs that differ in their seed alone; no table without such runs."""
-    groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    groups: dict[str, dict[int, Run]] = {}
     notes = ["All words together."]
     for run in runs:
-        results = _results(run)
-        train = results["train"]
-        kind: tuple[str, ...] = (
-            results["initialisation"],
-            results["protocol"],
-            results["decoder"],
-            f"{train['labels_asked']:g}",
-            ", ".join(train["source"]),
-            ", ".join(entry["name"] for entry in results["sets"]),
-        )
-        groups.setdefault(kind, {})[results["seed"]] = results
-    header = ("encoder", "protocol", "decoder", "labels", "seeds")
+        groups.setdefault(_all_but_the_seed(run), {})[_results(run)["seed"]] = run
+    header = ("runs", "encoder", "protocol", "decoder", "labels", "seeds")
     rows: list[tuple[str, ...]] = [(*header, "word accuracy %", "1-NED %")]
-    for kind, found in groups.items():
+    for found in groups.values():
         if len(found) > 1:
-            scores = [results["weighted_mean"] for results in found.values()]
+            several = [_results(run) for run in found.values()]
+            one = several[0]
             cells = [
-                _mean_and_deviation([s[m] for s in scores])
-                for m in ("word_accuracy", "one_minus_ned")
+                _mean_and_deviation([results["weighted_mean"][metric] for results in several])
+                for metric in ("word_accuracy", "one_minus_ned")
             ]
-            rows.append((*kind[:4], ", ".join(map(str, sorted(found))), *cells))
-            notes.append(report.seeds_note([results["encoder"] for results in found.values()]))
+            kind = (one["initialisation"], one["protocol"], one["decoder"])
+            labels = f"{one['train']['labels_asked']:g}"
+            seeds = ", ".join(map(str, sorted(found)))
+            names = ", ".join(dict.fromkeys(_SEED_FOLDER.sub("", r.name) for r in found.values()))
+            rows.append((names, *kind, labels, seeds, *cells))
+            notes.append(report.seeds_note([results["encoder"] for results in several]))
     return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
+
+
+def _all_but_the_seed(run: Run) -> str:
+    """What two runs must have in common to be two seeds of one experiment."""
+    results = _results(run)
+    config = {k: v for k, v in results.get("config", {}).items() if k not in _OF_ONE_COMMAND}
+    sets = [entry["name"] for entry in results["sets"]]
+    encoder = results["initialisation"], results["protocol"], results["decoder"]
+    return json.dumps([*encoder, results["train"]["labels_asked"], sets, config], sort_keys=True)
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
@@ -145,7 +154,10 @@ def intervals(runs: Sequence[Run]) -> Section:
         title = f"First {first[0].name}, second {run.name}"
         tables.append(Table(title, paired_rows(compared), notes))
     alone, pairs = tables[: len(analysed)], tables[len(analysed) :]
-    body = gallery([t.html() for t in alone], "tables") + "".join(t.html() for t in pairs)
+    many = len(analysed) > UNFOLDED
+    own = gallery([table.html() for table in alone], "tables")
+    body = folded("Intervals of every run", own) if many else own
+    body += "".join(folded(t.title, t.html()) if many else t.html() for t in pairs)
     return Section("How sure the scores are", body, missing)
 
 
