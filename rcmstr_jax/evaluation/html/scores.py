@@ -33,8 +33,12 @@ def overview(runs: Sequence[Run]) -> Section:
     body = "".join(table.html() for table in tables)
     for run in scored:
         apart = "".join(table.html() for table in _apart(run))
-        body += apart if len(scored) <= UNFOLDED else folded(f"{run.name}: every set", apart)
+        body += _folded_if_many(scored, f"{run.name}: every set", apart)
     return Section("Scores", body)
+
+
+def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
+    return content if len(runs) <= UNFOLDED else folded(summary, content)
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -154,10 +158,9 @@ def intervals(runs: Sequence[Run]) -> Section:
         title = f"First {first[0].name}, second {run.name}"
         tables.append(Table(title, paired_rows(compared), notes))
     alone, pairs = tables[: len(analysed)], tables[len(analysed) :]
-    many = len(analysed) > UNFOLDED
     own = gallery([table.html() for table in alone], "tables")
-    body = folded("Intervals of every run", own) if many else own
-    body += "".join(folded(t.title, t.html()) if many else t.html() for t in pairs)
+    body = _folded_if_many(analysed, "Intervals of every run", own)
+    body += "".join(_folded_if_many(analysed, pair.title, pair.html()) for pair in pairs)
     return Section("How sure the scores are", body, missing)
 
 
@@ -182,7 +185,8 @@ def errors(runs: Sequence[Run]) -> Section:
         parts.append(_calibration(confident))
     missing += without("confidences in predictions.jsonl", unsure)
     confused = [_confusions(run, a["confusions"]) for run, a in analysed if a["confusions"]]
-    parts.append(gallery([table.html() for table in confused], "tables"))
+    letters = gallery([table.html() for table in confused], "tables")
+    parts.append(_folded_if_many(confused, "Most confused characters of every run", letters))
     return Section("Where the errors lie", "".join(parts), missing)
 
 
@@ -211,11 +215,8 @@ def _calibration(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
             rows.append((run.name, f"{b['low']:g}", f"{b['high']:g}", str(b["num_words"]), *rates))
     eces = [f"{run.name}: expected calibration error {c['ece']:.2f} %." for run, c in found]
     legend = charts.legend_of([(run.name, run.colour) for run, _ in found])
-    return (
-        legend
-        + gallery([chart], "charts")
-        + Table("Reliability of the word confidence", rows, eces).html()
-    )
+    table = Table("Reliability of the word confidence", rows, eces)
+    return legend + gallery([chart], "charts") + _folded_if_many(found, table.title, table.html())
 
 
 def _confusions(run: Run, found: Sequence[Mapping[str, Any]]) -> Table:
