@@ -50,14 +50,14 @@ def test_the_random_encoder_stands_beside_every_share_and_seed() -> None:
     planned = runs.plan_runs(config, "runs/cnn")
     assert [run.folder for run in planned] == [
         f"labels_{labels}/{name}/seed_{seed}"
-        for labels in ("0.05", "1")
+        for labels in ("0.1", "1")
         for seed in (0, 1)
         for name in ("random_init", "pretrained")
     ]
     assert {run.pretrained for run in planned if run.initialisation == "random_init"} == {
         "random:runs/cnn"
     }
-    assert {(run.labels, run.seed) for run in planned} == {(0.05, 0), (0.05, 1), (1.0, 0), (1.0, 1)}
+    assert {(run.labels, run.seed) for run in planned} == {(0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)}
 
 
 def test_a_single_run_has_the_workdir_itself() -> None:

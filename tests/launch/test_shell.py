@@ -184,6 +184,6 @@ def test_checks_all_run_and_any_failure_counts(checkout: Checkout) -> None:
     assert broken != STAND_IN
     python.write_text(broken)
     done = checkout.run("launch/test.sh")
-    assert done.returncode == 1 and "failed: ruff" in done.stderr
+    assert done.returncode == 1 and "failed: ruff format" in done.stderr
     ran = [line.split()[1] for line in checkout.called if "pip" not in line]
-    assert ran == ["ruff", "mypy", "pytest"]
+    assert ran == ["ruff", "ruff", "mypy", "pytest"]
