@@ -95,9 +95,10 @@ def _all_but_the_seed(run: Run) -> str:
     """What two runs must have in common to be two seeds of one experiment."""
     results = _results(run)
     config = {k: v for k, v in results.get("config", {}).items() if k not in _OF_ONE_COMMAND}
+    kind = [results[name] for name in ("initialisation", "protocol", "decoder")]
+    words = [results["train"][name] for name in ("labels_asked", "source")]
     sets = [entry["name"] for entry in results["sets"]]
-    encoder = results["initialisation"], results["protocol"], results["decoder"]
-    return json.dumps([*encoder, results["train"]["labels_asked"], sets, config], sort_keys=True)
+    return json.dumps([kind, words, sets, config], sort_keys=True)
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:

@@ -178,13 +178,18 @@ def test_a_folder_of_seeds_stands_for_its_runs(runs, tmp_path: Path) -> None:
     assert "<td>0, 1</td><td>40.00 ± 28.28</td>" in page
 
 
-def test_seeds_of_another_setting_are_another_mean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["config", "source"])
+def test_seeds_of_another_setting_are_another_mean(setting: str, tmp_path: Path) -> None:
     for rate, guesses in ((1.0, ["ab"] + ["?"] * 4), (0.1, ["ab", "cde", "x1"] + ["?"] * 2)):
         for seed in (0, 1):
             run = evaluate(tmp_path / f"rate_{rate}/seed_{seed}", tmp_path / "gone", guesses, seed)
             results = json.loads((run / "results.json").read_text())
-            config = {"seed": seed, "seeds": [0, 1], "train.encoder_multiplier": rate}
-            (run / "results.json").write_text(json.dumps(results | {"config": config}))
+            if setting == "config":
+                config = {"seed": seed, "seeds": [0, 1], "train.encoder_multiplier": rate}
+                results["config"] = config
+            else:
+                results["train"]["source"] = [f"lmdb:{rate}"]
+            (run / "results.json").write_text(json.dumps(results))
     page = write_page([tmp_path], tmp_path / "x.html").read_text()
     row = "<td>{}</td><td>pretrained</td><td>frozen</td><td>ctc</td><td>1</td><td>0, 1</td>"
     assert row.format("rate_1.0") + "<td>20.00 ± 0.00</td>" in page
