@@ -29,7 +29,6 @@ from pathlib import Path
 from absl import app, flags, logging
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
 if __name__ == "__main__":
     # Before JAX is imported: the processes that measure memory load what this one compiles, so
     # that the compiler's memory does not count. They need a device that this one has not filled.
@@ -39,13 +38,13 @@ if __name__ == "__main__":
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from configs.pretrain import common  # noqa: E402
-from rcmstr_jax.benchmarking import pipeline, report, sparse, step, step_costs, suite  # noqa: E402
-from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings  # noqa: E402
-from rcmstr_jax.benchmarking.memory import run_for_peak  # noqa: E402
-from rcmstr_jax.models.forms import measured_table  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.benchmarking import pipeline, report, sparse, step, step_costs, suite
+from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings
+from rcmstr_jax.benchmarking.memory import run_for_peak
+from rcmstr_jax.configs.pretrain import common
+from rcmstr_jax.models.forms import measured_table
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.errors import ConfigError
 
 WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "costs", "all"], "What to measure.")
 MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")

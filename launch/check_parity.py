@@ -4,7 +4,7 @@ r"""Compares our numbers with those of the published code.
 
 Prints a row per quantity: file, name, largest error relative to the array's scale, tolerance,
 verdict. Computes in float64 where the figures are float64; with JAX_ENABLE_X64=0 everything is
-float32, with the tolerances of rcmstr_jax/evaluation/parity/fixture.py. One to two
+float32, with the tolerances of rcmstr_jax/verification/parity/fixture.py. One to two
 minutes on two CPU cores.
 
 Exit codes: 0 nothing failed; 1 a quantity differs or is missing, or no check reads an array;
@@ -19,15 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
 # Both before JAX is imported. One CPU device gives the same numbers everywhere.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-from absl import app, flags  # noqa: E402
+import jax
+from absl import app, flags
 
-from rcmstr_jax.evaluation.parity.report import check_folder, summary, table  # noqa: E402
+from rcmstr_jax.verification.parity.report import check_folder, summary, table
 
 GOLDEN = flags.DEFINE_string(
     "golden", str(REPOSITORY.parent / "shared" / "golden"), "Folder with the golden .npz files."

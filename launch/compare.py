@@ -14,26 +14,23 @@ Two of them, word by word: a paired bootstrap over the words that both have read
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.evaluation.analysis import read_predictions  # noqa: E402
-from rcmstr_jax.evaluation.comparison import (  # noqa: E402
+from rcmstr_jax.evaluation.analysis import read_predictions
+from rcmstr_jax.evaluation.comparison import (
     compare_runs,
     comparison_table,
     paired_rows,
 )
-from rcmstr_jax.evaluation.intervals import compare_predictions  # noqa: E402
-from rcmstr_jax.evaluation.metrics import POLICIES  # noqa: E402
-from rcmstr_jax.evaluation.report import text_table  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.evaluation.report import text_table
+from rcmstr_jax.metrics.intervals import compare_predictions
+from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.errors import ConfigError
 
 RUNS = flags.DEFINE_string("runs", None, "Folder that holds the four workdirs.")
 FIRST = flags.DEFINE_string("first", None, "Workdir of an evaluation, or its predictions.jsonl.")

@@ -8,18 +8,15 @@ code 1 if one of them exceeds --within.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.evaluation.curves import relative_differences  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
-from rcmstr_jax.training.writers import METRICS  # noqa: E402
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.curves import relative_differences
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.writers import METRICS
 
 FIRST = flags.DEFINE_string("first", None, "Workdir of one run.")
 SECOND = flags.DEFINE_string("second", None, "Workdir of the other, which is the reference.")

@@ -28,23 +28,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # Config files are not installed: they are found beside this folder.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from absl import app, flags, logging  # noqa: E402
+from absl import app, flags, logging
 
-from configs.pretrain.common import get_config, use_vit  # noqa: E402
-from rcmstr_jax.interop.architectures import WrongKind  # noqa: E402
-from rcmstr_jax.interop.files import WeightFileError, read_arrays, write_arrays  # noqa: E402
-from rcmstr_jax.interop.kinds import (  # noqa: E402
+from rcmstr_jax.configs.pretrain.common import get_config, use_vit
+from rcmstr_jax.interop.architectures import WrongKind
+from rcmstr_jax.interop.files import WeightFileError, read_arrays, write_arrays
+from rcmstr_jax.interop.kinds import (
     KINDS,
     export_checkpoint,
     import_checkpoint,
     is_named,
 )
-from rcmstr_jax.interop.torch_weights import WeightMismatch  # noqa: E402
-from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir  # noqa: E402
-from rcmstr_jax.training.checkpoint import CheckpointError  # noqa: E402
+from rcmstr_jax.interop.torch_weights import WeightMismatch
+from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
+from rcmstr_jax.runtime.checkpoint import CheckpointError
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")

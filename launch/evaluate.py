@@ -19,19 +19,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-# Config files import one another, and are not installed: they are found beside this folder.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.evaluation.fit_loop import Stopped  # noqa: E402
-from rcmstr_jax.evaluation.runs import run_all  # noqa: E402
-from rcmstr_jax.evaluation.watch import watch  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.interrupts import EXIT_PREEMPTED  # noqa: E402
+from rcmstr_jax.evaluation.runs import run_all
+from rcmstr_jax.evaluation.watch import watch
+from rcmstr_jax.recognition.fit_loop import Stopped
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")

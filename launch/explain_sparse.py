@@ -9,7 +9,6 @@ resolution one random mask keeps active.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,9 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.benchmarking.sparse_costs import ROWS, cost_table  # noqa: E402
-from rcmstr_jax.evaluation.site_drawing import draw_sites  # noqa: E402
-from rcmstr_jax.ssl.masking import draw_mask  # noqa: E402
+from rcmstr_jax.benchmarking.sparse_costs import ROWS, cost_table
+from rcmstr_jax.plotting.sites import draw_sites
+from rcmstr_jax.ssl.masking import draw_mask
 
 WIDTH = flags.DEFINE_integer("width", 512, "Width of the encoder, a multiple of 16.")
 IMAGE_WIDTH = flags.DEFINE_integer("image_width", 100, "Pixels, a multiple of 4.")

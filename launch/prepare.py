@@ -19,19 +19,15 @@ Exit codes: 0 written; 2 a mistake in the flags or the data, and nothing was wri
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.data.benchmarks import RULES  # noqa: E402
-from rcmstr_jax.data.prepare.convert import FORMATS, NOTE, describe, prepare  # noqa: E402
-from rcmstr_jax.data.prepare.forms import FORMS  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.data.benchmarks import RULES
+from rcmstr_jax.data.prepare.convert import FORMATS, NOTE, describe, prepare
+from rcmstr_jax.data.prepare.forms import FORMS
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.errors import ConfigError
 
 FROM = flags.DEFINE_enum("from", None, list(FORMS), "Form of the download.")
 SOURCE = flags.DEFINE_string("source", None, "Folder of the download.")

@@ -16,23 +16,18 @@ process of the run is gone. After 75 and 76 run the same command again, on all h
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-# Config files import one another, and are not installed: they are found beside this folder.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.distributed import MODES, connect  # noqa: E402
-from rcmstr_jax.training.interrupts import EXIT_PREEMPTED  # noqa: E402
-from rcmstr_jax.training.loop import pretrain  # noqa: E402
-from rcmstr_jax.training.profiling import parse_steps  # noqa: E402
-from rcmstr_jax.training.skipped import TrainingDiverged  # noqa: E402
-from rcmstr_jax.training.watchdog import leave_at_once_on_failure  # noqa: E402
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.distributed import MODES, connect
+from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.profiling import parse_steps
+from rcmstr_jax.runtime.skipped import TrainingDiverged
+from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
+from rcmstr_jax.training.loop import pretrain
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created, or continued.")

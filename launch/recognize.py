@@ -17,18 +17,15 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.evaluation.reading import Answer, find_images, read_images  # noqa: E402
-from rcmstr_jax.evaluation.recognizer import Recognizer  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
-from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
-from rcmstr_jax.training.interrupts import EXIT_FAILED  # noqa: E402
+from rcmstr_jax.recognition.reading import Answer, find_images, read_images
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.interrupts import EXIT_FAILED
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")

@@ -24,15 +24,14 @@ from typing import Any
 from absl import app, flags, logging
 
 # Config files are not installed: they are found beside this folder.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.data.faults import FaultLog  # noqa: E402
-from rcmstr_jax.data.sources import open_source  # noqa: E402
-from rcmstr_jax.evaluation import figures, reconstruction  # noqa: E402
-from rcmstr_jax.evaluation.protocols import reported_as_config_error  # noqa: E402
-from rcmstr_jax.ssl.masking import KINDS  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
-from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.evaluation import reconstruction
+from rcmstr_jax.evaluation.protocols import reported_as_config_error
+from rcmstr_jax.plotting import figures
+from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.ssl.masking import KINDS
 
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run with MIM.")
 SOURCE = flags.DEFINE_multi_string("source", None, "Words it was not trained on; may be repeated.")

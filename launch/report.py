@@ -12,18 +12,14 @@ Exit codes: 0 written; 1 failed; 2 a mistake in the flags or the runs.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags, logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.evaluation.html.page import WORDS, write_page  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors  # noqa: E402
-from rcmstr_jax.training.compilation import enable_compilation_cache  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
+from rcmstr_jax.reporting.page import WORDS, write_page
+from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.errors import ConfigError
 
 OUT = flags.DEFINE_string("out", None, "HTML file to write.")
 SOURCE = flags.DEFINE_string("words", None, "Words that the networks are shown with.")

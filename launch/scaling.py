@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import collections
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 DEVICES = 8
 # Before JAX starts. The machine code is thrown away: it need not be good.
@@ -23,18 +21,15 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
 )
 
-from absl import app, flags  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
-# Config files import one another, and are not installed: they are found beside this folder.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rcmstr_jax.models.build import contrast_options, keys_per_image  # noqa: E402
-from rcmstr_jax.training import scaling  # noqa: E402
-from rcmstr_jax.training.collectives import Collective  # noqa: E402
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import check_config  # noqa: E402
-from rcmstr_jax.training.pretrain_step import queue_sizes  # noqa: E402
+from rcmstr_jax.benchmarking import scaling
+from rcmstr_jax.benchmarking.collectives import Collective
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.training.build import contrast_options, keys_per_image
+from rcmstr_jax.training.config_check import check_config
+from rcmstr_jax.training.pretrain_step import queue_sizes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "Numbers of chips.")

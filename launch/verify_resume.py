@@ -11,7 +11,6 @@ half-written checkpoint. Seven minutes on two CPU cores that others used too.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ from pathlib import Path
 from absl import app, flags
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from rcmstr_jax.training.command_line import one_line_errors, parse_flags  # noqa: E402
-from rcmstr_jax.training.config_check import ConfigError  # noqa: E402
-from rcmstr_jax.training.resume_check import ResumeFailed, verify_resume  # noqa: E402
+from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.verification.resume import ResumeFailed, verify_resume
 
 KILLS = flags.DEFINE_integer("kills", 20, "Kills per signal.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of their moments.")

@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rcmstr_jax.version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below, which a test compares
     from rcmstr_jax.augment.views import make_view
     from rcmstr_jax.data.charset import Charset
     from rcmstr_jax.data.pipeline import eval_batches, train_batches
     from rcmstr_jax.data.sources import open_source
-    from rcmstr_jax.evaluation.metrics import score_words
-    from rcmstr_jax.evaluation.recognizer import Recognizer
+    from rcmstr_jax.metrics.words import score_words
     from rcmstr_jax.models.bilstm import BiLSTM, BiLSTMProjector
     from rcmstr_jax.models.decoders.attention import AttentionDecoder
     from rcmstr_jax.models.decoders.ctc import CtcDecoder
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below, whi
     from rcmstr_jax.models.resnet import ResNet
     from rcmstr_jax.models.tps import TpsRectifier
     from rcmstr_jax.models.vit import VIT_SIZES, VisionTransformer
+    from rcmstr_jax.recognition.recognizer import Recognizer
     from rcmstr_jax.ssl.masking import draw_mask
     from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
     from rcmstr_jax.ssl.objective import ContrastOptions, contrastive_objective, contrastive_terms

@@ -101,7 +101,7 @@ def test_only_parallel_uses_pmap() -> None:
             tokens = tokenize.generate_tokens(io.StringIO(source.read()).readline)
             if any(token.type == tokenize.NAME and token.string == "pmap" for token in tokens):
                 wrong.append(relative(path))
-    assert wrong in ([], ["rcmstr_jax/training/parallel.py"])
+    assert wrong in ([], ["rcmstr_jax/runtime/parallel.py"])
 
 
 def declared_distributions() -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, config_dict
 
-from configs.pretrain import common as pretrain
+from rcmstr_jax.configs.pretrain import common as pretrain
 
 
 def get_config() -> ConfigDict:

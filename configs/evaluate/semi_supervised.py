@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.evaluate import common
+from rcmstr_jax.configs.evaluate import common
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

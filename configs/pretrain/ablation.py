@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs.pretrain import common, mini, rcmstr_cnn, rcmstr_vit
+from rcmstr_jax.configs.pretrain import common, mini, rcmstr_cnn, rcmstr_vit
 
 LADDER = ("seqmoco_no_relation", "seqmoco", "rearrange", "hierarchy", "inter", "mim")
 BASES: dict[str, Callable[[], ConfigDict]] = {

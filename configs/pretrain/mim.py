@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.pretrain import common, mini
+from rcmstr_jax.configs.pretrain import common, mini
 
 
 def get_config(variant: str | None = None) -> ConfigDict:

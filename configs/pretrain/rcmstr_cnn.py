@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.pretrain import common
+from rcmstr_jax.configs.pretrain import common
 
 WORDS, EPOCHS = 5_500_000, 5
 

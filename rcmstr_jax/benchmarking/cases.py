@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rcmstr_jax.training.matrix_work import matrix_operations
+from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 
 MODELS = ("cnn", "vit-tiny", "vit-small", "vit-base")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

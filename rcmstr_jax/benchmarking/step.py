@@ -15,10 +15,10 @@ from rcmstr_jax.benchmarking.cases import (
     Settings,
     xla_operations,
 )
-from rcmstr_jax.models.build import build_model, image_size
-from rcmstr_jax.training import parallel
-from rcmstr_jax.training.matrix_work import matrix_operations
-from rcmstr_jax.training.memory import return_freed_memory
+from rcmstr_jax.benchmarking.matrix_work import matrix_operations
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.memory import return_freed_memory
+from rcmstr_jax.training.build import build_model, image_size
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 

@@ -24,16 +24,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
+from rcmstr_jax.benchmarking.matrix_work import matrix_operations, matrix_work
 from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, memory_pass, time_in_turns
-from rcmstr_jax.models.build import (
+from rcmstr_jax.models.hierarchy import pool_frames
+from rcmstr_jax.training.build import (
     build_model,
     contrast_options,
     image_size,
     keys_per_image,
     mask_grid,
 )
-from rcmstr_jax.models.hierarchy import pool_frames
-from rcmstr_jax.training.matrix_work import matrix_operations, matrix_work
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, queue_sizes
 

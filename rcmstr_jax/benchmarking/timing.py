@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rcmstr_jax.benchmarking.cases import DTYPES, Program, compiled_program
-from rcmstr_jax.training import parallel
+from rcmstr_jax.runtime import parallel
 
 
 class Sample(NamedTuple):

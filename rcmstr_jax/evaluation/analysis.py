@@ -17,8 +17,8 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from rcmstr_jax.evaluation.intervals import Line, judge_lines, score_intervals
-from rcmstr_jax.evaluation.metrics import Outcome, check_policy, normalize_text, percent
+from rcmstr_jax.metrics.intervals import Line, judge_lines, score_intervals
+from rcmstr_jax.metrics.words import Outcome, check_policy, normalize_text, percent
 
 PREDICTIONS, TRAINING_WORDS, ANALYSIS = "predictions.jsonl", "training_words.txt", "analysis.json"
 CALIBRATION_BINS = 10

@@ -22,15 +22,18 @@ from rcmstr_jax.data.benchmarks import resolve_benchmarks
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.evaluation import fitting, metrics, report, words
+from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
-from rcmstr_jax.evaluation.encoders import load_encoder, split_pretrained
-from rcmstr_jax.evaluation.recognizer import Recognizer
 from rcmstr_jax.evaluation.scoring import SetResult, count_outside, score_benchmarks
-from rcmstr_jax.training.checkpoint import CheckpointError
-from rcmstr_jax.training.compilation import enable_compilation_cache
-from rcmstr_jax.training.config_check import ConfigError, config_to_jsonable
-from rcmstr_jax.training.decoder_head import DecoderHead, make_head
+from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.recognition import fitting, words
+from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
+from rcmstr_jax.recognition.heads import DecoderHead, make_head
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.config_files import config_to_jsonable
+from rcmstr_jax.runtime.errors import ConfigError
 
 PROTOCOLS = ("frozen", "finetune", "score")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")

@@ -21,8 +21,9 @@ from ml_collections import ConfigDict
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import RecordSource, is_endless
-from rcmstr_jax.evaluation.words import Subset
-from rcmstr_jax.models.build import build_model, image_size, mask_grid, patch_size
+from rcmstr_jax.recognition.words import Subset
+from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from rcmstr_jax.runtime.digest import nested
 from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.ssl.reconstruction import (
     patch_moments,
@@ -30,8 +31,7 @@ from rcmstr_jax.ssl.reconstruction import (
     reconstruction_loss,
     restore_images,
 )
-from rcmstr_jax.training.checkpoint import CheckpointError, Checkpoints
-from rcmstr_jax.training.digest import nested
+from rcmstr_jax.training.build import build_model, image_size, mask_grid, patch_size
 from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, analyse
-from rcmstr_jax.evaluation.metrics import POLICIES
+from rcmstr_jax.metrics.words import POLICIES
 
 RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
 FLAG = " (!)"

@@ -18,11 +18,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rcmstr_jax.evaluation.encoders import RANDOM, split_pretrained
-from rcmstr_jax.evaluation.metrics import POLICIES
 from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.evaluation.report import describe, markdown_table, seeds_note, show, text_table
-from rcmstr_jax.training.config_check import ConfigError
+from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
+from rcmstr_jax.runtime.errors import ConfigError
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
 SCORES = "scores"

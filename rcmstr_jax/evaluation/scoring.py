@@ -11,9 +11,9 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
-from rcmstr_jax.evaluation import metrics
-from rcmstr_jax.evaluation.recognizer import Recognizer
-from rcmstr_jax.training.decoder_head import NO_WORD, Word
+from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.recognition.heads import NO_WORD, Word
+from rcmstr_jax.recognition.recognizer import Recognizer
 
 Log = Callable[[str], None]
 

@@ -16,14 +16,14 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.evaluation import fitting, words
-from rcmstr_jax.evaluation.encoders import load_encoder, read_description, split_pretrained
-from rcmstr_jax.evaluation.fit_loop import Stopped
 from rcmstr_jax.evaluation.protocols import check_config, configured_head, reported_as_config_error
-from rcmstr_jax.training.checkpoint import CHECKPOINTS, CheckpointError
-from rcmstr_jax.training.compilation import enable_compilation_cache
-from rcmstr_jax.training.interrupts import StopRequest
-from rcmstr_jax.training.writers import METRICS, create_writer
+from rcmstr_jax.recognition import fitting, words
+from rcmstr_jax.recognition.encoders import load_encoder, read_description, split_pretrained
+from rcmstr_jax.recognition.fit_loop import Stopped
+from rcmstr_jax.runtime.checkpoint import CHECKPOINTS, CheckpointError
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.interrupts import StopRequest
+from rcmstr_jax.runtime.writers import METRICS, create_writer
 
 WATCH = "watch"
 Log = Callable[[str], None]

@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rcmstr_jax.interop.torch_weights import unflatten
-from rcmstr_jax.training.checkpoint import Checkpoints, DataPosition
-from rcmstr_jax.training.config_check import write_config
+from rcmstr_jax.runtime.checkpoint import Checkpoints, DataPosition
+from rcmstr_jax.runtime.config_files import write_config
 
 
 def model_config(

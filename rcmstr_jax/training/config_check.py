@@ -1,72 +1,18 @@
-"""Checks of a run's config before any long work, and its JSON form.
+"""Checks of a run's config before any long work.
 
 Every message names the field, its value and the remedy, because it is all that a user sees.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from rcmstr_jax.runtime.config_files import flatten
+from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.training.config_values import CHOICES, MEMBERS, POSITIVE, RANGES
-
-
-class ConfigError(ValueError):
-    """A run that cannot work as configured; `launch/` prints it as one line and exits with 2."""
-
-
-def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields `("mim.mask_ratio", 0.7)` for every leaf."""
-    for key in config:
-        value = config[key]
-        if isinstance(value, ConfigDict | dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that looks most like `name`, also by its last part alone."""
-    known = list(known)
-    last = name.rsplit(".", 1)[-1]
-
-    def likeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        part = difflib.SequenceMatcher(None, last, candidate.rsplit(".", 1)[-1]).ratio()
-        return max(whole, 0.95 * part)
-
-    return max(known, key=likeness)
-
-
-def config_to_jsonable(config: ConfigDict) -> dict[str, Any]:
-    """Plain dictionaries, lists and numbers."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def config_from_jsonable(data: Mapping[str, Any]) -> ConfigDict:
-    """The inverse of `config_to_jsonable`: lists become tuples again."""
-
-    def revive(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: revive(inner) for key, inner in value.items()}
-        return tuple(revive(inner) for inner in value) if isinstance(value, list) else value
-
-    return ConfigDict(revive(data))
-
-
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """One line per field whose value differs, in order of the names."""
-    before, after = dict(flatten(old)), dict(flatten(new))
-    return [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
-        for name in sorted(set(before) | set(after))
-        if before.get(name) != after.get(name)
-    ]
 
 
 def _check_values(values: Mapping[str, Any]) -> None:
@@ -194,7 +140,7 @@ def _check_batch(config: ConfigDict, devices: int, hosts: int) -> None:
 
 def _check_mask(config: ConfigDict) -> None:
     # Imported here: most commands load this module for its error alone, and need no network.
-    from rcmstr_jax.models.build import mask_grid, visible_patches
+    from rcmstr_jax.training.build import mask_grid, visible_patches
 
     mim = config.mim
     if not mim.enabled:
@@ -276,10 +222,3 @@ def _check_schedule(config: ConfigDict) -> None:
             f"config.momentum.final={final} must lie between config.momentum.value="
             f"{config.momentum.value} and 1, or be None"
         )
-
-
-def write_config(config: ConfigDict, workdir: Path) -> None:
-    """Writes `config.json`, the resolved config, whole or not at all."""
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(config_to_jsonable(config), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(workdir / "config.json")

@@ -27,30 +27,25 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.pipeline import prefetch_to_device, train_batches
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.models.build import build_model, image_size
-from rcmstr_jax.training import parallel
-from rcmstr_jax.training.checkpoint import Checkpoints
-from rcmstr_jax.training.compilation import announced, enable_compilation_cache
-from rcmstr_jax.training.config_check import (
-    ConfigError,
-    check_config,
-    differences,
-    flatten,
-    source_specs,
-    write_config,
-)
-from rcmstr_jax.training.interrupts import StopRequest
-from rcmstr_jax.training.memory import return_freed_memory
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.checkpoint import Checkpoints
+from rcmstr_jax.runtime.compilation import announced, enable_compilation_cache
+from rcmstr_jax.runtime.config_files import differences, flatten, write_config
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.interrupts import StopRequest
+from rcmstr_jax.runtime.memory import return_freed_memory
+from rcmstr_jax.runtime.profiling import Tracer
+from rcmstr_jax.runtime.progress import Progress, run_log
+from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.runtime.skipped import SkippedSteps
+from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
+from rcmstr_jax.runtime.weights import with_rectifier
+from rcmstr_jax.runtime.writers import create_writer
+from rcmstr_jax.training.build import build_model, image_size
+from rcmstr_jax.training.config_check import check_config, source_specs
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
-from rcmstr_jax.training.pretrained import with_rectifier
-from rcmstr_jax.training.profiling import Tracer
-from rcmstr_jax.training.progress import Progress, run_log
-from rcmstr_jax.training.provenance import DataPosition, source_fingerprint
-from rcmstr_jax.training.skipped import SkippedSteps
 from rcmstr_jax.training.state import PretrainState
-from rcmstr_jax.training.watchdog import DATA, SAVING, STEP, Watchdog
-from rcmstr_jax.training.writers import create_writer
 
 logger = logging.getLogger(__name__)
 

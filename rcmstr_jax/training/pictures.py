@@ -17,15 +17,15 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from rcmstr_jax.evaluation import figures
-from rcmstr_jax.models.build import patch_size
 from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.plotting import figures
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.writers import METRICS
 from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
-from rcmstr_jax.training import parallel
+from rcmstr_jax.training.build import patch_size
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.training.step_inputs import draw_inputs, images_to_float
-from rcmstr_jax.training.writers import METRICS
 
 # Images of a device that enter a picture (and the statistics of its masked pass).
 IMAGES = 16

@@ -16,20 +16,20 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from rcmstr_jax.models.build import (
+from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
+from rcmstr_jax.runtime.parallel import AXIS, gather_rows, mean_over_devices, shuffle_rows
+from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
+from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms, term_queue
+from rcmstr_jax.ssl.queue import enqueue, queue_size
+from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
+from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
+from rcmstr_jax.training.build import (
     contrast_options,
     image_size,
     keys_per_image,
     mask_grid,
     patch_size,
 )
-from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
-from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
-from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms, term_queue
-from rcmstr_jax.ssl.queue import enqueue, queue_size
-from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
-from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
-from rcmstr_jax.training.parallel import AXIS, gather_rows, mean_over_devices, shuffle_rows
 from rcmstr_jax.training.state import PretrainState, Variables, create_state, select_parts
 from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 

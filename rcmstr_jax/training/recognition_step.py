@@ -24,7 +24,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Int
 
 from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.training.decoder_head import DecoderHead
+from rcmstr_jax.recognition.heads import DecoderHead
 from rcmstr_jax.training.layer_decay import scale_by_layer
 from rcmstr_jax.training.optimizer import decayed
 from rcmstr_jax.training.step_inputs import images_to_float

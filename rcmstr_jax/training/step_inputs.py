@@ -10,9 +10,9 @@ from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.models.build import mask_grid
 from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.ssl.rearrange import draw_permutation
+from rcmstr_jax.training.build import mask_grid
 
 # Purposes folded into a step's key: what one draws never moves what another draws.
 VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)

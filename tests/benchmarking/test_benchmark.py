@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.pretrain import common
 from rcmstr_jax.benchmarking import loss, pipeline, report, sparse, suite
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
+from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.benchmarking.memory import run_for_peak
 from rcmstr_jax.benchmarking.timing import Sample, ceilings
+from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.objective import ContrastOptions
-from rcmstr_jax.training.matrix_work import matrix_operations
 
 TINY = Settings(width=16, batch=2, queue=64, ratios=(0.7,))
 NAMED = ["what", "case", "seconds", "spread", "words_per_second", "peak_bytes", "share_of_ceiling"]

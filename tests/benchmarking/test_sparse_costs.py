@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.benchmarking.sparse_costs import cost_table, encoder_layers
-from rcmstr_jax.evaluation.site_drawing import draw_sites
 from rcmstr_jax.models.resnet import ResNet
+from rcmstr_jax.plotting.sites import draw_sites
 from rcmstr_jax.ssl.masking import draw_mask
-from rcmstr_jax.training.matrix_work import matrix_operations
 
 SMALL = (1, 1, 1, 1)
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs.pretrain import mini
+from rcmstr_jax.benchmarking.matrix_work import MatrixWork, matrix_operations, matrix_work
+from rcmstr_jax.benchmarking.scaling import abstract_step
 from rcmstr_jax.benchmarking.step_costs import Term, step_terms, table
-from rcmstr_jax.training.matrix_work import MatrixWork, matrix_operations, matrix_work
-from rcmstr_jax.training.scaling import abstract_step
+from rcmstr_jax.configs.pretrain import mini
 
 
 @pytest.mark.parametrize(

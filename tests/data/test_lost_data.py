@@ -13,7 +13,7 @@ from rcmstr_jax.data.folder import FolderSource
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import train_batches
 from rcmstr_jax.data.records import DataLost
-from rcmstr_jax.training.command_line import one_line_errors
+from rcmstr_jax.runtime.command_line import one_line_errors
 
 OPTIONS = {"batch_size": 4, "image_size": (32, 100), "seed": 0}
 

@@ -18,7 +18,7 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches, train_batches
-from rcmstr_jax.evaluation.metrics import score_words
+from rcmstr_jax.metrics.words import score_words
 
 MUTATED, MISSING_AT_THE_END, LONGEST = 2000, 40, 25
 SIZE = (32, 100)

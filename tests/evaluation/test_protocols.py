@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.evaluate import (
+from rcmstr_jax.configs.evaluate import (
     common,
     finetune_ctc,
     finetune_transformer,
@@ -23,12 +23,12 @@ from configs.evaluate import (
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation import feeds
 from rcmstr_jax.evaluation.protocols import make_charset, run_evaluation
-from rcmstr_jax.evaluation.words import choose_words
-from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.decoder_head import make_head
-from tests.evaluation.toy_words import WORDS, picture, words_lmdb
+from rcmstr_jax.recognition import feeds
+from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.words import choose_words
+from rcmstr_jax.runtime.errors import ConfigError
+from tests.recognition.toy_words import WORDS, picture, words_lmdb
 
 
 @pytest.fixture(scope="module")

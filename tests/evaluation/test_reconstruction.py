@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.pretrain import mim
+from rcmstr_jax.configs.pretrain import mim
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import reconstruction
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
+from rcmstr_jax.runtime.config_files import write_config
+from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.ssl.reconstruction import patch_targets
-from rcmstr_jax.training.checkpoint import CheckpointError, Checkpoints
-from rcmstr_jax.training.config_check import write_config
+from rcmstr_jax.training.build import build_model, image_size, mask_grid
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.provenance import DataPosition
 from rcmstr_jax.training.state import create_state
 
 PATCH = (8, 4)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from configs.evaluate import common, finetune_transformer, score, semi_supervised
+from rcmstr_jax.configs.evaluate import common, finetune_transformer, score, semi_supervised
 from rcmstr_jax.evaluation import runs
-from rcmstr_jax.evaluation.metrics import Score
+from rcmstr_jax.metrics.words import Score
 
 
 def result(right: int, labels: int = 20) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from rcmstr_jax.data.benchmarks import resolve_benchmarks
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation import analysis, intervals
+from rcmstr_jax.evaluation import analysis
 from rcmstr_jax.evaluation.protocols import score_table
 from rcmstr_jax.evaluation.scoring import SetResult, score_benchmarks
-from rcmstr_jax.training.decoder_head import Word
-from tests.evaluation.toy_words import picture
+from rcmstr_jax.metrics import intervals
+from rcmstr_jax.recognition.heads import Word
+from tests.recognition.toy_words import picture
 
 WORDS = 6
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs.evaluate import frozen_ctc, linear_probe
-from configs.pretrain import mini
+from rcmstr_jax.configs.evaluate import frozen_ctc, linear_probe
+from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import watch as watching
-from rcmstr_jax.evaluation.encoders import load_encoder, random_encoder
-from rcmstr_jax.training.checkpoint import Checkpoints
-from rcmstr_jax.training.config_check import ConfigError, write_config
-from rcmstr_jax.training.provenance import DataPosition
-from tests.evaluation.toy_words import picture
+from rcmstr_jax.recognition.encoders import load_encoder, random_encoder
+from rcmstr_jax.runtime.checkpoint import Checkpoints
+from rcmstr_jax.runtime.config_files import write_config
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.provenance import DataPosition
+from tests.recognition.toy_words import picture
 
 TEXTS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "ant"]
 

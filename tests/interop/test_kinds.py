@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.pretrain.common import get_config
-from rcmstr_jax.evaluation.parity.networks import template
+from rcmstr_jax.configs.pretrain.common import get_config
 from rcmstr_jax.interop.architectures import WrongKind
 from rcmstr_jax.interop.files import read_arrays, write_arrays
 from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint
@@ -26,6 +25,7 @@ from rcmstr_jax.models.hierarchy import Predictors
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VisionTransformer
+from rcmstr_jax.verification.parity.networks import template
 
 IMAGES = jnp.zeros((1, 32, 100, 3))
 

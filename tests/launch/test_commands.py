@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import lmdb
 import pytest
 
-from configs.evaluate import common
+from rcmstr_jax.configs.evaluate import common
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation.encoders import random_encoder
-from rcmstr_jax.evaluation.recognizer import Recognizer
-from rcmstr_jax.training.decoder_head import make_head
-from rcmstr_jax.training.provenance import DataPosition
-from tests.evaluation.toy_words import WORDS, picture, words_lmdb
+from rcmstr_jax.recognition.encoders import random_encoder
+from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.runtime.provenance import DataPosition
+from tests.recognition.toy_words import WORDS, picture, words_lmdb
 
-IMPORTED = ["rcmstr_jax.evaluation.runs", "rcmstr_jax.evaluation.html.page"]
+IMPORTED = ["rcmstr_jax.evaluation.runs", "rcmstr_jax.reporting.page"]
 
 
 class Done(NamedTuple):

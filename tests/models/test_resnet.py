@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from rcmstr_jax.models import resnet
 from rcmstr_jax.models.resnet import ResNet
+from rcmstr_jax.runtime import parallel
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
-from rcmstr_jax.training import parallel
 from tests.models import golden
 
 # The file holds the images in float32, the ancestor saw them in float64: rounding the images again

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcmstr_jax.evaluation.parity import report, tps
 from rcmstr_jax.models.tps import TpsRectifier, fiducial_targets, sample_bilinear, spline_grid
+from rcmstr_jax.verification.parity import report, tps
 
 
 def test_matches_the_published_code(golden_dir: Path, x64: None) -> None:

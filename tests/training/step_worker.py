@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rcmstr_jax.data.pipeline import train_batches  # noqa: E402
 from rcmstr_jax.data.sources import open_source  # noqa: E402
-from rcmstr_jax.models.build import build_model, image_size  # noqa: E402
-from rcmstr_jax.training import parallel  # noqa: E402
-from rcmstr_jax.training.checkpoint import Checkpoints  # noqa: E402
-from rcmstr_jax.training.distributed import connect  # noqa: E402
-from rcmstr_jax.training.provenance import DataPosition  # noqa: E402
+from rcmstr_jax.runtime import parallel  # noqa: E402
+from rcmstr_jax.runtime.checkpoint import Checkpoints  # noqa: E402
+from rcmstr_jax.runtime.distributed import connect  # noqa: E402
+from rcmstr_jax.runtime.provenance import DataPosition  # noqa: E402
+from rcmstr_jax.training.build import build_model, image_size  # noqa: E402
 from tests.training.tiny_step import make_config, make_state, make_step, to_double  # noqa: E402
 
 CHANGES = {"model.blocks": (0, 0, 1, 0), "total_steps": 3}  # one residual block stands for nine

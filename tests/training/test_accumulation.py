@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rcmstr_jax.models.build import build_model, image_size
-from rcmstr_jax.training import parallel
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.training.build import build_model, image_size
 from rcmstr_jax.training.state import PretrainState
 from tests.training.tiny_step import Result, make_config, make_state, make_step, to_double
 

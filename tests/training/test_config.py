@@ -7,18 +7,17 @@ import math
 
 import pytest
 
-from configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
-from rcmstr_jax.models.build import build_model, frame_count, mask_grid
-from rcmstr_jax.training.command_line import check_overrides
-from rcmstr_jax.training.config_check import (
-    ConfigError,
-    check_config,
-    closest,
+from rcmstr_jax.configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
+from rcmstr_jax.runtime.command_line import check_overrides
+from rcmstr_jax.runtime.config_files import (
     config_from_jsonable,
     config_to_jsonable,
     differences,
     flatten,
 )
+from rcmstr_jax.runtime.errors import ConfigError, closest
+from rcmstr_jax.training.build import build_model, frame_count, mask_grid
+from rcmstr_jax.training.config_check import check_config
 from rcmstr_jax.training.config_values import CHOICES, MEMBERS, POSITIVE, RANGES
 
 ALL = {

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from rcmstr_jax.models.build import build_model, image_size
-from rcmstr_jax.training import parallel
-from rcmstr_jax.training.checkpoint import Checkpoints
-from rcmstr_jax.training.provenance import DataPosition
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.checkpoint import Checkpoints
+from rcmstr_jax.runtime.provenance import DataPosition
+from rcmstr_jax.training.build import build_model, image_size
 from tests.training.tiny_step import make_config, make_state, make_step, to_double
 
 # Queue, optimiser and momentum branch; all else would only be compiled longer.

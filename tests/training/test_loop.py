@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.pretrain import mini
-from rcmstr_jax.training import loop, parallel
-from rcmstr_jax.training.checkpoint import CheckpointMismatch, Checkpoints
-from rcmstr_jax.training.command_line import one_line_errors
-from rcmstr_jax.training.compilation import enable_compilation_cache
-from rcmstr_jax.training.config_check import ConfigError
-from rcmstr_jax.training.digest import state_digest
-from rcmstr_jax.training.interrupts import EXIT_FAILED
+from rcmstr_jax.configs.pretrain import mini
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.checkpoint import CheckpointMismatch, Checkpoints
+from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.digest import state_digest
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.interrupts import EXIT_FAILED
+from rcmstr_jax.runtime.skipped import TrainingDiverged
+from rcmstr_jax.training import loop
 from rcmstr_jax.training.loop import Outcome, pretrain
-from rcmstr_jax.training.skipped import TrainingDiverged
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs.pretrain import common
+from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.training.optimizer import base_learning_rate, make_optimizer, make_schedule
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from rcmstr_jax.models.build import build_model, contrast_options, image_size
 from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms
+from rcmstr_jax.training.build import build_model, contrast_options, image_size
 from tests.training.tiny_step import make_config, make_state, make_step
 
 ENCODERS = {

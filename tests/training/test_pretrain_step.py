@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rcmstr_jax.models.build import build_model, frame_count, image_size
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS
-from rcmstr_jax.training import parallel
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.training.build import build_model, frame_count, image_size
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import queue_sizes
 from rcmstr_jax.training.state import PretrainState, select_parts

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.training import recognition_step as rs
-from rcmstr_jax.training.decoder_head import make_head
 
 CHARSET = Charset.preset(36)
 WORDS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "a"]

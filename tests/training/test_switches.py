@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.pretrain import mini
-from rcmstr_jax.models.build import build_model, image_size, mask_grid
+from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS
 from rcmstr_jax.ssl import objective
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
 from rcmstr_jax.ssl.queue import enqueue
 from rcmstr_jax.ssl.relational import relational_terms
+from rcmstr_jax.training.build import build_model, image_size, mask_grid
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import encode_keys, online_losses, queue_sizes
 from rcmstr_jax.training.state import PretrainState, create_state, select_parts

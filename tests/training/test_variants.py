@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs.pretrain import ablation, rcmstr_cnn, rcmstr_vit
-from rcmstr_jax.models.build import build_model, image_size
+from rcmstr_jax.configs.pretrain import ablation, rcmstr_cnn, rcmstr_vit
 from rcmstr_jax.models.layers import BatchNorm
-from rcmstr_jax.training import parallel
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.training.build import build_model, image_size
 from rcmstr_jax.training.config_check import check_config
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, make_pretrain_step

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.pretrain import mini
-from rcmstr_jax.models.build import build_model
+from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 from rcmstr_jax.training.state import PretrainState

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcmstr_jax.evaluation.parity import decoders, report
 from rcmstr_jax.models.decoders.attention import AttentionDecoder
 from rcmstr_jax.models.decoders.ctc import CtcDecoder, ctc_greedy, ctc_loss
+from rcmstr_jax.verification.parity import decoders, report
 
 loss = jax.jit(ctc_loss)
 

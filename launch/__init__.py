@@ -1,0 +1,1 @@
+"""The command lines: parse flags, one call. Installed as `rcmstr_jax.launch`."""

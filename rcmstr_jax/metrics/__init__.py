@@ -1,0 +1,1 @@
+"""Scores of words that were read, and how sure they are: pure functions of texts."""

@@ -1,0 +1,1 @@
+"""Labelled words, decoders with their alphabets, and the recogniser: trained, saved, reading."""

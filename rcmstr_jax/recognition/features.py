@@ -1,0 +1,83 @@
+"""Images into frames by a frozen encoder, whose statistics have been kept right."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from rcmstr_jax.recognition.encoders import Encoder
+from rcmstr_jax.runtime import parallel
+
+# Training-mode passes for the statistics of a random encoder: 0.9 ** 50 = 0.5 % of the old is left.
+CALIBRATION_PASSES = 50
+
+
+def calibrate_statistics(
+    encoder: Encoder,
+    images: UInt8[np.ndarray, "words height width channels"],
+    *,
+    batch_size: int,
+    seed: int,
+    passes: int = CALIBRATION_PASSES,
+) -> Encoder:
+    """Gives an untrained encoder running statistics that fit its data.
+
+    A fresh network holds mean 0 and variance 1, so that in inference mode its features shrink or
+    grow from layer to layer, whereas a pretrained one is normalised properly: the comparison would
+    be won by normalisation, not by what was learnt. So the random encoder sees the training images,
+    without labels, for some forward passes in training mode; its parameters stay as they are.
+
+    Args:
+      encoder: what to calibrate; a network without batch statistics is returned unchanged.
+      images: training images.
+      batch_size: images per pass, at most.
+      seed: decides which images enter.
+      passes: number of forward passes; the statistics move by a tenth in each.
+
+    Returns:
+      The encoder with new statistics.
+    """
+    if not jax.tree.leaves(encoder.batch_stats):
+        return encoder
+    rng = np.random.default_rng((seed, passes))
+    size = min(batch_size, len(images))
+    update = jax.jit(lambda stats, batch: encoder.train(encoder.params, stats, batch)[1])
+    stats = encoder.batch_stats
+    for _ in range(passes):
+        rows = np.sort(rng.choice(len(images), size, replace=False))
+        stats = update(stats, images[rows])
+    origin = {**encoder.origin, "statistics": f"calibrated on {passes} batches of {size} images"}
+    return dataclasses.replace(encoder, batch_stats=stats, origin=origin)
+
+
+def extract_features(
+    encoder: Encoder,
+    images: UInt8[np.ndarray, "words height width channels"],
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    log: Callable[[str], None] | None = None,
+) -> np.ndarray:
+    """Frames (N, T, D) of all images in inference mode, on the host, in ``dtype``.
+
+    The last batch is filled up with its last image, so that one compilation serves all; batches
+    are divided over the devices of this host where their size allows it.
+    """
+    frames, width = encoder.frames_shape()
+    size = min(batch_size, len(images))
+    features = np.empty((len(images), frames, width), jnp.dtype(dtype))
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        rows = parallel.spread_rows(padded)
+        result = encoder.jitted(encoder.params, encoder.batch_stats, rows)
+        features[start : start + size] = np.asarray(result[: len(batch)]).astype(features.dtype)
+        done = start + len(batch)
+        if log is not None and (done == len(images) or (start // size) % 50 == 49):
+            log(f"features: {done} of {len(images)} words")
+    return features

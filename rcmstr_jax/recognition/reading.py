@@ -1,0 +1,110 @@
+"""Reading images that a command names: files, folders, standard input."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcmstr_jax.data.decode import prepare_process
+from rcmstr_jax.data.folder import SUFFIXES
+from rcmstr_jax.data.records import BadRecord
+from rcmstr_jax.recognition.heads import Word
+from rcmstr_jax.recognition.recognizer import Recognizer, load_image
+
+STANDARD_INPUT = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of an image.
+
+    Attributes:
+      name: its path, "-" for standard input.
+      word: what was read; None where the image cannot be used.
+      error: why not.
+    """
+
+    name: str
+    word: Word | None
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; confidences with four decimals."""
+        if self.word is None:
+            return {"image": self.name, "error": self.error}
+        return {
+            "image": self.name,
+            "text": self.word.text,
+            "confidence": round(self.word.confidence, 4),
+            "characters": [
+                [character, round(confidence, 4)]
+                for character, confidence in zip(self.word.text, self.word.characters, strict=True)
+            ],
+        }
+
+
+def find_images(paths: Sequence[str]) -> tuple[list[str], int]:
+    """The images that paths stand for.
+
+    Args:
+      paths: files, which are taken as images whatever their names; folders; or "-" alone.
+
+    Returns:
+      Paths in order, those of a folder sorted; and how many other files the folders hold.
+
+    Raises:
+      ValueError: a path that does not exist, no images, or "-" beside others.
+    """
+    if not paths or (STANDARD_INPUT in paths and len(paths) > 1):
+        raise ValueError("give images, folders of images, or - alone for one on standard input")
+    found: list[str] = []
+    skipped = 0
+    for path in paths:
+        if path == STANDARD_INPUT or Path(path).is_file():
+            found.append(path)
+            continue
+        if not Path(path).is_dir():
+            raise ValueError(f"there is no image or folder {path}: give existing paths")
+        files = sorted(
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path, followlinks=True)
+            for name in names
+        )
+        images = [file for file in files if Path(file).suffix.lower() in SUFFIXES]
+        found += images
+        skipped += len(files) - len(images)
+    if not found:
+        raise ValueError(
+            f"there is no image in {', '.join(paths)} ({skipped} other files): images end in "
+            + ", ".join(sorted(SUFFIXES))
+        )
+    return found, skipped
+
+
+def read_images(recognizer: Recognizer, names: Sequence[str]) -> Iterator[Answer]:
+    """Reads images in batches, decoding in threads; one that cannot be used says why."""
+    prepare_process()
+    size = recognizer.encoder.image_size
+
+    def load(name: str) -> tuple[str, np.ndarray | None, str]:
+        try:
+            data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+            return name, load_image(data, size), ""
+        except BadRecord as error:
+            return name, None, str(error)
+        except OSError as error:
+            return name, None, str(error.strerror)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(names), recognizer.batch_size):
+            loaded = list(threads.map(load, names[start : start + recognizer.batch_size]))
+            words = iter(recognizer.read([image for _, image, _ in loaded if image is not None]))
+            for name, image, error in loaded:
+                yield Answer(name, None if image is None else next(words), error)

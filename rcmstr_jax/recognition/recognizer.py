@@ -1,0 +1,222 @@
+"""A trained recogniser: images in, words out; saved and loaded as one thing.
+
+A saved recogniser lies in `WORKDIR/recognizer` and holds encoder and decoder with all that is
+needed to use them: running statistics, architecture, alphabet, and how it was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.data.decode import decode_image, resize_image
+from rcmstr_jax.recognition.encoders import (
+    Encoder,
+    check_same_shapes,
+    encoder_network,
+    image_size,
+    initializer,
+)
+from rcmstr_jax.recognition.heads import DecoderHead, Word, make_head
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.checkpoint import Checkpoints
+from rcmstr_jax.runtime.config_files import config_to_jsonable
+from rcmstr_jax.runtime.digest import nested
+from rcmstr_jax.runtime.provenance import DataPosition
+
+Tree = Any
+RECOGNIZER = "recognizer"
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognizer:
+    """A trained encoder and decoder, ready to read.
+
+    Attributes:
+      encoder: with the parameters and statistics that it reads with.
+      head: decoder and charset.
+      decoder_params: parameters of the decoder.
+      description: what a report says about it, JSON-ready.
+      batch_size: images per compiled call of ``__call__``; each call is filled up to it, so that
+        an image goes through the same program alone as among others.
+    """
+
+    encoder: Encoder
+    head: DecoderHead
+    decoder_params: Tree
+    description: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batch_size: int = 32
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> list[Word]:
+        """Reads words.
+
+        Args:
+          images: one image or several, each a word crop: a path, encoded bytes, a PIL image, or an
+            array uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), in RGB order.
+
+        Returns:
+          A `Word` for each image: text, confidence, and the confidence of every character.
+
+        Raises:
+          UndecodableImage: bytes or a file that hold no usable image.
+          OSError: a file that cannot be read.
+          ValueError: an array of another shape or type.
+        """
+        alone = isinstance(images, ImageLike)
+        listed: Any = [images] if alone else images
+        return self.read([load_image(image, self.encoder.image_size) for image in listed])
+
+    def read(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Word]:
+        """Reads images of the encoder's size."""
+        words: list[Word] = []
+        for start in range(0, len(images), self.batch_size):
+            batch = np.stack(images[start : start + self.batch_size])
+            padding = [(0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
+            words += self.reader(np.pad(batch, padding))[: len(batch)]
+        return words
+
+    def compile(self) -> None:
+        """Reads an empty batch, so that the first real one is as quick as the others."""
+        self.reader(np.zeros((self.batch_size, *self.encoder.image_size, 3), np.uint8))
+
+    @functools.cached_property
+    def reader(self) -> Callable[[np.ndarray], list[Word]]:
+        """A function uint8 images (B, 32, W, 3) -> words, compiled once per batch size.
+
+        The rows are divided over this host's devices where their number allows it.
+        """
+
+        def reading(params: Tree, stats: Tree, decoder: Tree, images: Any) -> Any:
+            frames = self.encoder.infer(params, stats, images)
+            return self.head.read(decoder, frames.astype(jnp.float32))
+
+        compiled = jax.jit(reading)
+        # Copied to all devices once, not in every call.
+        weights = parallel.on_every_device(
+            (self.encoder.params, self.encoder.batch_stats, self.decoder_params)
+        )
+
+        def read(images: np.ndarray) -> list[Word]:
+            return self.head.words(compiled(*weights, parallel.spread_rows(images)))
+
+        return read
+
+    def save(self, workdir: str | Path, position: DataPosition) -> str:
+        """Writes the recogniser into `workdir/recognizer`, whole or not at all.
+
+        Args:
+          workdir: of the evaluation.
+          position: the data it was trained on.
+
+        Returns:
+          The digest of its arrays.
+
+        Raises:
+          CheckpointError: it cannot be written.
+        """
+        config = ConfigDict(
+            {
+                "model": self.encoder.origin["model"],
+                "seed": 0,  # of a fresh network, whose shapes are held against the arrays
+                "decoder": {
+                    "name": self.head.name,
+                    "characters": self.head.charset.characters,
+                    "max_length": self.head.max_length,
+                    "beams": self.head.beams,
+                    **self.head.sizes,
+                },
+                "description": self.description,
+            }
+        )
+        state = {
+            "encoder": {"params": self.encoder.params, "batch_stats": self.encoder.batch_stats},
+            "decoder": self.decoder_params,
+        }
+        with Checkpoints(Path(workdir) / RECOGNIZER, keep=1) as checkpoints:
+            return checkpoints.save(self.description["steps"], state, config, position)
+
+    @classmethod
+    def from_checkpoint(
+        cls, folder: str | Path, *, batch_size: int = 32, beams: int | None = None
+    ) -> Recognizer:
+        """Loads a recogniser; nothing but its folder has to be known.
+
+        Args:
+          folder: workdir of an evaluation (launch/evaluate.py).
+          batch_size: images per compiled call.
+          beams: of a transformer's search; None takes what it was evaluated with.
+
+        Raises:
+          ValueError: no recogniser there, or one whose arrays do not fit its description.
+          CheckpointError: it is damaged.
+        """
+        folder = Path(folder)
+        home = folder if folder.name == RECOGNIZER else folder / RECOGNIZER
+        if not home.is_dir():
+            raise ValueError(
+                f"{folder} holds no recogniser: give the --workdir of a finished launch/evaluate.py"
+                f" (it has a folder {RECOGNIZER!r})"
+            )
+        with Checkpoints(home, read_only=True) as checkpoints:
+            _, config, arrays = checkpoints.read()
+        description = config_to_jsonable(config.description)
+        settings: Mapping[str, Any] = config.decoder.to_dict()
+        charset = Charset(settings["characters"])
+        sizes = {name: settings[name] for name in ("hidden", "depth")}
+        head = make_head(
+            settings["name"],
+            charset,
+            max_length=settings["max_length"],
+            beams=settings["beams"] if beams is None else beams,
+            **sizes,
+        )
+        found = nested(arrays, "encoder")
+        found.setdefault("batch_stats", {})
+        encoder = Encoder(
+            model=encoder_network(config),
+            params=found["params"],
+            batch_stats=found["batch_stats"],
+            image_size=image_size(config),
+            origin=description["encoder"],
+        )
+        decoder = nested(arrays, "decoder")
+        frames = jax.ShapeDtypeStruct((2, *encoder.frames_shape()), jnp.float32)
+        wanted = {
+            **({"batch_stats": {}} | jax.eval_shape(initializer(config))),
+            "decoder": jax.eval_shape(head.init, jax.random.key(0), frames),
+        }
+        check_same_shapes({**found, "decoder": decoder}, wanted, str(folder))
+        return cls(encoder, head, decoder, description, batch_size)
+
+
+def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """A word crop as the network takes it: RGB, resized without regard to its aspect ratio.
+
+    Raises:
+      UndecodableImage: bytes or a file that hold no usable image.
+      OSError: a file that cannot be read.
+      ValueError: an array of another shape or type.
+    """
+    if isinstance(image, str | Path):
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return decode_image(image, size)
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8:
+            raise ValueError(f"image array of type {image.dtype}: give uint8 values, 0 to 255")
+        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return resize_image(np.asarray(image.convert("RGB")), size)

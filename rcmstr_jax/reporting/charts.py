@@ -1,0 +1,172 @@
+"""Charts as SVG, drawn in the page's own colours: lines over steps, bars, points."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from rcmstr_jax.reporting.elements import text
+from rcmstr_jax.runtime.curves import moving_average
+
+WIDTH, HEIGHT = 360, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
+COLOURS = 8
+POINTS = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A named line: `colour` counts the runs, so that a run looks alike in every chart."""
+
+    name: str
+    colour: int
+    x: Float[np.ndarray, " points"]
+    y: Float[np.ndarray, " points"]
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that cover a range; `[low]` where it is empty."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A tick's label: 1200 -> 1.2k."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:.3g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where data lies in a chart."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Place of a point in the drawing."""
+
+        def share(value: float, ends: tuple[float, float]) -> float:
+            return (value - ends[0]) / ((ends[1] - ends[0]) or 1.0)
+
+        return (
+            round(_LEFT + share(x, self.x) * (WIDTH - _LEFT - _RIGHT), 1),
+            round(HEIGHT - _BOTTOM - share(y, self.y) * (HEIGHT - _TOP - _BOTTOM), 1),
+        )
+
+    def axes(self) -> str:
+        """Grid lines and their numbers."""
+        parts = []
+        for value in ticks(*self.y):
+            _, y = self.at(self.x[0], value)
+            parts.append(
+                f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+            )
+            parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">')
+            parts.append(f"{short(value)}</text>")
+        for value in ticks(*self.x):
+            x, _ = self.at(value, self.y[0])
+            parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - 7}" text-anchor="middle">')
+            parts.append(f"{short(value)}</text>")
+        return "".join(parts)
+
+
+def svg(content: str, label: str) -> str:
+    """A drawing that takes the width of its column."""
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(label)}">{content}</svg>'
+    )
+
+
+def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Long curves as a moving average of fewer points, the last one among them."""
+    if len(series.x) <= POINTS:
+        return series.x, series.y
+    window = -(-len(series.x) // POINTS)
+    smooth = moving_average(series.y, window)
+    rows = np.unique(np.r_[0 : len(series.x) : window, len(series.x) - 1])
+    return series.x[rows], smooth[rows]
+
+
+def line_chart(title: str, lines: Sequence[Series]) -> str:
+    """Lines over a common x axis, with the title as its caption."""
+    drawn = [(series, *_thinned(series)) for series in lines if len(series.x)]
+    if not drawn:
+        raise ValueError(f"chart {title!r} has no points")
+    xs, ys = (np.concatenate([part[i] for part in drawn]) for i in (1, 2))
+    frame = Frame((float(xs.min()), float(xs.max())), (float(ys.min()), float(ys.max())))
+    parts = [frame.axes()]
+    for series, x, y in drawn:
+        points = [frame.at(a, b) for a, b in zip(x, y, strict=True)]
+        colour = f"c{series.colour % COLOURS}"
+        if len(points) == 1:
+            (a, b) = points[0]
+            mark = f'<circle class="dot {colour}" cx="{a}" cy="{b}" r="3">'
+        else:
+            path = " ".join(f"{a},{b}" for a, b in points)
+            mark = f'<polyline class="line {colour}" points="{path}">'
+        kind = "circle" if len(points) == 1 else "polyline"
+        parts.append(f"{mark}<title>{text(series.name)}</title></{kind}>")
+    caption = f"<figcaption>{text(title)}</figcaption>"
+    return f'<figure class="chart">{caption}{svg("".join(parts), title)}</figure>'
+
+
+def legend_of(runs: Sequence[tuple[str, int]]) -> str:
+    """(name, colour) of the runs, as names beside their colours."""
+    items = (
+        f'<li><span class="key c{colour % COLOURS}"></span>{text(name)}</li>'
+        for name, colour in runs
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def reliability_chart(
+    title: str, runs: Sequence[tuple[int, Sequence[tuple[float, float, int]]]]
+) -> str:
+    """Accuracy over confidence, both in %; the diagonal is perfect calibration.
+
+    Args:
+      title: caption.
+      runs: (colour, [(confidence, accuracy, words)]) for each run; the area of a point grows with
+        its words.
+    """
+    frame = Frame((0.0, 100.0), (0.0, 100.0))
+    (x1, y1), (x2, y2) = frame.at(0, 0), frame.at(100, 100)
+    parts = [frame.axes(), f'<line class="rule" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>']
+    for colour, bins in runs:
+        name = f"c{colour % COLOURS}"
+        places = [(*frame.at(confidence, accuracy), words) for confidence, accuracy, words in bins]
+        path = " ".join(f"{x},{y}" for x, y, _ in places)
+        parts.append(f'<polyline class="line {name}" points="{path}"/>')
+        total = sum(words for *_, words in places)
+        for x, y, words in places:
+            radius = round(2 + 8 * math.sqrt(words / total), 1)
+            dot = f'<circle class="dot soft {name}" cx="{x}" cy="{y}" r="{radius}">'
+            parts.append(f"{dot}<title>{words} words</title></circle>")
+    caption = f"<figcaption>{text(title)}</figcaption>"
+    return f'<figure class="chart">{caption}{svg("".join(parts), title)}</figure>'
+
+
+def glyph_map(title: str, points: Float[np.ndarray, "points 2"], glyphs: Sequence[str]) -> str:
+    """Characters at their places, one hue for each kind."""
+    low, high = points.min(0), points.max(0)
+    frame = Frame((float(low[0]), float(high[0])), (float(low[1]), float(high[1])))
+    hues = {glyph: round(360 * i / len(set(glyphs))) for i, glyph in enumerate(sorted(set(glyphs)))}
+    marks = []
+    for (a, b), glyph in zip(points, glyphs, strict=True):
+        x, y = frame.at(float(a), float(b))
+        marks.append(f'<text x="{x}" y="{y}" style="--h:{hues[glyph]}">{text(glyph)}</text>')
+    drawing = svg(f'<g class="glyphs">{"".join(marks)}</g>', title)
+    return f'<figure class="chart wide"><figcaption>{text(title)}</figcaption>{drawing}</figure>'

@@ -1,0 +1,183 @@
+"""What a pretrained network has learnt of words, as arrays: nothing here knows HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from rcmstr_jax.data.decode import decode_image
+from rcmstr_jax.data.faults import FaultLog, fault_of
+from rcmstr_jax.data.records import BadRecord, RecordSource
+from rcmstr_jax.runtime.weights import load_pretrained
+from rcmstr_jax.training.build import build_model, image_size
+from rcmstr_jax.training.step_inputs import images_to_float
+
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Decoded words.
+
+    Attributes:
+      images: pixels.
+      texts: labels, "" where there is none.
+      name: where they come from.
+      faults: how many records could not be used.
+    """
+
+    images: UInt8[np.ndarray, "words height width 3"]
+    texts: list[str]
+    name: str
+    faults: int
+
+
+def load_words(source: RecordSource, size: tuple[int, int], count: int, seed: int = 0) -> Words:
+    """Up to ``count`` words of a source; of a longer one, some drawn by seed.
+
+    Raises:
+      ValueError: none of them can be used.
+    """
+    total = len(source)
+    chosen: Sequence[int] = range(total)
+    if total > count:
+        drawn = np.random.default_rng(seed).integers(0, total, 2 * count)
+        chosen = [int(i) for i in dict.fromkeys(drawn.tolist())][:count]
+    images, texts, faults = [], [], FaultLog()
+    for index in chosen:
+        try:
+            record = source[index]
+            images.append(decode_image(record.image, size))
+        except BadRecord as error:
+            faults.add(fault_of(error, source, index))
+            continue
+        texts.append(record.text or "")
+    if not images:
+        raise ValueError(f"--words={source.name}: none of {len(chosen)} records can be used")
+    return Words(np.stack(images), texts, source.name, len(faults))
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """What the online branch makes of words, in inference mode.
+
+    Attributes:
+      config: of the run.
+      variables: of the network.
+      words: the words.
+      frames: encoder output.
+      levels: vectors of each hierarchy that the run contrasts, of length 1.
+    """
+
+    config: ConfigDict
+    variables: dict[str, Any]
+    words: Words
+    frames: Float[np.ndarray, "words frames dim"]
+    levels: dict[str, Float[np.ndarray, "words parts dim"]]
+
+
+def embed(workdir: str | Path, words: Words) -> Embeddings:
+    """Encodes words with the newest checkpoint of a pretraining run.
+
+    Raises:
+      CheckpointError: no readable checkpoint.
+      ValueError: the words have another size than the network's images.
+    """
+    config, params, stats = load_pretrained(workdir)
+    if words.images.shape[1:3] != image_size(config):
+        raise ValueError(f"words of {words.images.shape[1:3]} for images of {image_size(config)}")
+    variables = {"params": params, "batch_stats": stats}
+    model = build_model(config)
+
+    @jax.jit
+    def encode(images: Any) -> Any:
+        frames: Any = model.apply(variables, images_to_float(images), method="encode")
+        projected = model.apply(variables, frames, method="project_frames")
+        return frames, model.apply(variables, projected, method="predict")
+
+    found = []
+    for start in range(0, len(words.images), BATCH):
+        batch = words.images[start : start + BATCH]
+        padded = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
+        result = encode(padded)
+        found.append(jax.tree.map(lambda x: np.asarray(x, np.float32), result))
+    count = len(words.images)
+    frames, levels = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    return Embeddings(config, variables, words, frames, levels)
+
+
+def unit(vectors: Float[np.ndarray, "... dim"]) -> Float[np.ndarray, "... dim"]:
+    """Centred over all vectors, then scaled to length 1."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    centred = vectors - flat.mean(0)
+    return centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), 1e-9)
+
+
+def nearest(
+    queries: Float[np.ndarray, "queries dim"],
+    pool: Float[np.ndarray, "pool dim"],
+    count: int,
+    forbidden: Sequence[Sequence[int]],
+) -> tuple[Int[np.ndarray, "queries count"], Float[np.ndarray, "queries count"]]:
+    """Places and similarities of the nearest vectors of a pool; `forbidden` places are left out.
+
+    All vectors have length 1; ties go to the lower place.
+    """
+    similarity = queries @ pool.T
+    for row, places in zip(similarity, forbidden, strict=True):
+        row[list(places)] = -np.inf
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return best, np.take_along_axis(similarity, best, axis=1)
+
+
+def frame_of(character: int, length: int, frames: int) -> int:
+    """The frame at the centre of a character, all characters taken to be equally wide."""
+    return min(int((character + 0.5) / length * frames), frames - 1)
+
+
+def principal_plane(
+    vectors: Float[np.ndarray, "points dim"],
+) -> tuple[Float[np.ndarray, "points 2"], Float[np.ndarray, " 2"]]:
+    """The two principal components of the points, and the share of the variance of each."""
+    centred = vectors - vectors.mean(0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    shares = singular**2 / np.sum(singular**2)
+    return left[:, :2] * singular[:2], shares[:2]
+
+
+def relations(
+    embeddings: Embeddings, word: int, frame: int, others: Sequence[int]
+) -> Float[np.ndarray, "words parts"]:
+    """Similarity of one frame with the sub-words of its own word (first row) and of others."""
+    query = embeddings.levels["frame"][word, frame]
+    return embeddings.levels["subword"][[word, *others]] @ query
+
+
+def holding_part(frame: int, frames: int, parts: int) -> int:
+    """The sub-word that holds a frame: windows of stride ``frames // parts`` (method section 4)."""
+    return min(frame // (frames // parts), parts - 1)
+
+
+def relation_means(embeddings: Embeddings) -> dict[str, float]:
+    """Mean similarity of frames with their own sub-word, the word's others, and other words'.
+
+    The other word is the next one in order.
+    """
+    frames, parts = embeddings.levels["frame"], embeddings.levels["subword"]
+    count, number = frames.shape[1], parts.shape[1]
+    own = np.einsum("wfd,wpd->wfp", frames, parts)
+    other = np.einsum("wfd,wpd->wfp", frames, np.roll(parts, -1, axis=0))
+    holds = np.zeros((count, number), bool)
+    holds[np.arange(count), [holding_part(f, count, number) for f in range(count)]] = True
+    return {
+        "its own sub-word": float(own[:, holds].mean()),
+        "other sub-words of its word": float(own[:, ~holds].mean()),
+        "sub-words of another word": float(other.mean()),
+    }

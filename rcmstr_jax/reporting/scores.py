@@ -1,0 +1,259 @@
+"""Sections of numbers: scores, intervals, comparisons, where the errors lie, curves."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rcmstr_jax.evaluation import report
+from rcmstr_jax.evaluation.comparison import paired_rows
+from rcmstr_jax.metrics.intervals import compare_predictions
+from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.reporting import charts
+from rcmstr_jax.reporting.elements import Section, Table, folded, gallery, paragraph
+from rcmstr_jax.reporting.runs import Run, evaluations, without
+
+SHOWN_CONFUSIONS = 15
+UNFOLDED = 4  # runs whose own tables lie open
+_SEED_FOLDER = re.compile(r"/?seed_\d+$")
+# Fields that say which runs a command makes, not what one of them is.
+_OF_ONE_COMMAND = ("seed", "seeds", "label_shares", "random_beside")
+NO_EVALUATION = "no run on this page is an evaluation (launch/evaluate.py)."
+
+
+def overview(runs: Sequence[Run]) -> Section:
+    """Every run beside every set, and each run's table with what it rests on."""
+    scored = evaluations(runs)
+    if not scored:
+        return Section("Scores", "", [NO_EVALUATION])
+    tables = [_beside(scored, "word_accuracy"), *_over_seeds(scored)]
+    body = "".join(table.html() for table in tables)
+    for run in scored:
+        apart = "".join(table.html() for table in _apart(run))
+        body += _folded_if_many(scored, f"{run.name}: every set", apart)
+    return Section("Scores", body)
+
+
+def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
+    return content if len(runs) <= UNFOLDED else folded(summary, content)
+
+
+def _results(run: Run) -> dict[str, Any]:
+    assert run.results is not None
+    return run.results
+
+
+def _beside(runs: Sequence[Run], metric: str) -> Table:
+    names = list(dict.fromkeys(e["name"] for run in runs for e in _results(run)["sets"]))
+    header = ("run", "mean by words", "plain mean", *names, "encoder", "decoder")
+    rows: list[tuple[str, ...]] = [header]
+    for run in runs:
+        results = _results(run)
+        sets = {entry["name"]: entry for entry in results["sets"]}
+        scores = [results["weighted_mean"], results["plain_mean"]]
+        scores += [sets.get(name) for name in names]
+        cells = [
+            "–" if score is None else report.show(score[metric], score[f"{metric}_stderr"])
+            for score in scores
+        ]
+        rows.append((run.name, *cells, results["initialisation"], results["decoder"]))
+    policies = sorted({_results(run)["policy"] for run in runs})
+    notes = [f"Policy {p}: {POLICIES[p]}." for p in policies]
+    notes.append("± is one standard error over words. – is a set that the run was not scored on.")
+    return Table("Word accuracy %, all runs", rows, notes)
+
+
+def _over_seeds(runs: Sequence[Run]) -> list[Table]:
+    """Mean and deviation of runs that differ in their seed alone; no table without such runs."""
+    groups: dict[str, dict[int, Run]] = {}
+    notes = ["All words together."]
+    for run in runs:
+        groups.setdefault(_all_but_the_seed(run), {})[_results(run)["seed"]] = run
+    header = ("runs", "encoder", "protocol", "decoder", "labels", "seeds")
+    rows: list[tuple[str, ...]] = [(*header, "word accuracy %", "1-NED %")]
+    for found in groups.values():
+        if len(found) > 1:
+            several = [_results(run) for run in found.values()]
+            one = several[0]
+            cells = [
+                _mean_and_deviation([results["weighted_mean"][metric] for results in several])
+                for metric in ("word_accuracy", "one_minus_ned")
+            ]
+            kind = (one["initialisation"], one["protocol"], one["decoder"])
+            labels = f"{one['train']['labels_asked']:g}"
+            seeds = ", ".join(map(str, sorted(found)))
+            names = ", ".join(dict.fromkeys(_SEED_FOLDER.sub("", r.name) for r in found.values()))
+            rows.append((names, *kind, labels, seeds, *cells))
+            notes.append(report.seeds_note([results["encoder"] for results in several]))
+    return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
+
+
+def _all_but_the_seed(run: Run) -> str:
+    """What two runs must have in common to be two seeds of one experiment."""
+    results = _results(run)
+    config = {k: v for k, v in results.get("config", {}).items() if k not in _OF_ONE_COMMAND}
+    kind = [results[name] for name in ("initialisation", "protocol", "decoder")]
+    words = [results["train"][name] for name in ("labels_asked", "source")]
+    sets = [entry["name"] for entry in results["sets"]]
+    return json.dumps([kind, words, sets, config], sort_keys=True)
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return "–"
+    return report.show(statistics.fmean(known), statistics.stdev(known))
+
+
+def _apart(run: Run) -> list[Table]:
+    results = _results(run)
+    said = [sentence.replace("`", "") for sentence in report.describe(results)]
+    header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
+    by_policy: list[tuple[str, ...]] = [header]
+    for policy, score in results["policies"].items():
+        rates = (
+            report.show(score["word_accuracy"], score["word_accuracy_stderr"]),
+            report.show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
+            report.show(score.get("character_accuracy")),
+        )
+        by_policy.append((policy, *rates, str(score["num_words"])))
+    notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
+    return [
+        Table(f"{run.name}: every set", report.table_rows(results), said),
+        Table(f"{run.name}: all words by policy", by_policy, notes),
+    ]
+
+
+def _analyses(runs: Sequence[Run]) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
+    found = [(run, run.analysis) for run in evaluations(runs)]
+    missing = without("predictions.jsonl", [run.name for run, a in found if a is None])
+    if not found:
+        missing = [NO_EVALUATION]
+    return [(run, analysis) for run, analysis in found if analysis is not None], missing
+
+
+def intervals(runs: Sequence[Run]) -> Section:
+    """Bootstrap intervals, and paired comparisons of every run with the first of its words."""
+    analysed, missing = _analyses(runs)
+    tables = [
+        Table(
+            f"{run.name}: 95 % intervals",
+            report.interval_rows(analysis["intervals"]),
+            ["Bootstrap over words; the plain mean resamples every set by itself."],
+        )
+        for run, analysis in analysed
+    ]
+    first = analysed[0] if analysed else None
+    for run, _ in analysed[1:]:
+        assert first is not None
+        policy = first[1]["policy"]
+        try:
+            compared = compare_predictions(first[0].lines, run.lines, policy=policy)
+        except ValueError as error:
+            missing.append(f"{first[0].name} against {run.name}: {error}.")
+            continue
+        notes = [f"Second less first, in points; paired bootstrap over words, policy {policy}."]
+        title = f"First {first[0].name}, second {run.name}"
+        tables.append(Table(title, paired_rows(compared), notes))
+    alone, pairs = tables[: len(analysed)], tables[len(analysed) :]
+    own = gallery([table.html() for table in alone], "tables")
+    body = _folded_if_many(analysed, "Intervals of every run", own)
+    body += "".join(_folded_if_many(analysed, pair.title, pair.html()) for pair in pairs)
+    return Section("How sure the scores are", body, missing)
+
+
+def errors(runs: Sequence[Run]) -> Section:
+    """Accuracy by length, source and training vocabulary; calibration; confused characters."""
+    analysed, missing = _analyses(runs)
+    parts = []
+    for title, name in (
+        ("Label length in characters", "by_length"),
+        ("Source", "by_source"),
+        ("Words seen in training", "by_seen"),
+    ):
+        grouped = [(run, analysis[name]) for run, analysis in analysed if analysis[name]]
+        if grouped:
+            parts.append(_by_group(title, grouped).html())
+        lacking = [run.name for run, analysis in analysed if not analysis[name]]
+        if lacking and name == "by_seen":
+            missing += without("training_words.txt", lacking)
+    confident = [(run, a["calibration"]) for run, a in analysed if a["calibration"]]
+    unsure = [run.name for run, analysis in analysed if not analysis["calibration"]]
+    if confident:
+        parts.append(_calibration(confident))
+    missing += without("confidences in predictions.jsonl", unsure)
+    confused = [_confusions(run, a["confusions"]) for run, a in analysed if a["confusions"]]
+    letters = gallery([table.html() for table in confused], "tables")
+    parts.append(_folded_if_many(confused, "Most confused characters of every run", letters))
+    return Section("Where the errors lie", "".join(parts), missing)
+
+
+def _by_group(title: str, grouped: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> Table:
+    groups = sorted({row["group"] for _, rows in grouped for row in rows})
+    header = [title.lower(), "words", *(f"{run.name}, accuracy %" for run, _ in grouped)]
+    table = [header]
+    for group in groups:
+        found = [next((r for r in rows if r["group"] == group), None) for _, rows in grouped]
+        counts = {str(row["num_words"]) for row in found if row is not None}
+        cells = ["–" if row is None else report.show(row["word_accuracy"]) for row in found]
+        table.append([str(group), " / ".join(sorted(counts)), *cells])
+    return Table(title, table)
+
+
+def _calibration(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
+    points = [
+        (run.colour, [(b["confidence"], b["accuracy"], b["num_words"]) for b in c["bins"]])
+        for run, c in found
+    ]
+    chart = charts.reliability_chart("Word accuracy % over confidence %", points)
+    rows = [("run", "confidence from %", "to %", "words", "mean confidence %", "accuracy %")]
+    for run, calibration in found:
+        for b in calibration["bins"]:
+            rates = (report.show(b["confidence"]), report.show(b["accuracy"]))
+            rows.append((run.name, f"{b['low']:g}", f"{b['high']:g}", str(b["num_words"]), *rates))
+    eces = [f"{run.name}: expected calibration error {c['ece']:.2f} %." for run, c in found]
+    legend = charts.legend_of([(run.name, run.colour) for run, _ in found])
+    table = Table("Reliability of the word confidence", rows, eces)
+    return legend + gallery([chart], "charts") + _folded_if_many(found, table.title, table.html())
+
+
+def _confusions(run: Run, found: Sequence[Mapping[str, Any]]) -> Table:
+    rows: list[tuple[str, ...]] = [("in the label", "read as", "times", "share of the character %")]
+    for row in found[:SHOWN_CONFUSIONS]:
+        shown = [row[side] if row[side] else "(nothing)" for side in ("label", "prediction")]
+        rows.append((*shown, str(row["count"]), report.show(row["share"])))
+    return Table(f"{run.name}: most confused characters", rows)
+
+
+def curves(runs: Sequence[Run]) -> Section:
+    """Every metric over the steps, one chart each, all runs in it; losses first."""
+    logged = [run for run in runs if run.curves]
+    missing = without("metrics.jsonl", [run.name for run in runs if not run.curves])
+    names = sorted(
+        {name for run in logged for name in run.curves},
+        key=lambda name: (not name.startswith("loss"), not name.startswith("accuracy"), name),
+    )
+    drawn = [
+        charts.line_chart(
+            name,
+            [
+                charts.Series(run.name, run.colour, *run.curves[name])
+                for run in logged
+                if name in run.curves
+            ],
+        )
+        for name in names
+    ]
+    first = [name for name in names if name.startswith(("loss", "accuracy"))]
+    body = charts.legend_of([(run.name, run.colour) for run in logged]) if logged else ""
+    body += gallery(drawn[: len(first)], "charts")
+    if drawn[len(first) :]:
+        summary = f"{len(drawn) - len(first)} further curves"
+        body += folded(summary, gallery(drawn[len(first) :], "charts"))
+    if drawn:
+        points = charts.POINTS
+        body += paragraph(f"Curves of more than {points} points are drawn as a moving average.")
+    return Section("Learning curves", body, missing)

@@ -1,0 +1,213 @@
+"""Sections of words: sheets of right and wrong ones, attention over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from rapidfuzz.distance import Levenshtein
+
+from rcmstr_jax.data.decode import decode_image
+from rcmstr_jax.data.lmdb import LmdbSource
+from rcmstr_jax.data.records import BadRecord
+from rcmstr_jax.metrics.intervals import judge_lines
+from rcmstr_jax.metrics.words import normalize_text
+from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.reporting.elements import (
+    Section,
+    captioned,
+    gallery,
+    paragraph,
+    picture,
+    text,
+)
+from rcmstr_jax.reporting.runs import Run, evaluations, without
+from rcmstr_jax.runtime.checkpoint import CheckpointError
+
+SHEET_WORDS = 18
+ATTENDED_WORDS = 6
+# Decoders that say where in the image each character was read from.
+ATTENDING = ("attention", "transformer")
+_SIZE = (32, 100)
+Line = dict[str, Any]
+
+
+def spread(lines: Sequence[Line], count: int) -> list[Line]:
+    """So many lines, evenly over the order of their confidences, the surest first."""
+    ranked = sorted(lines, key=lambda line: -float(line.get("confidence") or 0.0))
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
+
+
+def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
+    """Right and wrong words of every evaluation, with the confidence of each.
+
+    Args:
+      runs: all runs of the page.
+      crops: whether the scored images are shown, or their words alone.
+    """
+    parts: list[str] = []
+    missing = without("predictions.jsonl", [r.name for r in evaluations(runs) if not r.lines])
+    for run in evaluations(runs):
+        if not run.lines or run.results is None:
+            continue
+        policy = run.results["policy"]
+        judged = list(zip(run.lines, judge_lines(run.lines, policy), strict=True))
+        parts.append(f"<h3>{text(run.name)}</h3>")
+        show, problems = _crops(run) if crops else (lambda line: None, [])
+        missing += problems
+        for title, wanted in (("wrong", False), ("right", True)):
+            found = [line for line, o in judged if o is not None and o.correct == wanted]
+            shown = spread([line for line in found if line.get("readable", True)], SHEET_WORDS)
+            parts.append(paragraph(f"{len(found)} {title}, {len(shown)} of them:"))
+            parts.append(gallery([_card(line, policy, show(line)) for line in shown]))
+    if not crops and parts:
+        parts.insert(0, paragraph("The images of the scored sets are not part of this page."))
+    if not evaluations(runs):
+        missing.append("no run on this page is an evaluation (launch/evaluate.py).")
+    return Section("Words read right and wrong", "".join(parts), missing)
+
+
+def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
+    """A function from a line to its pixels, and the sets whose images are gone."""
+    assert run.results is not None
+    sources: dict[str, LmdbSource] = {}
+    problems = []
+    for entry in run.results["sets"]:
+        if not entry["num_words"]:
+            continue
+        try:
+            sources[entry["name"]] = LmdbSource(entry["path"])
+        except ValueError as error:
+            problems.append(f"images of {run.name}, {entry['name']}: {error}.")
+
+    def show(line: Line) -> np.ndarray | None:
+        source = sources.get(line["set"])
+        if source is None or line["index"] >= len(source):
+            return None
+        try:
+            return decode_image(source[line["index"]].image, _SIZE)
+        except BadRecord:
+            return None
+
+    return show, problems
+
+
+def _card(line: Line, policy: str, pixels: UInt8[np.ndarray, "height width 3"] | None) -> str:
+    confidence = line.get("confidence")
+    sure = "" if confidence is None else f" <span>{100 * float(confidence):.0f} %</span>"
+    guess, label = (normalize_text(line[side], policy) for side in ("prediction", "label"))
+    kind = "right" if guess == label else "wrong"
+    caption = f'<b class="{kind}">{marked(label, guess)}</b>{sure}'
+    if guess != label:
+        caption += f"<br><span>is {text(label)}</span>"
+    return captioned("" if pixels is None else picture(pixels, line["label"]), caption)
+
+
+def marked(label: str, guess: str) -> str:
+    """The prediction as HTML, characters that are not the label's marked; – for an empty one."""
+    wrong = {edit.dest_pos for edit in Levenshtein.editops(label, guess) if edit.tag != "delete"}
+    parts = [f"<mark>{text(c)}</mark>" if i in wrong else text(c) for i, c in enumerate(guess)]
+    return "".join(parts) or "–"
+
+
+def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
+    """The saved recognisers whose decoders attend, by their runs' names; and why others are not."""
+    found: dict[str, Recognizer] = {}
+    missing, others, unsaved = [], [], []
+    for run in evaluations(runs):
+        assert run.results is not None
+        if run.results["decoder"] not in ATTENDING:
+            others.append(run.name)
+        elif not (run.path / RECOGNIZER).is_dir():
+            unsaved.append(run.name)
+        else:
+            try:
+                found[run.name] = Recognizer.from_checkpoint(run.path)
+            except (CheckpointError, ValueError) as error:
+                missing.append(f"{run.name}: {error}.")
+    missing += without("decoder that attends", others) + without("saved recogniser", unsaved)
+    if not evaluations(runs):
+        missing.append("no run on this page is an evaluation (launch/evaluate.py).")
+    return found, missing
+
+
+def attention(
+    recognizers: Mapping[str, Recognizer],
+    images: Mapping[tuple[int, int], UInt8[np.ndarray, "n h w 3"]],
+    missing: Sequence[str],
+) -> Section:
+    """What decoders look at for each character they write.
+
+    Args:
+      recognizers: from ``attending``.
+      images: words to look at, by the image size that they have been decoded to.
+      missing: what is left out, and why.
+    """
+    parts = []
+    for name, recognizer in recognizers.items():
+        words = images.get(recognizer.encoder.image_size)
+        if words is not None:
+            shown = words[:ATTENDED_WORDS]
+            strips = attention_strips(shown, *attention_weights(recognizer, shown))
+            parts.append(f"<h3>{text(name)}</h3>{gallery(strips, 'strips')}")
+    if parts:
+        parts.append(
+            paragraph(
+                "Each copy of a word is lit where its character was read from; of a transformer, in"
+                " the mean over blocks and heads."
+            )
+        )
+    return Section("Attention over the image", "".join(parts), missing)
+
+
+def attention_weights(
+    recognizer: Recognizer, images: UInt8[np.ndarray, "words height width 3"]
+) -> tuple[list[str], Float[np.ndarray, "words steps frames"]]:
+    """Texts as they are read, and for each step the weights over the frames (they sum to 1)."""
+    head, encoder = recognizer.head, recognizer.encoder
+
+    @jax.jit
+    def read(params: Any, batch_stats: Any, decoder: Any, images: Any) -> Any:
+        frames = encoder.infer(params, batch_stats, images).astype(jnp.float32)
+        reading = head.read(decoder, frames)
+        # Fed with what was read, a decoder looks where it looked when it read; also in a search.
+        given = jnp.roll(reading.tokens, 1, axis=1).at[:, 0].set(head.charset.sos_token)
+        _, seen = head.module.apply({"params": decoder}, frames, given, mutable=["intermediates"])
+        return reading, seen["intermediates"]
+
+    reading, seen = read(encoder.params, encoder.batch_stats, recognizer.decoder_params, images)
+    weights = np.mean([np.asarray(w, np.float32) for w in jax.tree.leaves(seen)], axis=0)
+    return [word.text for word in head.words(reading)], weights
+
+
+def attention_strips(
+    images: UInt8[np.ndarray, "words height width 3"],
+    words: Sequence[str],
+    weights: Float[np.ndarray, "words steps frames"],
+) -> list[str]:
+    """One strip per word: the word, then a lit copy for every character."""
+    strips = []
+    for image, word, steps in zip(images, words, weights, strict=True):
+        cells = [captioned(picture(image, word), f"<b>{text(word) or '–'}</b>")]
+        cells += [
+            captioned(picture(lit(image, row), f"attention of {c}"), text(c))
+            for c, row in zip(word, steps, strict=False)
+        ]
+        strips.append(f'<div class="strip">{"".join(cells)}</div>')
+    return strips
+
+
+def lit(
+    image: UInt8[np.ndarray, "height width 3"], weights: Float[np.ndarray, " frames"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The image, dark where the weights are small; the largest weight leaves it as it is."""
+    width = image.shape[1]
+    centres = (np.arange(len(weights)) + 0.5) * width / len(weights)
+    light = np.interp(np.arange(width) + 0.5, centres, weights / max(float(weights.max()), 1e-9))
+    return np.rint(image * (0.15 + 0.85 * light[None, :, None])).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""What long jobs stand on: checkpoints, devices, hosts, progress, errors; it knows no task."""

@@ -1,0 +1,56 @@
+"""Compilation: kept between runs, and announced, because it takes up to minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from rcmstr_jax.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def enable_compilation_cache(setting: str) -> Path | None:
+    """Keeps compiled programs between runs.
+
+    Args:
+      setting: "auto" for $XDG_CACHE_HOME/rcmstr_jax or ~/.cache/rcmstr_jax, "off", or a folder.
+
+    Returns:
+      The folder, or None if nothing is kept.
+    """
+    if setting == "off":
+        return None
+    folder = Path(setting)
+    if setting == "auto":
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "rcmstr_jax" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if setting != "auto":
+            raise ConfigError(
+                f"config.compilation_cache={setting!r} cannot be created ({error}): "
+                "give another folder, or 'off'"
+            ) from error
+        logger.warning("no compilation cache: %s", error)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return folder
+
+
+@contextlib.contextmanager
+def announced(cache: Path | None) -> Iterator[None]:
+    """Logs that the training step is compiled within, and how long that took."""
+    kept = f"kept in {cache} for the next run" if cache else "config.compilation_cache is off"
+    logger.info("compiling the training step (up to minutes; %s)", kept)
+    start = time.monotonic()
+    yield
+    logger.info("compiled in %.1f s", time.monotonic() - start)

@@ -1,0 +1,1 @@
+"""Parity with published figures, and interrupted runs against uninterrupted ones."""

@@ -1,0 +1,263 @@
+"""`relational_contrastive.npz`: whole steps of relational contrastive learning, terms to weights.
+
+Runs the passes, the objective, the queues and the optimiser of `training/`; only the draws (views
+and permutations) are those of the file instead of drawn ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from rcmstr_jax.interop.rules import under
+from rcmstr_jax.interop.tables import BRANCH
+from rcmstr_jax.interop.torch_weights import export_weights, flatten
+from rcmstr_jax.ssl.objective import (
+    HIERARCHIES,
+    PAIRS,
+    contrastive_objective,
+    contrastive_terms,
+    term_queue,
+)
+from rcmstr_jax.ssl.queue import KeyQueue
+from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
+from rcmstr_jax.training.build import contrast_options
+from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.verification.parity.fixture import Fixture
+from rcmstr_jax.verification.parity.networks import branch_network, template
+from rcmstr_jax.verification.parity.steps import Run, State, encode, losses, make_step
+
+FILE = "relational_contrastive.npz"
+RULES = under("(?:params|batch_stats)/", "", BRANCH)
+GROUP = 2  # images that exchange blocks
+ALPHA = 0.3  # weight of the relation terms in both totals
+# Weights that a fixture must hold after the first step and after the SGD steps; those of the last
+# block and the last BiLSTM are named after the depth.
+MOMENTUM_AFTER = ("FeatureExtraction.ConvNet.conv0_1.weight", "frame_fc.weight", "frame_fc.bias")
+ONLINE_AFTER = (
+    *MOMENTUM_AFTER,
+    "FeatureExtraction.ConvNet.layer4.{block}.conv2.weight",
+    "SequenceModeling.{layer}.linear.weight",
+    "SequenceModeling.{layer}.linear.bias",
+)
+
+
+Config = Callable[..., ConfigDict]
+
+
+def check(fixture: Fixture) -> None:
+    """Terms, totals, gradients, queues, momentum weights, and three SGD steps."""
+    images = fixture.images("im_q"), fixture.images("im_k")
+    batch = images[0].shape[0]
+    subwords = fixture.shape("subword/positive_logit")[0] // (2 * batch)
+    run = Run(branch_network(fixture, "sd/encoder_q.", subwords), images)
+    start = _start_state(fixture, run)
+    blocks = fixture.shape("permutation")[0] // GROUP
+
+    def config(**contrast: Any) -> ConfigDict:
+        return _config(fixture, subwords, blocks, **contrast)
+
+    permutation = _permutation(fixture, "permutation", fixture.raw("permutation"), batch)
+    state, keys = _check_terms(fixture, run, start, permutation, config)
+    _check_gradients(fixture, run, start, state, keys, permutation, config(pairs=PAIRS))
+    step, opt_state = make_step(
+        run,
+        start,
+        config(kl_reduction="mean"),
+        float(fixture.raw("sgd/lr")),
+        float(fixture.raw("momentum")),
+    )
+    start = start.replace(opt_state=opt_state)
+    fixture.compare("total_loss_mean", step(start, permutation)[1])
+    final = start
+    losses = []
+    for order in fixture.raw("sgd/permutations"):
+        final, total = step(final, _permutation(fixture, "sgd/permutations", order, batch))
+        losses.append(total)
+    fixture.compare("sgd/losses", jnp.stack(losses), kind="trajectory")
+    _check_after(fixture, start, state, final)
+
+
+def _start_state(fixture: Fixture, run: Run) -> State:
+    shapes = template(run.network, jnp.zeros((1, *run.images[0].shape[1:])))
+    online, momentum = (
+        fixture.weights(f"sd/encoder_{branch}.", shapes, RULES) for branch in ("q", "k")
+    )
+    counts = {name: fixture.shape(f"{name}/positive_logit")[0] // 2 for name in HIERARCHIES}
+    queues = {}
+    for name in HIERARCHIES:
+        keys = fixture.array(f"sd/{name}_queue").T
+        pointer = int(fixture.raw(f"sd/{name}_queue_ptr").item())
+        if _pointers_are_final(fixture):
+            pointer -= counts[name] * len(fixture.raw("sgd/permutations"))
+        queues[name] = KeyQueue(keys, jnp.asarray(pointer % keys.shape[0], jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    return PretrainState(
+        step=zero,
+        params=online["params"],
+        frozen_params={},
+        momentum_params=momentum["params"],
+        batch_stats=online["batch_stats"],
+        momentum_batch_stats=momentum["batch_stats"],
+        opt_state=(),
+        queues=queues,
+        key_data=jax.random.key_data(jax.random.key(0)),
+        skipped=zero,
+        skipped_in_row=zero,
+    )
+
+
+def _pointers_are_final(fixture: Fixture) -> bool:
+    """Whether `sd/*_queue_ptr` and `after/*_queue*` hold the end of the SGD steps.
+
+    The script that wrote the files kept views of buffers that PyTorch updates in place, so what it
+    saved last is what they hold. A single step cannot leave all pointers where they were.
+    """
+    return all(
+        np.array_equal(fixture.raw(f"sd/{h}_queue_ptr"), fixture.raw(f"after/{h}_queue_ptr"))
+        for h in HIERARCHIES
+    )
+
+
+def _config(fixture: Fixture, subwords: int, blocks: int, **contrast: Any) -> ConfigDict:
+    """The fields that the passes and the objective read."""
+    settings = {
+        "hierarchies": HIERARCHIES,
+        "pairs": PAIRS[:2],
+        "subwords": subwords,
+        "temperature": float(fixture.raw("temperature")),
+        "relation_temperature": float(fixture.raw("relation_temperature")),
+        "alpha": ALPHA,
+        "beta": 0.0,
+        "relation": True,
+        "kl_reduction": "batchmean",
+        "chunk": 512,
+        **contrast,
+    }
+    return ConfigDict(
+        {
+            "model": {"dtype": "float32"},
+            "contrast": settings,
+            "rearrange": {"enabled": True, "group": GROUP, "blocks": blocks},
+            "mim": {"enabled": False},
+            "key_norm": "local",
+            "accumulation": 1,
+        }
+    )
+
+
+def _permutation(fixture: Fixture, name: str, permutation: np.ndarray, batch: int) -> Array:
+    """One permutation for every group of the batch, as the ancestor draws it."""
+    if sorted(permutation) != list(range(len(permutation))):
+        fixture.fail(name, f"{permutation} is no permutation")
+        permutation = np.arange(len(permutation))
+    return jnp.asarray(np.tile(permutation, (batch // GROUP, 1)), jnp.int32)
+
+
+def _check_terms(
+    fixture: Fixture, run: Run, before: State, permutation: Array, config: Config
+) -> tuple[State, dict[str, Array]]:
+    """Every term by itself, the contrast between hierarchies included, in both reductions."""
+    blocks = config().rearrange.blocks
+    momentum = float(fixture.raw("momentum"))
+    options = contrast_options(config(pairs=PAIRS, beta=1.0))
+
+    @jax.jit
+    def compute(before: State, permutation: Array) -> tuple[Any, Any, Any]:
+        variables = {"params": before.params, "batch_stats": before.batch_stats}
+
+        def project(images: Array) -> Array:
+            frames, _ = run.network.apply(
+                variables, images, train=True, method="project", mutable=["batch_stats"]
+            )
+            return frames
+
+        after, keys = encode(run, before, config(), momentum)
+        shuffled = rearrange_images(run.images[0], permutation, blocks=blocks)
+        aligned = align_frames(project(shuffled), permutation, blocks=blocks)
+        views = [
+            run.network.apply(variables, frames, method="predict")
+            for frames in (project(run.images[0]), aligned)
+        ]
+        terms = contrastive_terms(
+            {name: jnp.stack([view[name] for view in views]) for name in HIERARCHIES},
+            keys,
+            {name: queue.keys for name, queue in before.queues.items()},
+            {name: queue.keys for name, queue in after.queues.items()},
+            options,
+        )
+        return after, keys, terms
+
+    after, keys, terms = compute(before, permutation)
+    sizes = {name: after.queues[term_queue(name)].keys.shape[0] for name in terms}
+    for reduction in ("mean", "batchmean"):
+        reduced = dataclasses.replace(options, kl_reduction=reduction)
+        _, parts = contrastive_objective(terms, sizes, reduced)
+        for name in terms:
+            golden = name.replace("_", "_to_")
+            fixture.compare(f"{golden}/relation_kl_{reduction}", parts[f"relation_kl/{name}"])
+            if reduction == "mean":
+                fixture.compare(f"{golden}/nce", parts[f"nce/{name}"])
+    for name, term in terms.items():
+        # Between hierarchies our rows are (window, image x part), the golden ones image by image.
+        logits = term.positive_logit if name in HIERARCHIES else term.positive_logit.T
+        fixture.compare(f"{name.replace('_', '_to_')}/positive_logit", logits.reshape(-1))
+    return after, keys
+
+
+def _check_gradients(
+    fixture: Fixture,
+    run: Run,
+    before: State,
+    after: State,
+    keys: dict[str, Array],
+    permutation: Array,
+    config: ConfigDict,
+) -> None:
+    """The whole objective with all pairs, and its gradient for every online parameter."""
+
+    @jax.jit
+    def compute(params: Any, after: State, keys: Any, permutation: Array) -> Any:
+        return jax.value_and_grad(
+            lambda p: losses(run, before.replace(params=p), after, keys, permutation, config),
+            has_aux=True,
+        )(params)
+
+    (total, _), gradients = compute(before.params, after, keys, permutation)
+    fixture.compare("total_loss_batchmean_with_frame_word", total)
+    for name, value in export_weights(flatten({"params": gradients}), RULES).items():
+        fixture.compare(f"grad_batchmean/{name}", value, kind="deep gradient")
+
+
+def _check_after(fixture: Fixture, start: State, first: State, final: State) -> None:
+    """Queues, pointers and weights after the first step and after the SGD steps."""
+    queues = final.queues if _pointers_are_final(fixture) else first.queues
+    for name, queue in queues.items():
+        fixture.compare(f"after/{name}_queue", queue.keys.T, kind="trajectory")
+        fixture.exact(f"after/{name}_queue_ptr", np.asarray(queue.pointer).reshape(1))
+    trees = {
+        "after/encoder_k.": first.momentum_params,
+        "sgd/after/encoder_k.": final.momentum_params,
+        "sgd/after/encoder_q.": final.params,
+    }
+    before = export_weights(flatten({"params": start.momentum_params}), RULES)
+    last = {
+        "block": sum(name.startswith("layer4_") for name in start.params["encoder"]) - 1,
+        "layer": len(start.params["projector"]) - 1,
+    }
+    for prefix, tree in trees.items():
+        ours = export_weights(flatten({"params": tree}), RULES)
+        wanted = ONLINE_AFTER if prefix.endswith("q.") else MOMENTUM_AFTER
+        required = {name.format(**last) for name in wanted}
+        present = {name.removeprefix(prefix) for name in fixture.names(prefix)} & set(ours)
+        for name in sorted(required | present):
+            stale = before[name] if prefix.startswith("after/") else None
+            kind = "trained weight" if prefix.endswith("q.") else "trajectory"
+            fixture.compare(f"{prefix}{name}", ours[name], kind=kind, before=stale)
