@@ -47,7 +47,7 @@ _HOME = {
     "MlpProjector": "models.hierarchy",
     "Predictors": "models.hierarchy",
     "RCMSTR": "models.rcmstr",
-    "Recognizer": "evaluation.recognizer",
+    "Recognizer": "recognition.recognizer",
     "ResNet": "models.resnet",
     "TpsRectifier": "models.tps",
     "TransformerDecoder": "models.decoders.transformer",
@@ -69,7 +69,7 @@ _HOME = {
     "rearrange_images": "ssl.rearrange",
     "reconstruction_loss": "ssl.reconstruction",
     "relational_terms": "ssl.relational",
-    "score_words": "evaluation.metrics",
+    "score_words": "metrics.words",
     "train_batches": "data.pipeline",
 }
 

@@ -102,8 +102,8 @@ def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str
     """What "auto" takes at every measured point, and what that costs.
 
     Args:
-        rows: of one platform and precision, with both masked forms.
-        table: as `models.forms.choose_form` takes it.
+      rows: of one platform and precision, with both masked forms.
+      table: as `models.forms.choose_form` takes it.
     """
     lines, measured = [], list(rows)
     platform, arithmetic = measured[0]["platform"], measured[0]["precision"]
@@ -123,12 +123,12 @@ def check_update(what: str, settings: Settings, names: Sequence[str] = ()) -> No
     """Whether what is going to be measured can enter the table that "auto" reads.
 
     Args:
-        what: the tables to measure.
-        settings: of the measurement.
-        names: cases that were picked; none for all.
+      what: the tables to measure.
+      settings: of the measurement.
+      names: cases that were picked; none for all.
 
     Raises:
-        ValueError: naming the flag that does not fit, its value and the remedy.
+      ValueError: naming the flag that does not fit, its value and the remedy.
     """
     if what not in ("sparse", "all"):
         raise ValueError(f"--what={what} with --update_table: only --what=sparse measures forms")
@@ -152,8 +152,8 @@ def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
     """Writes the thresholds of the measured widths into the table that "auto" reads.
 
     Args:
-        rows: of one platform and precision, measured as `check_update` demands.
-        path: the table.
+      rows: of one platform and precision, measured as `check_update` demands.
+      path: the table.
     """
     measured = list(rows)
     platform, arithmetic = measured[0]["platform"], measured[0]["precision"]

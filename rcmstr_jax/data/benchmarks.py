@@ -22,12 +22,12 @@ RULES: dict[str, str] = {
 
 
 def passes(rule: str, text: str) -> bool:
-    """Whether a label belongs to the subset that a rule of ``RULES`` makes.
+    """Whether a label belongs to the subset that a rule of `RULES` makes.
 
     Letters and digits are the ASCII ones: the rules are those of the Latin benchmarks.
 
     Raises:
-        ValueError: unknown rule.
+      ValueError: unknown rule.
     """
     if rule not in RULES:
         raise ValueError(f"filter={rule!r} is unknown: choose one of {', '.join(RULES)}")
@@ -41,9 +41,9 @@ class Subset:
     """A published subset of a set's test split.
 
     Attributes:
-        size: number of words.
-        rule: the key of ``RULES`` that gives it, or None where it was chosen by hand.
-        note: what else is known about it; may be empty.
+      size: number of words.
+      rule: the key of `RULES` that gives it, or None where it was chosen by hand.
+      note: what else is known about it; may be empty.
     """
 
     size: int
@@ -107,11 +107,11 @@ class Benchmark:
     """A set to be scored.
 
     Attributes:
-        name: registered name and size ("IC13_1015"), or the folder's own name if unknown.
-        path: its LMDB.
-        size: number of words it declares.
-        accepted: whether the size is a published one; None if the name or its sizes are unknown.
-        fault: why it cannot be scored (empty, foreign or truncated); "" if it can.
+      name: registered name and size ("IC13_1015"), or the folder's own name if unknown.
+      path: its LMDB.
+      size: number of words it declares.
+      accepted: whether the size is a published one; None if the name or its sizes are unknown.
+      fault: why it cannot be scored (empty, foreign or truncated); "" if it can.
     """
 
     name: str
@@ -138,15 +138,15 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
     """All benchmark LMDBs at or below a folder.
 
     Args:
-        root: a folder of LMDBs at any depth, or one LMDB.
+      root: a folder of LMDBs at any depth, or one LMDB.
 
     Returns:
-        Benchmarks in the order of the registry, unknown ones after them by name. A set of an
-        unknown name is scored under its path below the root. One of which nothing can be read
-        says so in ``fault``: it shall stand in the table, and not stop the others.
+      Benchmarks in the order of the registry, unknown ones after them by name. A set of an
+      unknown name is scored under its path below the root. One of which nothing can be read
+      says so in `fault`: it shall stand in the table, and not stop the others.
 
     Raises:
-        ValueError: no LMDB there, or none that can be read; or two sets of one name.
+      ValueError: no LMDB there, or none that can be read; or two sets of one name.
     """
     root = Path(root)
     try:

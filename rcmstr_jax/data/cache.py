@@ -28,11 +28,11 @@ class DecodedCache:
     `train_batches` and `eval_batches` take it in place of the source, and give the same batches.
 
     Attributes:
-        images: uint8 RGB; those of unusable records are grey.
-        valid: False for records that could not be read or decoded.
-        texts: the words, None where there is no label.
-        name: name of the source.
-        mixture: the mixture that orders the records, or None to shuffle by epochs.
+      images: uint8 RGB; those of unusable records are grey.
+      valid: False for records that could not be read or decoded.
+      texts: the words, None where there is no label.
+      name: name of the source.
+      mixture: the mixture that orders the records, or None to shuffle by epochs.
     """
 
     images: UInt8[np.ndarray, "records height width 3"]
@@ -83,14 +83,14 @@ class DecodedCache:
         """Decodes every record once.
 
         Args:
-            source: finite, or a mixture of finite sources.
-            image_size: (height, width) in pixels.
-            workers: worker processes; 0 decodes in threads.
-            faults: takes the records that cannot be used.
-            max_bytes: most memory that the images may take; half of this machine's by default.
+          source: finite, or a mixture of finite sources.
+          image_size: (height, width) in pixels.
+          workers: worker processes; 0 decodes in threads.
+          faults: takes the records that cannot be used.
+          max_bytes: most memory that the images may take; half of this machine's by default.
 
         Raises:
-            ValueError: the source never ends, or its images do not fit.
+          ValueError: the source never ends, or its images do not fit.
         """
         from rcmstr_jax.data.pipeline import eval_batches
 

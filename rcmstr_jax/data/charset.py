@@ -35,10 +35,10 @@ class Charset:
     """An ordered set of characters with the token indices of both decoders.
 
     Attributes:
-        characters: the characters in index order, without space (which every charset knows).
+      characters: the characters in index order, without space (which every charset knows).
 
     Raises:
-        ValueError: if there is no character, one twice, or white space among them.
+      ValueError: if there is no character, one twice, or white space among them.
     """
 
     characters: str
@@ -65,7 +65,7 @@ class Charset:
         """The charset of 36 (digits, lower case), 62 (+ upper case) or 94 (+ punctuation).
 
         Raises:
-            ValueError: for any other size.
+          ValueError: for any other size.
         """
         if size not in PRESETS:
             raise ValueError(f"charset of {size} characters: choose from {sorted(PRESETS)}")
@@ -76,7 +76,7 @@ class Charset:
         """Reads the characters of a UTF-8 text file in order; line ends do not count.
 
         Raises:
-            ValueError: if the file is not UTF-8 or its characters are no charset.
+          ValueError: if the file is not UTF-8 or its characters are no charset.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -96,10 +96,10 @@ class Charset:
         Rule: Unicode NFKC (full-width letters, ligatures and combining accents become plain or
         composed ones); no white space around the word; lower case where the charset has no upper
         case; and what the charset lacks becomes its plain form where the charset has that: a
-        letter without its accents (``é`` -> ``e``), a straight quote, a hyphen.
+        letter without its accents (`é` -> `e`), a straight quote, a hyphen.
 
         Returns:
-            The label. Characters that are still not in the charset are left for `lacks`.
+          The label. Characters that are still not in the charset are left for `lacks`.
         """
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text)
@@ -134,14 +134,14 @@ class Charset:
         """Turns words into [SOS] … [EOS] [PAD] … for teacher forcing.
 
         Args:
-            texts: words; characters outside the charset become [UNK].
-            max_length: longest word allowed, in characters.
+          texts: words; characters outside the charset become [UNK].
+          max_length: longest word allowed, in characters.
 
         Returns:
-            Tokens, int32 (n, max_length + 2), and lengths with [EOS] but without [SOS], int32 (n,).
+          Tokens, int32 (n, max_length + 2), and lengths with [EOS] but without [SOS], int32 (n,).
 
         Raises:
-            ValueError: if a word is longer than `max_length`.
+          ValueError: if a word is longer than `max_length`.
         """
         tokens = np.full((len(texts), max_length + 2), self.pad_token, np.int32)
         tokens[:, 0] = self.sos_token
@@ -155,10 +155,10 @@ class Charset:
         """Turns words into CTC labels padded with [PAD].
 
         Returns:
-            Tokens, int32 (n, max_length), and lengths, int32 (n,).
+          Tokens, int32 (n, max_length), and lengths, int32 (n,).
 
         Raises:
-            ValueError: if a word is longer than `max_length`.
+          ValueError: if a word is longer than `max_length`.
         """
         tokens = np.full((len(texts), max_length), CTC_SPECIALS.index("[PAD]"), np.int32)
         return tokens, self._fill(tokens, texts, max_length, CTC_SPECIALS)
@@ -183,9 +183,9 @@ class Charset:
         """Greedy CTC: joins repeats, then drops blanks.
 
         Args:
-            tokens: (n, T) most likely classes of every frame.
-            specials: spell [PAD] and [UNK] out as the published code does; otherwise [PAD] is
-                dropped and [UNK] reads as U+FFFD.
+          tokens: (n, T) most likely classes of every frame.
+          specials: spell [PAD] and [UNK] out as the published code does; otherwise [PAD] is
+            dropped and [UNK] reads as U+FFFD.
         """
         alphabet = self.ctc_alphabet(specials=specials)
         words = []
@@ -202,8 +202,8 @@ class Charset:
         The published code cuts such a row one character short (method section 9).
 
         Args:
-            tokens: (n, steps) most likely classes of every step.
-            specials: spell [PAD], [UNK] and [SOS] out; otherwise only [UNK] shows, as U+FFFD.
+          tokens: (n, steps) most likely classes of every step.
+          specials: spell [PAD], [UNK] and [SOS] out; otherwise only [UNK] shows, as U+FFFD.
         """
         alphabet = self.attention_alphabet(specials=specials)
         words = []

@@ -48,15 +48,15 @@ def decode_image(
     1/8 of its scale, never below the wanted size.
 
     Args:
-        data: encoded image (any format that OpenCV reads).
-        size: (height, width) of the result in pixels.
-        max_pixels: an image of more pixels is refused.
+      data: encoded image (any format that OpenCV reads).
+      size: (height, width) of the result in pixels.
+      max_pixels: an image of more pixels is refused.
 
     Returns:
-        uint8 RGB array.
+      uint8 RGB array.
 
     Raises:
-        UndecodableImage: empty, not an image, truncated, damaged or too large.
+      UndecodableImage: empty, not an image, truncated, damaged or too large.
     """
     if not data:
         raise UndecodableImage("empty image")
@@ -104,8 +104,8 @@ def resize_image(
     Where one shrinks and the other grows, the shrinking is done first.
 
     Args:
-        image: uint8 array with any channel order.
-        size: (height, width) of the result.
+      image: uint8 array with any channel order.
+      size: (height, width) of the result.
     """
     height, width = image.shape[:2]
     smaller = (min(height, size[0]), min(width, size[1]))
@@ -120,7 +120,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels that the header states, without decoding.
 
     Raises:
-        UndecodableImage: no known header, or a JPEG cut off before its end.
+      UndecodableImage: no known header, or a JPEG cut off before its end.
     """
     if data.startswith(_PNG):
         if len(data) < 33:

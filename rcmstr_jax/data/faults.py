@@ -48,7 +48,7 @@ class FaultLog:
     `write` replaces it as a whole.
 
     Attributes:
-        path: the JSON report (`faults.json` in the workdir), or None to keep it in memory.
+      path: the JSON report (`faults.json` in the workdir), or None to keep it in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:

@@ -18,21 +18,21 @@ class FolderSource:
     the folder, a tab, the word. Images that it does not list have no label.
 
     Attributes:
-        path: the folder.
-        name: "folder:" and the path.
-        labelled: whether there is a `labels.tsv`.
+      path: the folder.
+      name: "folder:" and the path.
+      labelled: whether there is a `labels.tsv`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, labels: bool = True) -> None:
         """Lists the folder.
 
         Args:
-            path: the folder.
-            labels: whether to read `labels.tsv` where there is one.
+          path: the folder.
+          labels: whether to read `labels.tsv` where there is one.
 
         Raises:
-            ValueError: no such folder, no images, or a line of `labels.tsv` that is malformed,
-                repeated or names no image.
+          ValueError: no such folder, no images, or a line of `labels.tsv` that is malformed,
+            repeated or names no image.
         """
         self.path = Path(path)
         self.name = f"folder:{self.path}"

@@ -35,10 +35,10 @@ class LmdbSource:
     """Records of one scene-text LMDB.
 
     Attributes:
-        path: folder that holds `data.mdb` (or the file itself).
-        name: "lmdb:" and the path.
-        labelled: whether labels are read and the set has some.
-        filtered: number of records left out, per reason.
+      path: folder that holds `data.mdb` (or the file itself).
+      name: "lmdb:" and the path.
+      labelled: whether labels are read and the set has some.
+      filtered: number of records left out, per reason.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class LmdbSource:
         """Opens the LMDB and checks that it is one of this layout.
 
         Args:
-            path: folder that holds `data.mdb`, or such a file.
-            max_length: leave out labels of more characters (reads all labels once); sets
-                without labels are kept whole.
-            labels: whether to read labels; without them every text is None.
+          path: folder that holds `data.mdb`, or such a file.
+          max_length: leave out labels of more characters (reads all labels once); sets
+            without labels are kept whole.
+          labels: whether to read labels; without them every text is None.
 
         Raises:
-            ValueError: missing, foreign, truncated or empty LMDB, or nothing passes the filter.
+          ValueError: missing, foreign, truncated or empty LMDB, or nothing passes the filter.
         """
         self.path = Path(path)
         self.name = f"lmdb:{self.path}"
@@ -176,10 +176,10 @@ def find_lmdbs(root: str | os.PathLike[str]) -> list[Path]:
     """All LMDBs at or below a folder, in the order of their paths.
 
     Args:
-        root: a folder with `data.mdb`, a folder of such folders at any depth, or an LMDB file.
+      root: a folder with `data.mdb`, a folder of such folders at any depth, or an LMDB file.
 
     Raises:
-        ValueError: nothing is there, or no `data.mdb` lies in it.
+      ValueError: nothing is there, or no `data.mdb` lies in it.
     """
     root = Path(root)
     if root.is_file():
@@ -206,15 +206,15 @@ def write_lmdb(
     """Writes a scene-text LMDB; it appears at `path` when it is complete, or not at all.
 
     Args:
-        path: folder to make.
-        records: written in order; a text of None writes no label.
-        overwrite: replace a folder that is there.
+      path: folder to make.
+      records: written in order; a text of None writes no label.
+      overwrite: replace a folder that is there.
 
     Returns:
-        The number of records.
+      The number of records.
 
     Raises:
-        ValueError: the folder exists, or there are no records.
+      ValueError: the folder exists, or there are no records.
     """
     path = Path(path)
     if path.exists() and not overwrite:

@@ -25,8 +25,8 @@ class Notes:
     """What is no array and travels with a batch. Opaque to Grain, which maps over lists.
 
     Attributes:
-        texts: the words, or None if nobody asked.
-        faults: unusable records met while loading.
+      texts: the words, or None if nobody asked.
+      faults: unusable records met while loading.
     """
 
     texts: list[str | None] | None
@@ -51,9 +51,9 @@ class RecordReader:
     """Reads records and decodes them.
 
     Attributes:
-        image_size: (height, width) in pixels.
-        size: number of records.
-        name: name of the source.
+      image_size: (height, width) in pixels.
+      size: number of records.
+      name: name of the source.
     """
 
     def __init__(self, source: RecordSource, image_size: tuple[int, int]) -> None:
@@ -95,10 +95,10 @@ class CachedReader:
     """Reads from a `DecodedCache`; its faults were noted when it was built.
 
     Attributes:
-        image_size: (height, width) in pixels.
-        size: number of rows.
-        name: name of the source.
-        cache: the cache.
+      image_size: (height, width) in pixels.
+      size: number of rows.
+      name: name of the source.
+      cache: the cache.
     """
 
     def __init__(self, cache: DecodedCache) -> None:

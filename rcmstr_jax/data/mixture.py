@@ -36,13 +36,13 @@ def shuffled_index(position: int, size: int, seed: int, stream: int = 0) -> int:
     Every epoch of `size` positions visits each record once, in an order of its own.
 
     Args:
-        position: place in the walk, 0 or larger.
-        size: number of records.
-        seed: seed of the walk.
-        stream: distinguishes walks that share a seed (components of a mixture).
+      position: place in the walk, 0 or larger.
+      size: number of records.
+      seed: seed of the walk.
+      stream: distinguishes walks that share a seed (components of a mixture).
 
     Returns:
-        An index in `[0, size)`.
+      An index in `[0, size)`.
     """
     epoch, place = divmod(position, size)
     return _permuted(place, size, _stream_seed(seed, stream, epoch))
@@ -68,11 +68,11 @@ class MixtureSource:
     components have exactly the same counts, in an order drawn afresh.
 
     Attributes:
-        components: the sources.
-        shares: records of each component in a block; proportional to the weights within 1 %.
-        block: sum of the shares, a power of two from 256 to 65,536.
-        name: names and weights of the components.
-        endless: True: positions come in order, nothing shuffles them again.
+      components: the sources.
+      shares: records of each component in a block; proportional to the weights within 1 %.
+      block: sum of the shares, a power of two from 256 to 65,536.
+      name: names and weights of the components.
+      endless: True: positions come in order, nothing shuffles them again.
     """
 
     endless = True
@@ -83,13 +83,13 @@ class MixtureSource:
         """Makes the mixture.
 
         Args:
-            components: at least one source, none of them empty.
-            weights: one positive number per component; only their ratios matter.
-            seed: seed of the choice and of the components' epochs.
+          components: at least one source, none of them empty.
+          weights: one positive number per component; only their ratios matter.
+          seed: seed of the choice and of the components' epochs.
 
         Raises:
-            ValueError: numbers of weights and components differ, a weight is not a positive
-                finite number, or a component is empty.
+          ValueError: numbers of weights and components differ, a weight is not a positive
+            finite number, or a component is empty.
         """
         if len(components) != len(weights) or not components:
             raise ValueError(

@@ -112,27 +112,27 @@ def train_batches(
     usable one of the order and noted.
 
     Args:
-        source: records, or a `DecodedCache` of them (read without workers).
-        batch_size: of all hosts together.
-        image_size: (height, width) in pixels.
-        seed: seed of the order.
-        start_step: the step whose batch comes first.
-        host_index: which rows to read: the host's consecutive share of each batch.
-        host_count: number of hosts; divides the batch.
-        workers: worker processes; 0 decodes in threads of this one.
-        prefetch: batches kept ready (by each worker); 0 decodes when asked.
-        labels: encoder of the words; records without a label then count as unusable.
-        with_text: add the words.
-        faults: takes the unusable records as their batches are taken.
+      source: records, or a `DecodedCache` of them (read without workers).
+      batch_size: of all hosts together.
+      image_size: (height, width) in pixels.
+      seed: seed of the order.
+      start_step: the step whose batch comes first.
+      host_index: which rows to read: the host's consecutive share of each batch.
+      host_count: number of hosts; divides the batch.
+      workers: worker processes; 0 decodes in threads of this one.
+      prefetch: batches kept ready (by each worker); 0 decodes when asked.
+      labels: encoder of the words; records without a label then count as unusable.
+      with_text: add the words.
+      faults: takes the unusable records as their batches are taken.
 
     Returns:
-        Iterator of batches of b = batch_size / host_count rows: `image` uint8 (b, height, width,
-        3) RGB; `index` int64 (b,), the example's number in the run, step * batch_size + row;
-        what `labels` makes; with `with_text` `text`, a list of str or None.
+      Iterator of batches of b = batch_size / host_count rows: `image` uint8 (b, height, width,
+      3) RGB; `index` int64 (b,), the example's number in the run, step * batch_size + row;
+      what `labels` makes; with `with_text` `text`, a list of str or None.
 
     Raises:
-        ValueError: an argument out of range or an empty source, at once; when a batch is taken,
-            if hundreds of records in a row cannot be used.
+      ValueError: an argument out of range or an empty source, at once; when a batch is taken,
+        if hundreds of records in a row cannot be used.
     """
     rows = _host_rows(batch_size, host_index, host_count)
     _check_count("start_step", start_step, 0)
@@ -161,24 +161,24 @@ def eval_batches(
     """Every record of a finite source once, in order; the last batch is padded.
 
     Args:
-        source: finite records, or a `DecodedCache` of them.
-        batch_size: of all hosts together; every batch has this size.
-        image_size: (height, width) in pixels.
-        host_index: which rows to read, as in `train_batches`.
-        host_count: number of hosts; divides the batch. All hosts see the same number of batches.
-        workers: worker processes; 0 decodes in threads of this one.
-        prefetch: batches kept ready (by each worker); 0 decodes when asked.
-        require_text: treat a record without a label as unusable.
-        faults: takes the unusable records.
+      source: finite records, or a `DecodedCache` of them.
+      batch_size: of all hosts together; every batch has this size.
+      image_size: (height, width) in pixels.
+      host_index: which rows to read, as in `train_batches`.
+      host_count: number of hosts; divides the batch. All hosts see the same number of batches.
+      workers: worker processes; 0 decodes in threads of this one.
+      prefetch: batches kept ready (by each worker); 0 decodes when asked.
+      require_text: treat a record without a label as unusable.
+      faults: takes the unusable records.
 
     Returns:
-        Iterator of batches: `image` uint8 (b, height, width, 3) RGB; `weight` float32 (b,), 0 for
-        padding; `valid` bool (b,), False for padding and for records that cannot be used: these
-        keep weight 1, so that a score counts them as errors; `index` int64 (b,), the place in the
-        source, -1 for padding; `text`, a list of str or None.
+      Iterator of batches: `image` uint8 (b, height, width, 3) RGB; `weight` float32 (b,), 0 for
+      padding; `valid` bool (b,), False for padding and for records that cannot be used: these
+      keep weight 1, so that a score counts them as errors; `index` int64 (b,), the place in the
+      source, -1 for padding; `text`, a list of str or None.
 
     Raises:
-        ValueError: an argument out of range, an empty source, or one that never ends.
+      ValueError: an argument out of range, an empty source, or one that never ends.
     """
     rows = _host_rows(batch_size, host_index, host_count)
     if is_endless(source) or getattr(source, "mixture", None) is not None:
@@ -201,12 +201,12 @@ def prefetch_to_device(
     """Keeps `size` batches on the way to the accelerator.
 
     Args:
-        iterator: batches on the host.
-        size: how many to hold beyond the one in use; 0 places each when asked.
-        place: starts the transfer and returns without waiting (`parallel.shard_batch`).
+      iterator: batches on the host.
+      size: how many to hold beyond the one in use; 0 places each when asked.
+      place: starts the transfer and returns without waiting (`parallel.shard_batch`).
 
     Yields:
-        What `place` returns, in order.
+      What `place` returns, in order.
     """
     _check_count("prefetch", size, 0)
     waiting: collections.deque[_U] = collections.deque()

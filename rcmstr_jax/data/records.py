@@ -20,10 +20,10 @@ class Record:
     """One word image as it lies on disk.
 
     Attributes:
-        image: encoded image (JPEG, PNG, ... bytes), not yet decoded.
-        text: the word, or None where the set has no labels.
-        source: name of the source that holds the record.
-        key: where the record lies in that source (an LMDB key, a file name); may be empty.
+      image: encoded image (JPEG, PNG, ... bytes), not yet decoded.
+      text: the word, or None where the set has no labels.
+      source: name of the source that holds the record.
+      key: where the record lies in that source (an LMDB key, a file name); may be empty.
     """
 
     image: bytes
@@ -36,11 +36,11 @@ class BadRecord(ValueError):
     """A record that cannot be used: its bytes, its label or its image are damaged.
 
     Attributes:
-        reason: short and free of numbers, so that reports can count by it ("truncated JPEG").
-        detail: what else is known ("40000 x 40000 pixels"); may be empty.
-        source: name of the source, where the source itself found the damage; else None.
-        key: key in that source; else None.
-        text: the word, where it alone could be read; else None.
+      reason: short and free of numbers, so that reports can count by it ("truncated JPEG").
+      detail: what else is known ("40000 x 40000 pixels"); may be empty.
+      source: name of the source, where the source itself found the damage; else None.
+      key: key in that source; else None.
+      text: the word, where it alone could be read; else None.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class ConcatSource:
     """Several finite sources one after the other, as one.
 
     Attributes:
-        components: the sources in order.
-        name: "+"-joined names of the components.
+      components: the sources in order.
+      name: "+"-joined names of the components.
     """
 
     def __init__(self, components: Sequence[RecordSource], name: str | None = None) -> None:

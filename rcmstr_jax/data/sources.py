@@ -38,17 +38,17 @@ def open_source(
     """Opens a source, or several as one.
 
     Args:
-        spec: one spec (see above), or several.
-        weights: one per spec: an endless mixture in these proportions. Without them several
-            finite sources follow one another, so that each counts by its size.
-        seed: seed of the mixture's order.
-        labels: whether to read labels.
-        max_length: LMDB records with longer labels are left out.
-        synthetic_options: fields of `RenderOptions`, the look of rendered words.
+      spec: one spec (see above), or several.
+      weights: one per spec: an endless mixture in these proportions. Without them several
+        finite sources follow one another, so that each counts by its size.
+      seed: seed of the mixture's order.
+      labels: whether to read labels.
+      max_length: LMDB records with longer labels are left out.
+      synthetic_options: fields of `RenderOptions`, the look of rendered words.
 
     Raises:
-        ValueError: unknown or malformed spec, a source that cannot be opened or is empty, or
-            weights that do not fit.
+      ValueError: unknown or malformed spec, a source that cannot be opened or is empty, or
+        weights that do not fit.
     """
     specs = (spec,) if isinstance(spec, str) else tuple(spec)
     if not specs or not all(specs):

@@ -18,10 +18,10 @@ class TfdsSource:
     """One split of a TFDS builder.
 
     Attributes:
-        name: "tfds:" and builder, split and data folder, as `open_source` takes it.
-        image_feature: name of the image feature that is read.
-        text_feature: name of the text feature, or None where there is none.
-        labelled: whether texts are read.
+      name: "tfds:" and builder, split and data folder, as `open_source` takes it.
+      image_feature: name of the image feature that is read.
+      text_feature: name of the text feature, or None where there is none.
+      labelled: whether texts are read.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class TfdsSource:
         """Opens a prepared builder.
 
         Args:
-            builder: name of the builder, with config and version if need be
-                ("words/small:1.0.0"), or a folder that holds a prepared one.
-            split: the split, TFDS slices ("train[:90%]") included.
-            data_dir: where builders were prepared; TFDS's own default if None.
-            labels: whether to read the text feature. It is the first of text, label, word,
-                transcription that holds strings.
+          builder: name of the builder, with config and version if need be
+            ("words/small:1.0.0"), or a folder that holds a prepared one.
+          split: the split, TFDS slices ("train[:90%]") included.
+          data_dir: where builders were prepared; TFDS's own default if None.
+          labels: whether to read the text feature. It is the first of text, label, word,
+            transcription that holds strings.
 
         Raises:
-            ValueError: TFDS is not installed, no such prepared builder or split, a format
-                without random access, no image feature, or no records.
+          ValueError: TFDS is not installed, no such prepared builder or split, a format
+            without random access, no image feature, or no records.
         """
         where = f"@{data_dir}" if data_dir is not None else ""
         self.name = f"tfds:{builder}:{split}{where}"

@@ -1,8 +1,8 @@
 """Where a recogniser fails: by length, by source, on unseen words, in which characters, how sure.
 
-Works on the lines of a predictions.jsonl (``set``, ``index``, ``label``, ``prediction``,
-``readable`` and, where the decoder gives one, ``confidence``), so that old results can be analysed
-without the model. Rates are in %. Records without a usable label (``label`` is null) are errors in
+Works on the lines of a predictions.jsonl (`set`, `index`, `label`, `prediction`,
+`readable` and, where the decoder gives one, `confidence`), so that old results can be analysed
+without the model. Rates are in %. Records without a usable label (`label` is null) are errors in
 the intervals and by source; they have no length and no spelling.
 """
 
@@ -65,13 +65,13 @@ def analyse(
 
     Args:
       lines: of predictions.jsonl.
-      policy: a key of ``metrics.POLICIES``.
+      policy: a key of `metrics.POLICIES`.
       training_words: labels that the recogniser was trained on, None where they are not known.
 
     Returns:
-      JSON-ready: ``policy``, ``intervals`` (see ``score_intervals``), ``by_length``, ``by_source``,
-      ``by_seen`` (None without training words), ``calibration`` (None without confidences) and
-      ``confusions``.
+      JSON-ready: `policy`, `intervals` (see `score_intervals`), `by_length`, `by_source`,
+      `by_seen` (None without training words), `calibration` (None without confidences) and
+      `confusions`.
 
     Raises:
       ValueError: unknown policy.
@@ -135,9 +135,9 @@ def calibration(words: Sequence[tuple[float, bool]]) -> dict[str, Any] | None:
       words: per word its confidence in [0, 1] and whether it was read right.
 
     Returns:
-      ``ece``: the expected calibration error, the mean over words of the gap between confidence
+      `ece`: the expected calibration error, the mean over words of the gap between confidence
       and accuracy of the word's bin (ten bins of equal width, the upper end belongs to the bin),
-      in %; ``bins``: per bin that holds words its range, words, mean confidence and accuracy.
+      in %; `bins`: per bin that holds words its range, words, mean confidence and accuracy.
       None for no words.
 
     Raises:
@@ -175,9 +175,9 @@ def confusions(lines: Sequence[Line], policy: str) -> list[dict[str, Any]]:
     used are left out: nothing was read.
 
     Returns:
-      At most 30 rows ``{"label": character, "prediction": character, "count": n, "share": %}``,
-      ``share`` being of all occurrences of the character in labels; "" in ``prediction`` is a
-      character that was missed, "" in ``label`` one too many (its share is None). Ordered by
+      At most 30 rows `{"label": character, "prediction": character, "count": n, "share": %}`,
+      `share` being of all occurrences of the character in labels; "" in `prediction` is a
+      character that was missed, "" in `label` one too many (its share is None). Ordered by
       count, then by the characters.
     """
     counts: collections.Counter[tuple[str, str]] = collections.Counter()

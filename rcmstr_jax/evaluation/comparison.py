@@ -26,11 +26,11 @@ def compare(
     """Both protocols and both initialisations beside each other, over all words together.
 
     Args:
-      frozen: results of ``run_evaluation`` under ``"random_init"`` and ``"pretrained"``.
+      frozen: results of `run_evaluation` under `"random_init"` and `"pretrained"`.
       finetuned: the same for the other protocol.
 
     Returns:
-      ``{"frozen": {"random_init": {...}, "pretrained": {...}}, "finetuned": {...}}``; each holds
+      `{"frozen": {"random_init": {...}, "pretrained": {...}}, "finetuned": {...}}`; each holds
       word accuracy, 1-NED and their standard errors in %, and the number of words.
 
     Raises:
@@ -55,7 +55,7 @@ def compare(
 
 
 def compare_runs(folder: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """``compare`` for the workdirs ``PROTOCOL_INITIALISATION`` below a folder.
+    """`compare` for the workdirs `PROTOCOL_INITIALISATION` below a folder.
 
     Raises:
       ValueError: a results.json is missing, or the runs were not scored alike.
@@ -74,7 +74,7 @@ def compare_runs(folder: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def comparison_table(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """The console table of ``compare``; gains in points, with the errors of both rows combined."""
+    """The console table of `compare`; gains in points, with the errors of both rows combined."""
     rows: list[tuple[str, ...]] = [("protocol", "encoder", "word accuracy %", "1-NED %", "words")]
     for protocol, results in table.items():
         for name in INITIALISATIONS:
@@ -99,7 +99,7 @@ def gain(before: Mapping[str, Any], after: Mapping[str, Any], field: str) -> str
 
 
 def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """``intervals.compare_predictions`` as a table: differences in points, second less first."""
+    """`intervals.compare_predictions` as a table: differences in points, second less first."""
     header = ("set", "words", "only first right", "only second right", "metric", "first %")
     rows: list[tuple[str, ...]] = [(*header, "second %", "difference", "95 % interval")]
     names = {"word_accuracy": "word accuracy", "one_minus_ned": "1-NED"}

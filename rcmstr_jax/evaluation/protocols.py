@@ -1,6 +1,6 @@
 """The evaluation protocols: train a recogniser on an encoder, score it on every benchmark.
 
-``run_evaluation`` reads from top to bottom: check, load the encoder, choose the words, train,
+`run_evaluation` reads from top to bottom: check, load the encoder, choose the words, train,
 score, report. Method section 8; its section 9 names the slips that are kept out here: running
 statistics are restored with the weights and used in inference mode, nothing of a benchmark is
 trained on, and an image that cannot be decoded is skipped in training and an error in a score.
@@ -54,14 +54,14 @@ def run_evaluation(
     Run again, it goes on with an interrupted training, and scores a finished recogniser anew.
 
     Args:
-      config: an evaluation config (``configs/evaluate/common.py`` explains the fields).
+      config: an evaluation config (`configs/evaluate/common.py` explains the fields).
       workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
         faults.json are written.
-      pretrained: workdir of a pretraining run; ``random:DIR`` for the encoder as this run started
-        from it; ``random`` for the config's own model, untrained. With ``protocol="score"`` the
+      pretrained: workdir of a pretraining run; `random:DIR` for the encoder as this run started
+        from it; `random` for the config's own model, untrained. With `protocol="score"` the
         workdir of an evaluation, whose recogniser is scored.
       log: takes progress lines; they are printed by default.
-      command: the command line for the report; ``sys.argv`` by default.
+      command: the command line for the report; `sys.argv` by default.
 
     Returns:
       What results.json holds.
@@ -261,7 +261,7 @@ def configured_head(config: ConfigDict) -> DecoderHead:
 
 
 def make_charset(name: str) -> Charset:
-    """The alphabet of ``"36"``, ``"62"`` or ``"94"`` characters, or that of a text file.
+    """The alphabet of `"36"`, `"62"` or `"94"` characters, or that of a text file.
 
     Raises:
       ValueError: another size, or a file that holds no charset.

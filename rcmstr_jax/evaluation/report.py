@@ -16,7 +16,7 @@ MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"
 
 
 def show(value: float | None, error: float | None = None) -> str:
-    """A rate in % with one standard error: ``43.21 ± 0.50``; a dash for none."""
+    """A rate in % with one standard error: `43.21 ± 0.50`; a dash for none."""
     if value is None:
         return "–"
     return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
@@ -108,7 +108,7 @@ def seeds_note(encoders: Sequence[Mapping[str, Any]]) -> str:
     """What the deviation over some seeds says, and what not.
 
     Args:
-      encoders: ``encoder`` of the results that are averaged.
+      encoders: `encoder` of the results that are averaged.
     """
     named = {tuple(e.get(key) for key in ("source", "step", "of", "seed")) for e in encoders}
     same = "the encoder is the same" if len(named) == 1 else "every seed has an encoder of its own"
@@ -119,7 +119,7 @@ def seeds_note(encoders: Sequence[Mapping[str, Any]]) -> str:
 
 
 def bounds(interval: Sequence[float | None]) -> str:
-    """An interval in %: ``[40.10, 42.30]``; a dash where it is not known."""
+    """An interval in %: `[40.10, 42.30]`; a dash where it is not known."""
     low, high = interval
     return "–" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
 
@@ -127,7 +127,7 @@ def bounds(interval: Sequence[float | None]) -> str:
 def interval_rows(
     intervals: Mapping[str, Mapping[str, Sequence[float | None]]],
 ) -> list[tuple[str, ...]]:
-    """The 95 % intervals of ``intervals.score_intervals`` as a table."""
+    """The 95 % intervals of `intervals.score_intervals` as a table."""
     rows: list[tuple[str, ...]] = [
         ("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")
     ]
@@ -136,7 +136,7 @@ def interval_rows(
 
 
 def group_rows(title: str, groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows of ``analysis.rows_by`` as a table."""
+    """Rows of `analysis.rows_by` as a table."""
     rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
     for group in groups:
         rates = (show(group["word_accuracy"]), show(group["one_minus_ned"]))
@@ -189,7 +189,7 @@ def write_results(
 
     Args:
       workdir: made where it is missing.
-      results: what ``run_evaluation`` returns: results.json and results.md.
+      results: what `run_evaluation` returns: results.json and results.md.
       predictions: one line per word: predictions.jsonl, and what it shows: analysis.json.
       training_words: labels the recogniser was trained on: training_words.txt, each once.
     """

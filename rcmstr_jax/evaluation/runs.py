@@ -37,9 +37,9 @@ class Run:
     Attributes:
       folder: its workdir below the command's; "" for a single run, which has that one itself.
       initialisation: "pretrained" or "random_init".
-      pretrained: what it starts from, as ``--pretrained`` spells it.
-      labels: ``train.labels``.
-      seed: ``seed``.
+      pretrained: what it starts from, as `--pretrained` spells it.
+      labels: `train.labels`.
+      seed: `seed`.
     """
 
     folder: str
@@ -50,7 +50,7 @@ class Run:
 
 
 def plan_runs(config: ConfigDict, pretrained: str) -> list[Run]:
-    """The runs that ``seeds``, ``label_shares`` and ``random_beside`` ask for."""
+    """The runs that `seeds`, `label_shares` and `random_beside` ask for."""
     is_random = split_pretrained(pretrained)[0]
     starts = {"random_init" if is_random else "pretrained": pretrained}
     trains = config.protocol != "score"
@@ -77,16 +77,16 @@ def run_all(
 
     Args:
       config: an evaluation config.
-      workdir: of the command; None scores a recogniser into ``scores/NAME`` of its own, after the
+      workdir: of the command; None scores a recogniser into `scores/NAME` of its own, after the
         folder of the benchmarks.
-      pretrained: see ``run_evaluation``.
+      pretrained: see `run_evaluation`.
       log: takes progress lines; they are printed by default.
 
     Returns:
       The results of the runs, in their order.
 
     Raises:
-      ConfigError: see ``run_evaluation``; or no workdir for a recogniser to be trained in.
+      ConfigError: see `run_evaluation`; or no workdir for a recogniser to be trained in.
     """
     log = log or (lambda line: print(line, flush=True))
     if workdir is None:
@@ -114,8 +114,8 @@ def summarise(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list
     """One row per share of labels and initialisation: mean and deviation over the seeds.
 
     Returns:
-      JSON-ready rows with ``labels``, ``initialisation``, ``seeds``, ``num_words`` and, by set and
-      for all words together (``weighted_mean``), per metric ``[mean, deviation]`` in %; the
+      JSON-ready rows with `labels`, `initialisation`, `seeds`, `num_words` and, by set and
+      for all words together (`weighted_mean`), per metric `[mean, deviation]` in %; the
       deviation is the sample's (n - 1), None for one seed.
     """
     groups: dict[tuple[float, str], list[tuple[int, Mapping[str, Any]]]] = {}
@@ -156,7 +156,7 @@ def _over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float | N
 
 
 def summary_rows(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The table of ``summarise`` for a console or a page."""
+    """The table of `summarise` for a console or a page."""
     header = ("labels", "encoder", "seeds", "words", "word accuracy %", "1-NED %", "plain mean %")
     rows: list[tuple[str, ...]] = [header]
     for row in table:
@@ -173,7 +173,7 @@ def summary_rows(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def write_summary(
     workdir: Path, table: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 ) -> None:
-    """Writes summary.json and summary.md; ``results`` are those of any of the runs."""
+    """Writes summary.json and summary.md; `results` are those of any of the runs."""
     (workdir / SUMMARY_JSON).write_text(
         json.dumps(list(table), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

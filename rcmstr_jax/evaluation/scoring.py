@@ -23,7 +23,7 @@ class SetResult:
     """A benchmark set and what was read of it.
 
     Attributes:
-      name: name and size, see ``data.benchmarks``.
+      name: name and size, see `data.benchmarks`.
       path: where it lies.
       accepted: whether its size is a published one; None where that is not known.
       labels: ground truth, None for records without a usable one.

@@ -40,13 +40,13 @@ def watch(
     """Measures the checkpoints of a pretraining run as they appear, until its last one.
 
     A checkpoint that was measured before is left out, so that the command can be started anew. One
-    that went away before its turn (``keep_checkpoints``), or that cannot be read, is told and left
+    that went away before its turn (`keep_checkpoints`), or that cannot be read, is told and left
     out.
 
     Args:
-      config: an evaluation config with ``protocol="frozen"`` and words for validation.
+      config: an evaluation config with `protocol="frozen"` and words for validation.
       pretrained: workdir of the pretraining run.
-      workdir: takes metrics.jsonl and TensorBoard events; by default ``pretrained/watch``, where
+      workdir: takes metrics.jsonl and TensorBoard events; by default `pretrained/watch`, where
         TensorBoard shows them beside the run's own.
       every: seconds between two looks.
       log: takes a line per checkpoint; it is printed by default.

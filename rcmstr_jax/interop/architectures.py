@@ -32,7 +32,7 @@ def size(arrays: Arrays, name: str, axis: int) -> int:
     """One length of a named array, by which a network's width is known.
 
     Raises:
-        WrongKind: naming what was expected and some of what was found.
+      WrongKind: naming what was expected and some of what was found.
     """
     if name not in arrays or arrays[name].ndim <= axis:
         found = ", ".join(list(arrays)[:8]) or "nothing"

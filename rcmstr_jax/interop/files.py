@@ -35,16 +35,16 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a state dict.
 
     Args:
-        path: `.npz`, `.safetensors`, or a PyTorch file (`.pth`, `.pt`, `.ckpt`, `.tar`, `.bin`),
-            which needs the `torch` extra. In a PyTorch file the weights may lie under
-            `state_dict`, `model`, `module` or `net`.
+      path: `.npz`, `.safetensors`, or a PyTorch file (`.pth`, `.pt`, `.ckpt`, `.tar`, `.bin`),
+        which needs the `torch` extra. In a PyTorch file the weights may lie under
+        `state_dict`, `model`, `module` or `net`.
 
     Returns:
-        Arrays by name; bfloat16 becomes float32.
+      Arrays by name; bfloat16 becomes float32.
 
     Raises:
-        WeightFileError: if the file is absent, of another kind, truncated, holds code, or holds
-            anything but arrays.
+      WeightFileError: if the file is absent, of another kind, truncated, holds code, or holds
+        anything but arrays.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +69,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict in the format of the suffix, whole or not at all.
 
     Raises:
-        WeightFileError: on an unknown suffix, or a PyTorch file without PyTorch.
+      WeightFileError: on an unknown suffix, or a PyTorch file without PyTorch.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -105,7 +105,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Arrays of any plain type in a `.npz` file.
 
     Raises:
-        WeightFileError: if it is truncated, of another kind, or holds pickled objects.
+      WeightFileError: if it is truncated, of another kind, or holds pickled objects.
     """
     try:
         with np.load(path, allow_pickle=False) as data:

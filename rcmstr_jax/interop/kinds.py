@@ -37,13 +37,13 @@ class Kind:
     """A kind of checkpoint.
 
     Attributes:
-        name: value of `--kind`.
-        prefixes: taken off in this order where all names share them.
-        select: names (regular expression) that belong to the kind; others of a larger checkpoint
-            are left alone.
-        modules: state dict -> `{path prefix: (module, its arguments)}`; sizes are read off shapes.
-        rules: names of all paths.
-        settings: state dict -> fields of the `model` section of a config.
+      name: value of `--kind`.
+      prefixes: taken off in this order where all names share them.
+      select: names (regular expression) that belong to the kind; others of a larger checkpoint
+        are left alone.
+      modules: state dict -> `{path prefix: (module, its arguments)}`; sizes are read off shapes.
+      rules: names of all paths.
+      settings: state dict -> fields of the `model` section of a config.
     """
 
     name: str
@@ -162,18 +162,18 @@ def import_checkpoint(
     """Turns a state dict into the arrays of a workdir.
 
     Args:
-        kind: of the checkpoint.
-        arrays: its state dict, as read.
-        waive: patterns of names (without prefix) that may be missing, unexpected or misshapen;
-            what is missing starts at random.
-        where: what to call the source in an error.
+      kind: of the checkpoint.
+      arrays: its state dict, as read.
+      waive: patterns of names (without prefix) that may be missing, unexpected or misshapen;
+        what is missing starts at random.
+      where: what to call the source in an error.
 
     Returns:
-        Flat arrays, float32; and fields of the `model` section of a config.
+      Flat arrays, float32; and fields of the `model` section of a config.
 
     Raises:
-        WrongKind: if it is no checkpoint of this kind.
-        WeightMismatch: listing all names that differ.
+      WrongKind: if it is no checkpoint of this kind.
+      WeightMismatch: listing all names that differ.
     """
     arrays = _prepare(kind, arrays)
     template: dict[str, Any] = {}
@@ -198,12 +198,12 @@ def export_checkpoint(kind: Kind, flat: Mapping[str, Any], *, fused_bias: bool =
     """Turns the arrays of a workdir into a state dict; the inverse of `import_checkpoint`.
 
     Args:
-        kind: of the checkpoint; arrays of a workdir that it has no name for are left out.
-        flat: arrays of a workdir.
-        fused_bias: write one bias for queries, keys (zero) and values.
+      kind: of the checkpoint; arrays of a workdir that it has no name for are left out.
+      flat: arrays of a workdir.
+      fused_bias: write one bias for queries, keys (zero) and values.
 
     Raises:
-        WrongKind: if the workdir lacks what a checkpoint of the kind consists of.
+      WrongKind: if the workdir lacks what a checkpoint of the kind consists of.
     """
     named = {path: array for path, array in flat.items() if is_named(kind, path)}
     if not named:

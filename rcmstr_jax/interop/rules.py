@@ -16,8 +16,8 @@ class Layout:
     """How an array is laid out on either side.
 
     Attributes:
-        ours: from their array to ours.
-        theirs: from our array to theirs; the inverse of `ours`.
+      ours: from their array to ours.
+      theirs: from our array to theirs; the inverse of `ours`.
     """
 
     ours: Callable[[np.ndarray], np.ndarray]
@@ -64,9 +64,9 @@ class Rule:
     """Names some paths.
 
     Attributes:
-        path: regular expression that a whole path must match; its groups are named.
-        name: PyTorch name, with the groups in braces.
-        layout: key of `LAYOUTS`.
+      path: regular expression that a whole path must match; its groups are named.
+      name: PyTorch name, with the groups in braces.
+      layout: key of `LAYOUTS`.
     """
 
     path: str

@@ -30,10 +30,10 @@ class WeightMismatch(ValueError):
     """Names or shapes of a state dict differ from what the model needs.
 
     Attributes:
-        missing: names the model needs that are not there.
-        unexpected: names that belong to nothing.
-        misshapen: `(name, shape found, shape needed)`; names whose arrays are of another kind of
-            number (integers for floats) are among them, and the message names both kinds.
+      missing: names the model needs that are not there.
+      unexpected: names that belong to nothing.
+      misshapen: `(name, shape found, shape needed)`; names whose arrays are of another kind of
+        number (integers for floats) are among them, and the message names both kinds.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ def names_of(paths: Iterable[str], rules: Rules) -> dict[str, str]:
     """PyTorch name of every path.
 
     Raises:
-        KeyError: listing the paths that no rule names.
+      KeyError: listing the paths that no rule names.
     """
     found = {path: find_rule(path, rules) for path in paths}
     unnamed = [path for path, rule in found.items() if rule is None]
@@ -119,19 +119,19 @@ def import_weights(
     """Translates a state dict into a flat tree.
 
     Args:
-        arrays: PyTorch names and arrays.
-        template: flat tree of arrays or `jax.ShapeDtypeStruct` that the model needs.
-        rules: names of the template's paths.
-        dtype: of floating results; None keeps what the file holds.
-        waive: patterns (`fnmatch`) of PyTorch names that may be missing, unexpected or misshapen;
-            where the model needs such a name, the template's own array is taken.
-        where: what to call the source in an error.
+      arrays: PyTorch names and arrays.
+      template: flat tree of arrays or `jax.ShapeDtypeStruct` that the model needs.
+      rules: names of the template's paths.
+      dtype: of floating results; None keeps what the file holds.
+      waive: patterns (`fnmatch`) of PyTorch names that may be missing, unexpected or misshapen;
+        where the model needs such a name, the template's own array is taken.
+      where: what to call the source in an error.
 
     Returns:
-        Flat tree with the template's paths.
+      Flat tree with the template's paths.
 
     Raises:
-        WeightMismatch: listing every missing, unexpected and misshapen name.
+      WeightMismatch: listing every missing, unexpected and misshapen name.
     """
 
     def waived(name: str) -> bool:
@@ -172,10 +172,10 @@ def export_weights(flat: Mapping[str, Any], rules: Rules, *, counters: bool = Tr
     """Translates a flat tree into a state dict, the inverse of `import_weights`.
 
     Args:
-        flat: arrays by path; every path must have a rule.
-        rules: names of the paths.
-        counters: write `num_batches_tracked` (zero) for every normalisation layer, which PyTorch
-            expects in a strict load.
+      flat: arrays by path; every path must have a rule.
+      rules: names of the paths.
+      counters: write `num_batches_tracked` (zero) for every normalisation layer, which PyTorch
+        expects in a strict load.
     """
     result: Flat = {}
     for path, name in names_of(flat, rules).items():

@@ -20,9 +20,9 @@ def model_config(
     """Sets the fields of a pretraining config that imported weights decide, in place.
 
     Args:
-        config: complete config of the encoder's family.
-        settings: fields of the `model` section.
-        flat: imported arrays; projector, predictors and queues tell their sizes.
+      config: complete config of the encoder's family.
+      settings: fields of the `model` section.
+      flat: imported arrays; projector, predictors and queues tell their sizes.
     """
     config.model.update(settings)
     config.mim.enabled = any(path.startswith("params/reconstruction/") for path in flat)
@@ -59,7 +59,7 @@ def read_workdir(folder: Path) -> dict[str, np.ndarray]:
     """Flat arrays of a run's newest checkpoint.
 
     Raises:
-        CheckpointError: if there is none.
+      CheckpointError: if there is none.
     """
     with Checkpoints(folder, read_only=True) as checkpoints:
         return checkpoints.read()[2]

@@ -57,7 +57,7 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Float[np.ndarray, " resamples"]:
-    """``sum(numerator) / sum(denominator)`` over words drawn with replacement, many times.
+    """`sum(numerator) / sum(denominator)` over words drawn with replacement, many times.
 
     Fewer than two words cannot be resampled: the result is then empty.
     """
@@ -99,7 +99,7 @@ def score_intervals(lines: Sequence[Line], policy: str) -> dict[str, dict[str, l
     The plain mean resamples every set by itself, the weighted one all words together.
 
     Returns:
-      ``{set or "weighted_mean" or "plain_mean": {metric: [low, high]}}``, in %.
+      `{set or "weighted_mean" or "plain_mean": {metric: [low, high]}}`, in %.
     """
     groups = by_set(lines, judge_lines(lines, policy))
     result: dict[str, dict[str, list[float | None]]] = {}
@@ -125,12 +125,12 @@ def compare_predictions(
     Args:
       first: lines of the one run's predictions.jsonl.
       second: lines of the other's, of the same words in any order.
-      policy: a key of ``metrics.POLICIES``.
+      policy: a key of `metrics.POLICIES`.
 
     Returns:
-      Per set, and for ``"weighted_mean"`` and ``"plain_mean"``: ``num_words``, ``first_only`` and
-      ``second_only`` (words that one run alone reads right), and per metric ``first``, ``second``,
-      ``difference`` (second less first), its 95 % ``interval``, all in %.
+      Per set, and for `"weighted_mean"` and `"plain_mean"`: `num_words`, `first_only` and
+      `second_only` (words that one run alone reads right), and per metric `first`, `second`,
+      `difference` (second less first), its 95 % `interval`, all in %.
 
     Raises:
       ValueError: the runs did not read the same words, or there are none.

@@ -22,7 +22,7 @@ POLICIES: dict[str, str] = {
 
 
 def check_policy(policy: str) -> str:
-    """Returns ``policy``; raises ValueError naming the known ones if it is none of them."""
+    """Returns `policy`; raises ValueError naming the known ones if it is none of them."""
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is unknown: choose one of {', '.join(POLICIES)}")
     return policy
@@ -32,11 +32,11 @@ def normalize_text(text: str, policy: str = "alphanumeric") -> str:
     """Reduces a label or a prediction to what the policy compares.
 
     Unicode rule, the same for all policies: compatibility composition (NFKC), and an accented
-    letter whose base is ASCII becomes its base (``é`` -> ``e``); other scripts keep their marks.
+    letter whose base is ASCII becomes its base (`é` -> `e`); other scripts keep their marks.
 
     Args:
       text: a label or a prediction.
-      policy: a key of ``POLICIES``.
+      policy: a key of `POLICIES`.
 
     Returns:
       The text that is compared; it may be empty.
@@ -62,7 +62,7 @@ def _ascii_base(character: str) -> str:
 
 
 def edit_similarity(prediction: str, label: str) -> float:
-    """``1 - edit distance / max(len(prediction), len(label))``; 1 where both are empty.
+    """`1 - edit distance / max(len(prediction), len(label))`; 1 where both are empty.
 
     The edit distance is Levenshtein's: insertions, deletions and substitutions cost 1 each.
     """
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       correct: whether the normalised prediction equals the normalised label.
-      similarity: their ``edit_similarity``.
+      similarity: their `edit_similarity`.
       edits: their edit distance.
       characters: length of the normalised label, at least 1.
     """
@@ -92,10 +92,10 @@ def judge_word(
     """Compares one prediction with its label.
 
     Args:
-      prediction: what was read; not looked at where the image is not ``readable``.
+      prediction: what was read; not looked at where the image is not `readable`.
       label: ground truth; None for a record whose label is missing or damaged, which is an error:
         one character, missed.
-      policy: a key of ``POLICIES``, applied to both.
+      policy: a key of `POLICIES`, applied to both.
       readable: whether the image could be decoded; if not, the word is an error.
 
     Returns:
@@ -122,10 +122,10 @@ class Score:
     Attributes:
       num_words: words that count in the means (the denominator).
       correct: words whose normalised prediction equals the normalised label.
-      similarity: sum of ``edit_similarity`` over the words.
+      similarity: sum of `edit_similarity` over the words.
       similarity_squared: sum of its squares, for the standard error.
-      unreadable: words among ``num_words`` whose image could not be decoded. They are errors.
-      unlabelled: words among ``num_words`` without a usable label. They are errors too, and are not
+      unreadable: words among `num_words` whose image could not be decoded. They are errors.
+      unlabelled: words among `num_words` without a usable label. They are errors too, and are not
         counted as unreadable.
       empty_labels: words left out, because the policy leaves nothing of their label.
       edits: sum of the edit distances between normalised prediction and label.
@@ -153,12 +153,12 @@ class Score:
 
     @property
     def one_minus_ned(self) -> float:
-        """Mean ``edit_similarity``, in [0, 1]; NaN for no words."""
+        """Mean `edit_similarity`, in [0, 1]; NaN for no words."""
         return self.similarity / self.num_words if self.num_words else math.nan
 
     @property
     def character_accuracy(self) -> float:
-        """``1 - edits / characters`` over all labels together; NaN for no words.
+        """`1 - edits / characters` over all labels together; NaN for no words.
 
         Every character weighs the same, where 1-NED weighs every word the same. Below 0 where more
         is read wrongly than there is.
@@ -167,13 +167,13 @@ class Score:
 
     @property
     def word_accuracy_stderr(self) -> float:
-        """Binomial standard error ``sqrt(p (1 - p) / n)``; NaN for no words."""
+        """Binomial standard error `sqrt(p (1 - p) / n)`; NaN for no words."""
         p = self.word_accuracy
         return math.sqrt(p * (1.0 - p) / self.num_words) if self.num_words else math.nan
 
     @property
     def one_minus_ned_stderr(self) -> float:
-        """Sample deviation (n - 1) of the similarity over ``sqrt(n)``; NaN below two words."""
+        """Sample deviation (n - 1) of the similarity over `sqrt(n)`; NaN below two words."""
         n = self.num_words
         if n < 2:
             return math.nan
@@ -212,13 +212,13 @@ def score_words(
 
     A word whose image could not be decoded is an error with similarity 0, whatever was predicted,
     and so is one without a usable label: damage must not make a set easier.
-    A word of whose label the policy leaves nothing is left out and counted in ``empty_labels``:
+    A word of whose label the policy leaves nothing is left out and counted in `empty_labels`:
     there is nothing to read in it.
 
     Args:
       predictions: n predicted strings.
       labels: n ground-truth strings, None for a missing or damaged one.
-      policy: a key of ``POLICIES``, applied to both.
+      policy: a key of `POLICIES`, applied to both.
       readable: per word, whether its image could be decoded; all of them by default.
 
     Returns:
@@ -263,7 +263,7 @@ def weighted_mean(scores: Iterable[Score]) -> Score:
 def plain_mean(scores: Iterable[Score]) -> dict[str, Any]:
     """Mean over sets, in %: every set that has words weighs the same.
 
-    The standard error treats the sets as independent: ``sqrt(sum of squared errors) / sets``.
+    The standard error treats the sets as independent: `sqrt(sum of squared errors) / sets`.
     """
     kept = [score for score in scores if score.num_words]
     if not kept:

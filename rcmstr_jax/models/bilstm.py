@@ -29,7 +29,7 @@ def lstm_gates(
     """Advances an LSTM cell from its pre-activations; gates in PyTorch's order i, f, g, o.
 
     Returns:
-        (hidden, cell) after the step.
+      (hidden, cell) after the step.
     """
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -48,11 +48,11 @@ def scan_directions(
     Reverse-mode differentiation only.
 
     Args:
-        inputs: projected inputs with the biases added, in the order each direction reads them.
-        weight_hh: recurrent kernels.
+      inputs: projected inputs with the biases added, in the order each direction reads them.
+      weight_hh: recurrent kernels.
 
     Returns:
-        Hidden states, in the order of `inputs`.
+      Hidden states, in the order of `inputs`.
     """
     return _scan_forward(inputs, weight_hh)[0]
 
@@ -112,9 +112,9 @@ class BiLSTM(nn.Module):
     Initialised like `torch.nn.LSTM`: all weights and biases from U(-1/sqrt(H), 1/sqrt(H)).
 
     Attributes:
-        hidden: size H of each direction's state.
-        output: width of the result.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      hidden: size H of each direction's state.
+      output: width of the result.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     hidden: int = 256
@@ -158,9 +158,9 @@ class BiLSTMProjector(nn.Module):
     """Stacked BiLSTMs, each `hidden` wide on the outside too (method section 3).
 
     Attributes:
-        hidden: state size of every direction and width between the layers.
-        output: width of the result; None means `hidden`.
-        layers: number of BiLSTMs.
+      hidden: state size of every direction and width between the layers.
+      output: width of the result; None means `hidden`.
+      layers: number of BiLSTMs.
     """
 
     hidden: int = 256

@@ -37,11 +37,11 @@ def choose_form(
     """ "packed" or "masked_dense", whichever the table says is faster.
 
     Args:
-        platform: as `jax.default_backend()` names it.
-        arithmetic: name of its dtype.
-        width: width of the encoder; the nearest measured one decides.
-        visible_share: visible patches divided by all patches.
-        table: measurements; those of `forms.json` by default.
+      platform: as `jax.default_backend()` names it.
+      arithmetic: name of its dtype.
+      width: width of the encoder; the nearest measured one decides.
+      visible_share: visible patches divided by all patches.
+      table: measurements; those of `forms.json` by default.
     """
     of_platform = (measured_table() if table is None else table).get(platform, {})
     measured = of_platform.get(arithmetic)

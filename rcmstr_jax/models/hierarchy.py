@@ -31,7 +31,7 @@ def pooling_windows(frames: int, bins: int) -> tuple[tuple[int, int], ...]:
     """Returns the half-open window of every bin: floor(i T / S) … ceil((i + 1) T / S).
 
     Raises:
-        ValueError: if there are fewer frames than bins, so that one frame would be several words.
+      ValueError: if there are fewer frames than bins, so that one frame would be several words.
     """
     if not 1 <= bins <= frames:
         raise ValueError(
@@ -47,14 +47,14 @@ def adaptive_average_pool(
     """Averages neighbouring frames into `bins` windows, which overlap where T % bins != 0.
 
     Args:
-        x: frames, (B, T, D).
-        bins: number of windows S, at most T.
+      x: frames, (B, T, D).
+      bins: number of windows S, at most T.
 
     Returns:
-        (B, S, D) of x's dtype.
+      (B, S, D) of x's dtype.
 
     Raises:
-        ValueError: if bins is not within 1 … T.
+      ValueError: if bins is not within 1 … T.
     """
     windows = pooling_windows(x.shape[1], bins)
     # Slices, not a product with an averaging matrix: accelerators multiply in reduced precision.
@@ -71,10 +71,10 @@ class Predictors(nn.Module):
     """One linear map per hierarchy, then L2 normalisation (method section 3).
 
     Attributes:
-        dim: length of the vectors that are contrasted.
-        hierarchies: which of `HIERARCHIES` exist; only these have parameters.
-        subwords: number S of sub-words.
-        dtype: dtype of the linear maps; the vectors are normalised in float32 at least.
+      dim: length of the vectors that are contrasted.
+      hierarchies: which of `HIERARCHIES` exist; only these have parameters.
+      subwords: number S of sub-words.
+      dtype: dtype of the linear maps; the vectors are normalised in float32 at least.
     """
 
     dim: int = 128
@@ -90,7 +90,7 @@ class Predictors(nn.Module):
         """Returns {hierarchy: (B, n, dim)} with n = T, S, 1; `normalize=False` skips the norm.
 
         Raises:
-            ValueError: if `hierarchies` names something else, or has more sub-words than frames.
+          ValueError: if `hierarchies` names something else, or has more sub-words than frames.
         """
         unknown = [name for name in self.hierarchies if name not in HIERARCHIES]
         if unknown:
@@ -115,9 +115,9 @@ class MlpProjector(nn.Module):
     seen one another. There is no batch normalisation, so nothing can leak between devices.
 
     Attributes:
-        hidden: width of the hidden layers.
-        output: width of the result.
-        layers: number of linear maps.
+      hidden: width of the hidden layers.
+      output: width of the result.
+      layers: number of linear maps.
     """
 
     hidden: int = 256

@@ -28,11 +28,11 @@ class Conv(nn.Module):
     """Convolution without bias; parameter `kernel` of shape (height, width, in, out).
 
     Attributes:
-        features: number of output channels.
-        kernel_size: height and width of the window.
-        strides: vertical and horizontal stride.
-        padding: zeros added at both ends of the height and of the width.
-        dtype: arithmetic; None takes the common type of input and kernel.
+      features: number of output channels.
+      kernel_size: height and width of the window.
+      strides: vertical and horizontal stride.
+      padding: zeros added at both ends of the height and of the width.
+      dtype: arithmetic; None takes the common type of input and kernel.
     """
 
     features: int
@@ -120,11 +120,11 @@ class BatchNorm(nn.Module):
     only when the caller makes that collection mutable, so that a masked pass can leave them alone.
 
     Attributes:
-        momentum: share of the old running statistics that is kept.
-        epsilon: added to the variance.
-        axis_name: device axis over which the batch statistics are shared; None keeps them local.
-        axis_index_groups: groups of devices that share statistics, as in `jax.lax.psum`.
-        dtype: type of the output; None keeps the input's.
+      momentum: share of the old running statistics that is kept.
+      epsilon: added to the variance.
+      axis_name: device axis over which the batch statistics are shared; None keeps them local.
+      axis_index_groups: groups of devices that share statistics, as in `jax.lax.psum`.
+      dtype: type of the output; None keeps the input's.
     """
 
     momentum: float = 0.9

@@ -27,10 +27,10 @@ class Linear(nn.Module):
     recipes rely on; `nn.Dense` would start with a kernel of another scale and a zero bias.
 
     Attributes:
-        features: size of the last axis of the result.
-        use_bias: whether a bias is added.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
-        param_dtype: dtype of the parameters when they are created.
+      features: size of the last axis of the result.
+      use_bias: whether a bias is added.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      param_dtype: dtype of the parameters when they are created.
     """
 
     features: int

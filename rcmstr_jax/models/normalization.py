@@ -65,17 +65,17 @@ def normalize(
     """Normalises with the batch's own statistics.
 
     Args:
-        x: values, channels last.
-        scale: factor per channel.
-        bias: summand per channel.
-        active: sites that count; all others are zero in the result. None: all count.
-        epsilon: added to the variance.
-        axis_name: device axis that shares statistics, or None.
-        groups: groups of devices that share statistics, or None for all.
+      x: values, channels last.
+      scale: factor per channel.
+      bias: summand per channel.
+      active: sites that count; all others are zero in the result. None: all count.
+      epsilon: added to the variance.
+      axis_name: device axis that shares statistics, or None.
+      groups: groups of devices that share statistics, or None for all.
 
     Returns:
-        The normalised values in the type of `x`, and mean, biased variance and count, through which
-        no gradient flows. The arithmetic is at least float32.
+      The normalised values in the type of `x`, and mean, biased variance and count, through which
+      no gradient flows. The arithmetic is at least float32.
     """
     return _normalize(x, scale, bias, active, epsilon, axis_name, groups)[0]
 

@@ -18,13 +18,13 @@ class RCMSTR(nn.Module):
     """Encoder with its heads (method section 3); both branches use the same module.
 
     Attributes:
-        encoder: `(images, train=, mask=) -> (feature map (B, rows, T, D), filled frames or None)`.
-        projector: `(B, T, D) -> (B, T, D')`.
-        predictors: `(B, T, D') -> {hierarchy: (B, n, dim)}`, L2-normalised.
-        reconstruction: head of masked image modelling, or None for pure contrast.
-        rectifier: `images -> images`, frozen, or None.
-        form: how a sparse encoder computes its masked pass; None for encoders without the choice.
-        visible_count: visible patches in every mask, for a sparse encoder's packed form.
+      encoder: `(images, train=, mask=) -> (feature map (B, rows, T, D), filled frames or None)`.
+      projector: `(B, T, D) -> (B, T, D')`.
+      predictors: `(B, T, D') -> {hierarchy: (B, n, dim)}`, L2-normalised.
+      reconstruction: head of masked image modelling, or None for pure contrast.
+      rectifier: `images -> images`, frozen, or None.
+      form: how a sparse encoder computes its masked pass; None for encoders without the choice.
+      visible_count: visible patches in every mask, for a sparse encoder's packed form.
     """
 
     encoder: nn.Module
@@ -78,12 +78,12 @@ class RCMSTR(nn.Module):
         """Masked pass: predicted patches and the encoder's frames of the masked image.
 
         Args:
-            images: already rectified.
-            mask: True where a patch is hidden.
-            train: normalise with batch statistics.
+          images: already rectified.
+          mask: True where a patch is hidden.
+          train: normalise with batch statistics.
 
         Raises:
-            ValueError: if the module was built without a reconstruction head.
+          ValueError: if the module was built without a reconstruction head.
         """
         if self.reconstruction is None:
             raise ValueError("this RCMSTR has no reconstruction head: build it with mim.enabled")

@@ -51,11 +51,11 @@ class ResNet(nn.Module):
     """29-layer ResNet for lines of text: 32 x W pixels become one row of W/4 + 1 frames.
 
     Attributes:
-        width: channels of the last stages; all others are 1/16, 1/8, 1/4 and 1/2 of it (512 is the
-            published size). A multiple of 16.
-        blocks: residual blocks of the four stages.
-        axis_name: device axis over which batch statistics are shared; None keeps them local.
-        dtype: arithmetic; None computes in the type of the input.
+      width: channels of the last stages; all others are 1/16, 1/8, 1/4 and 1/2 of it (512 is the
+        published size). A multiple of 16.
+      blocks: residual blocks of the four stages.
+      axis_name: device axis over which batch statistics are shared; None keeps them local.
+      dtype: arithmetic; None computes in the type of the input.
     """
 
     width: int = 512
@@ -76,24 +76,24 @@ class ResNet(nn.Module):
         """Encodes images.
 
         Args:
-            images: values in [-1, 1]; height and width divisible by 4.
-            train: normalise with the batch's statistics instead of the running ones. The running
-                ones move only where the caller makes `batch_stats` mutable.
-            mask: hidden patches (True = hidden), a grid that divides height and width; None encodes
-                the whole image. What lies under hidden patches has no influence.
-            form: how a masked image is computed: "masked_dense", "packed" or "auto", whose numbers
-                are the same, or "dense", the ablation without sparsity: hidden patches are filled
-                with 0 (grey) and every layer computes everywhere, so that the mask's outline leaks.
-            visible_count: number of visible patches in every image of the mask; static. The packed
-                form needs it, "auto" stays with "masked_dense" without it.
+          images: values in [-1, 1]; height and width divisible by 4.
+          train: normalise with the batch's statistics instead of the running ones. The running
+            ones move only where the caller makes `batch_stats` mutable.
+          mask: hidden patches (True = hidden), a grid that divides height and width; None encodes
+            the whole image. What lies under hidden patches has no influence.
+          form: how a masked image is computed: "masked_dense", "packed" or "auto", whose numbers
+            are the same, or "dense", the ablation without sparsity: hidden patches are filled
+            with 0 (grey) and every layer computes everywhere, so that the mask's outline leaks.
+          visible_count: number of visible patches in every image of the mask; static. The packed
+            form needs it, "auto" stays with "masked_dense" without it.
 
         Returns:
-            The feature map, (batch, height / 32, W/4 + 1, width) with zero where everything is
-            hidden, and which frames are active, (batch, frames), None without a mask. In the
-            "dense" form every frame is.
+          The feature map, (batch, height / 32, W/4 + 1, width) with zero where everything is
+          hidden, and which frames are active, (batch, frames), None without a mask. In the
+          "dense" form every frame is.
 
         Raises:
-            ValueError: width, image size, mask or form do not fit.
+          ValueError: width, image size, mask or form do not fit.
         """
         if self.width % 16:
             raise ValueError(f"width: {self.width} is not a multiple of 16")

@@ -47,12 +47,12 @@ class Sites:
     a patch of column `column_of[c]` is visible in any of the patch rows `rows_of[r]`.
 
     Attributes:
-        visible: patches that are not hidden, shape (batch, rows, columns).
-        rows_of: for every row of sites the patch rows that activate it.
-        column_of: for every column of sites the patch column that activates it.
-        visible_count: largest number of visible patches of any image. Given, maps are packed;
-            None, they are dense with zeros at hidden sites. An image with more visible patches
-            than promised loses the last ones.
+      visible: patches that are not hidden, shape (batch, rows, columns).
+      rows_of: for every row of sites the patch rows that activate it.
+      column_of: for every column of sites the patch column that activates it.
+      visible_count: largest number of visible patches of any image. Given, maps are packed;
+        None, they are dense with zeros at hidden sites. An image with more visible patches
+        than promised loses the last ones.
     """
 
     visible: Bool[Array, "batch rows columns"]
@@ -70,7 +70,7 @@ class Sites:
         """Sites of a map of `size` (height, width) whose patches are `hidden` (True = hidden).
 
         Raises:
-            ValueError: the grid does not divide the map, or the count is impossible.
+          ValueError: the grid does not divide the map, or the count is impossible.
         """
         rows, columns = hidden.shape[1:]
         height, width = size

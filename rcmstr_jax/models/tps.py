@@ -31,7 +31,7 @@ def fiducial_targets(fiducials: int) -> np.ndarray:
     Half of them along the upper edge from left to right, then half along the lower one.
 
     Raises:
-        ValueError: if the number is odd or below 4.
+      ValueError: if the number is odd or below 4.
     """
     if fiducials % 2 or fiducials < 4:
         raise ValueError(f"fiducials={fiducials}: give an even number of at least 4")
@@ -45,13 +45,13 @@ def spline_matrices(fiducials: int, size: tuple[int, int]) -> tuple[np.ndarray, 
     """The fixed part of the spline: its system solved once, and its basis at every pixel.
 
     Args:
-        fiducials: number F of fiducial points.
-        size: height and width of the straight image in pixels.
+      fiducials: number F of fiducial points.
+      size: height and width of the straight image in pixels.
 
     Returns:
-        Solver (F + 3, F): coefficients from fiducial points; and basis (H·W, F + 3), pixels row by
-        row. Both float64: the system is ill-conditioned, and rounding the solver to float32 (as
-        the published code does in float32) moves the grid by 1e-5.
+      Solver (F + 3, F): coefficients from fiducial points; and basis (H·W, F + 3), pixels row by
+      row. Both float64: the system is ill-conditioned, and rounding the solver to float32 (as
+      the published code does in float32) moves the grid by 1e-5.
     """
     points = fiducial_targets(fiducials)
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -80,11 +80,11 @@ def spline_grid(
     """Where every pixel of the straight image lies in the input.
 
     Args:
-        points: fiducial points (x, y) in the input, -1 and 1 at the centres of its outer pixels.
-        size: height and width of the straight image in pixels.
+      points: fiducial points (x, y) in the input, -1 and 1 at the centres of its outer pixels.
+      size: height and width of the straight image in pixels.
 
     Returns:
-        (x, y) of every pixel, row by row, (B, H·W, 2).
+      (x, y) of every pixel, row by row, (B, H·W, 2).
     """
     solver, basis = spline_matrices(points.shape[1], size)
     # One matrix in float64 before anything is rounded; then full precision, because an error of
@@ -99,8 +99,8 @@ def sample_bilinear(
     """Samples images bilinearly; beyond the border the nearest border pixel is repeated.
 
     Args:
-        images: (B, H, W, C).
-        grid: (x, y) with -1 and 1 at the centres of the outer pixels ("aligned corners").
+      images: (B, H, W, C).
+      grid: (x, y) with -1 and 1 at the centres of the outer pixels ("aligned corners").
     """
     batch, height, width, channels = images.shape
     flat = images.reshape(batch, height * width, channels)
@@ -123,11 +123,11 @@ class TpsRectifier(nn.Module):
     """Straightens words; callers stop the gradient, nothing here is trained.
 
     Attributes:
-        fiducials: number of fiducial points, even.
-        size: height and width of the result in pixels.
-        channels: widths of the localisation network's convolutions.
-        hidden: width of its hidden linear layer.
-        dtype: dtype of the localisation network; the spline is computed in float32 at least.
+      fiducials: number of fiducial points, even.
+      size: height and width of the result in pixels.
+      channels: widths of the localisation network's convolutions.
+      hidden: width of its hidden linear layer.
+      dtype: dtype of the localisation network; the spline is computed in float32 at least.
     """
 
     fiducials: int = 20

@@ -44,7 +44,7 @@ class Attention(nn.Module):
     """Multi-head self-attention over tokens.
 
     Attributes:
-        heads: number of heads; divides the width.
+      heads: number of heads; divides the width.
     """
 
     heads: int
@@ -76,8 +76,8 @@ class Block(nn.Module):
     """Pre-norm transformer block.
 
     Attributes:
-        heads: number of attention heads.
-        mlp_ratio: hidden width of the MLP over the block's width.
+      heads: number of attention heads.
+      mlp_ratio: hidden width of the MLP over the block's width.
     """
 
     heads: int
@@ -99,11 +99,11 @@ class VisionTransformer(nn.Module):
     """Patch tokens of an image, hidden ones replaced by a learnt mask token.
 
     Attributes:
-        width: token width D.
-        depth: number of blocks.
-        heads: attention heads; `VIT_SIZES` holds the three published sizes.
-        patch: height and width of a patch in pixels.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      width: token width D.
+      depth: number of blocks.
+      heads: attention heads; `VIT_SIZES` holds the three published sizes.
+      patch: height and width of a patch in pixels.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     width: int = 384
@@ -125,15 +125,15 @@ class VisionTransformer(nn.Module):
         """Encodes images.
 
         Args:
-            images: (B, H, W, 3) in [-1, 1]; the patch must divide H and W.
-            train: for interchange with the CNN; no layer here behaves differently in training.
-            mask: True where a patch is hidden.
+          images: (B, H, W, 3) in [-1, 1]; the patch must divide H and W.
+          train: for interchange with the CNN; no layer here behaves differently in training.
+          mask: True where a patch is hidden.
 
         Returns:
-            Tokens (B, H/4, W/4, D) after the final norm, and None (every frame is filled).
+          Tokens (B, H/4, W/4, D) after the final norm, and None (every frame is filled).
 
         Raises:
-            ValueError: if the patch does not divide the image or the mask is of another grid.
+          ValueError: if the patch does not divide the image or the mask is of another grid.
         """
         del train
         batch, height, width, channels = images.shape
@@ -169,8 +169,8 @@ class PixelDecoder(nn.Module):
     that its weights load.
 
     Attributes:
-        hidden: width of the two inner maps; None means half the tokens' width.
-        output: numbers per patch, 3 × patch area.
+      hidden: width of the two inner maps; None means half the tokens' width.
+      output: numbers per patch, 3 × patch area.
     """
 
     hidden: int | None = None

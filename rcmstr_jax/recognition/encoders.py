@@ -41,7 +41,7 @@ class Encoder:
 
     Attributes:
       model: the network.
-      params: ``{"encoder": ..., "rectifier": ...}``, the latter only where there is one.
+      params: `{"encoder": ..., "rectifier": ...}`, the latter only where there is one.
       batch_stats: running statistics with the same first level; empty for a network without.
       image_size: (height, width) in pixels.
       origin: what to say about it in a report, JSON-ready.
@@ -54,7 +54,7 @@ class Encoder:
     origin: dict[str, Any]
 
     def infer(self, params: Tree, batch_stats: Tree, images: Any) -> Float[Array, "b t d"]:
-        """Frames in inference mode, normalised by ``batch_stats``; images uint8 or in [-1, 1]."""
+        """Frames in inference mode, normalised by `batch_stats`; images uint8 or in [-1, 1]."""
         variables = {"params": params, "batch_stats": batch_stats}
         frames: Any = self.model.apply(
             variables, images_to_float(images), train=False, method="encode"
@@ -77,7 +77,7 @@ class Encoder:
     def frozen(
         self, params: Tree, batch_stats: Tree, images: Any
     ) -> tuple[Float[Array, "b t d"], Tree]:
-        """This encoder in inference mode, in the form of ``train``: the arguments are not used."""
+        """This encoder in inference mode, in the form of `train`: the arguments are not used."""
         return self.infer(self.params, self.batch_stats, images), batch_stats
 
     def frames_shape(self) -> tuple[int, int]:
@@ -88,12 +88,12 @@ class Encoder:
 
     @functools.cached_property
     def jitted(self) -> Callable[[Tree, Tree, Any], Float[Array, "b t d"]]:
-        """``infer``, compiled once per shape."""
+        """`infer`, compiled once per shape."""
         return jax.jit(self.infer)
 
 
 def split_pretrained(pretrained: str) -> tuple[bool, str]:
-    """Reads ``--pretrained``: ``random``, ``random:DIR`` or ``DIR``.
+    """Reads `--pretrained`: `random`, `random:DIR` or `DIR`.
 
     Returns:
       (random initialisation?, folder whose description is used or "").
@@ -106,7 +106,7 @@ def split_pretrained(pretrained: str) -> tuple[bool, str]:
 
 
 def split_step(folder: str) -> tuple[str, int | None]:
-    """Reads ``DIR@STEP``, the checkpoint of one step; ``DIR`` stands for the newest."""
+    """Reads `DIR@STEP`, the checkpoint of one step; `DIR` stands for the newest."""
     found = re.fullmatch(r"(.+)@(\d+)", folder)
     return (found[1], int(found[2])) if found else (folder, None)
 
@@ -115,7 +115,7 @@ def read_description(folder: str) -> ConfigDict:
     """The resolved configuration that pretraining left in its workdir.
 
     Raises:
-      ValueError: the folder holds no ``config.json``.
+      ValueError: the folder holds no `config.json`.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -127,7 +127,7 @@ def read_description(folder: str) -> ConfigDict:
 
 
 def encoder_network(config: ConfigDict) -> RCMSTR:
-    """The network of a pretraining config as far as ``encode`` needs it; the heads stay empty."""
+    """The network of a pretraining config as far as `encode` needs it; the heads stay empty."""
     return RCMSTR(
         encoder=build_encoder(config),
         projector=nn.Sequential([]),
@@ -140,7 +140,7 @@ def random_encoder(config: ConfigDict, origin: dict[str, Any] | None = None) -> 
     """The encoder as pretraining with this config and seed starts from it.
 
     Args:
-      config: holds ``seed`` and a ``model`` section; the rest is not looked at.
+      config: holds `seed` and a `model` section; the rest is not looked at.
       origin: additions to the report's description.
     """
     variables = jax.jit(initializer(config))()
@@ -154,7 +154,7 @@ def random_encoder(config: ConfigDict, origin: dict[str, Any] | None = None) -> 
 
 
 def initializer(config: ConfigDict) -> Callable[[], Tree]:
-    """A function that makes the variables ``encode`` needs, with pretraining's keys."""
+    """A function that makes the variables `encode` needs, with pretraining's keys."""
     images = jnp.zeros((2, *image_size(config), 3))
     model = encoder_network(config)
 
@@ -171,13 +171,13 @@ def describe_model(config: ConfigDict) -> dict[str, Any]:
 
 
 def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
-    """The encoder that ``--pretrained`` names, parameters and running statistics.
+    """The encoder that `--pretrained` names, parameters and running statistics.
 
     Args:
-      pretrained: ``DIR`` of a pretraining run, ``DIR@STEP`` for an older checkpoint of it;
-        ``random:DIR`` for the encoder that this run started from; ``random`` for the config's own
-        ``model`` section and ``seed``.
-      config: an evaluation config; ``branch`` says which branch of a pretraining run is taken.
+      pretrained: `DIR` of a pretraining run, `DIR@STEP` for an older checkpoint of it;
+        `random:DIR` for the encoder that this run started from; `random` for the config's own
+        `model` section and `seed`.
+      config: an evaluation config; `branch` says which branch of a pretraining run is taken.
 
     Returns:
       The encoder, its arrays on the device.
@@ -219,7 +219,7 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
 
 
 def pick(tree: Mapping[str, Tree]) -> dict[str, Tree]:
-    """The parts of a parameter or statistics tree that ``encode`` uses."""
+    """The parts of a parameter or statistics tree that `encode` uses."""
     return {name: tree[name] for name in ENCODER_PARTS if name in tree}
 
 

@@ -63,7 +63,7 @@ def extract_features(
     dtype: str = "float32",
     log: Callable[[str], None] | None = None,
 ) -> np.ndarray:
-    """Frames (N, T, D) of all images in inference mode, on the host, in ``dtype``.
+    """Frames (N, T, D) of all images in inference mode, on the host, in `dtype`.
 
     The last batch is filled up with its last image, so that one compilation serves all; batches
     are divided over the devices of this host where their size allows it.

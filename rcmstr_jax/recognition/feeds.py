@@ -20,7 +20,7 @@ from rcmstr_jax.training import recognition_step as rs
 
 Tree = Any
 Feed = Iterator[tuple[Tree, np.ndarray, np.ndarray]]
-"""Calls' worth of (memory, rows, active), see ``recognition_step.make_chunk``."""
+"""Calls' worth of (memory, rows, active), see `recognition_step.make_chunk`."""
 
 
 @dataclasses.dataclass(frozen=True)

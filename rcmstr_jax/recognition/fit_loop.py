@@ -48,10 +48,10 @@ def fit(
     validate: Validate | None,
     log: Log,
 ) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """Trains from the newest checkpoint of the workdir, or from ``state``, to the end.
+    """Trains from the newest checkpoint of the workdir, or from `state`, to the end.
 
     Args:
-      chunk: from ``recognition_step.make_chunk``; its calls have ``train.steps_per_call`` steps.
+      chunk: from `recognition_step.make_chunk`; its calls have `train.steps_per_call` steps.
       state: to begin with.
       make_feed: from a step to the calls that begin there.
       config: an evaluation config.
@@ -63,8 +63,8 @@ def fit(
       log: takes progress lines.
 
     Returns:
-      The weights to read with, ``{"params": ..., "batch_stats": ...}``: the best on the validation
-      words, else the last; and ``{"steps": ..., "validation": ...}`` about them.
+      The weights to read with, `{"params": ..., "batch_stats": ...}`: the best on the validation
+      words, else the last; and `{"steps": ..., "validation": ...}` about them.
 
     Raises:
       ConfigError: the workdir holds another run.
@@ -188,10 +188,10 @@ class Progress:
         log("compiling the training step …")
 
     def after(self, done: int, values: Mapping[str, Any], active: np.ndarray) -> dict[str, float]:
-        """Tells what there is to tell after a call that ended with step ``done``.
+        """Tells what there is to tell after a call that ended with step `done`.
 
         Returns:
-          Mean metrics of the call every ``train.log_every`` steps, else nothing.
+          Mean metrics of the call every `train.log_every` steps, else nothing.
 
         Raises:
           FloatingPointError: the loss is no longer a finite number.

@@ -66,7 +66,7 @@ class Task:
       encoder: to begin with.
       head: decoder and charset.
       is_random: whether the encoder is untrained.
-      run: what a continued run must agree in, see ``identity``.
+      run: what a continued run must agree in, see `identity`.
       finished: the workdir's recogniser, if this run has finished one there; the rest is then None.
       chosen: words to train on.
       held_out: words for validation, None without.
@@ -149,7 +149,7 @@ def train_recognizer(
 ) -> Recognizer:
     """Trains the decoder on frozen frames, or encoder and decoder on images.
 
-    Words are held in memory, as frames or as images, where they fit into ``train.memory_gib``;
+    Words are held in memory, as frames or as images, where they fit into `train.memory_gib`;
     else they are read, decoded and, when the encoder is frozen, encoded again in every step.
     """
     config, encoder, head = task.config, task.encoder, task.head
@@ -301,13 +301,13 @@ class Clock:
         self._parts: dict[str, float] = {}
 
     def mark(self, part: str) -> None:
-        """Books the time since the last mark under ``part``."""
+        """Books the time since the last mark under `part`."""
         now = time.perf_counter()
         self._parts[part] = self._parts.get(part, 0.0) + now - self._last
         self._last = now
 
     def report(self) -> dict[str, float]:
-        """Seconds by part, and ``total``; rounded to tenths."""
+        """Seconds by part, and `total`; rounded to tenths."""
         total = time.perf_counter() - self._start
         parts = {"load": 0.0, "features": 0.0, "train": 0.0, "score": 0.0} | self._parts
         return {name: round(value, 1) for name, value in (parts | {"total": total}).items()}

@@ -64,12 +64,12 @@ class DecoderHead:
     """A decoder together with its alphabet: the one thing that knows how text becomes targets.
 
     Attributes:
-      name: one of ``DECODERS``.
+      name: one of `DECODERS`.
       module: the Flax module, (B, T, D) frames -> logits.
       charset: what it reads and writes.
       max_length: longest word, in characters.
       beams: words followed at a time by a transformer's search; 1 decodes greedily.
-      sizes: the other arguments of ``make_head``.
+      sizes: the other arguments of `make_head`.
     """
 
     name: str
@@ -87,7 +87,7 @@ class DecoderHead:
         return self.module.init(key, frames, tokens)["params"]
 
     def targets(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Token arrays of n words, int32: what ``loss`` takes, one row per word."""
+        """Token arrays of n words, int32: what `loss` takes, one row per word."""
         if self.name in BY_FRAME:
             tokens, lengths = self.charset.encode_ctc(texts, self.max_length)
         else:
@@ -160,15 +160,15 @@ def make_head(
     max_length: int = 25,
     beams: int = 1,
 ) -> DecoderHead:
-    """The decoder called ``name`` for this alphabet.
+    """The decoder called `name` for this alphabet.
 
     Args:
-      name: one of ``DECODERS``.
+      name: one of `DECODERS`.
       charset: what it reads and writes.
       hidden: width of the decoder; "linear" has none.
       depth: blocks of a transformer.
       max_length: longest word, in characters.
-      beams: see ``DecoderHead``.
+      beams: see `DecoderHead`.
 
     Raises:
       ValueError: unknown name, or a search that the decoder does not have.

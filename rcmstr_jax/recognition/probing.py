@@ -34,7 +34,7 @@ def probe_decoder(
     is_random: bool,
     log: Callable[[str], None],
 ) -> Tree:
-    """Trains the decoder for ``train.probe_steps`` on the frames of the encoder as it comes.
+    """Trains the decoder for `train.probe_steps` on the frames of the encoder as it comes.
 
     Args:
       config: an evaluation config; batch size, peak rate and clipping are those of fine-tuning.

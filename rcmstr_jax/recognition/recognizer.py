@@ -49,7 +49,7 @@ class Recognizer:
       head: decoder and charset.
       decoder_params: parameters of the decoder.
       description: what a report says about it, JSON-ready.
-      batch_size: images per compiled call of ``__call__``; each call is filled up to it, so that
+      batch_size: images per compiled call of `__call__`; each call is filled up to it, so that
         an image goes through the same program alone as among others.
     """
 

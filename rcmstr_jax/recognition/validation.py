@@ -15,7 +15,7 @@ from rcmstr_jax.recognition.heads import DecoderHead
 
 Tree = Any
 Validate = Callable[[Mapping[str, Tree]], Mapping[str, float]]
-"""Weights -> ``word_accuracy`` and ``one_minus_ned`` on the validation words, in %."""
+"""Weights -> `word_accuracy` and `one_minus_ned` on the validation words, in %."""
 
 
 def make_validation(
@@ -29,12 +29,12 @@ def make_validation(
     """Scores weights on words that nothing is trained on.
 
     Args:
-      encoder: what makes frames of ``inputs``; None where they are frames.
+      encoder: what makes frames of `inputs`; None where they are frames.
       head: the decoder.
       inputs: frames, or uint8 images.
       labels: one per input.
       batch_size: inputs per call; the last one is filled up.
-      policy: a key of ``metrics.POLICIES``.
+      policy: a key of `metrics.POLICIES`.
     """
 
     def reading(params: Tree, stats: Tree, batch: Any) -> Any:

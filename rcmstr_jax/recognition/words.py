@@ -31,7 +31,7 @@ class Subset:
         self._kept = kept or {}
 
     def first(self, count: int) -> Subset:
-        """The first ``count`` records."""
+        """The first `count` records."""
         return Subset(self.source, self.indices[:count], self._kept)
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ def choose_words(
 ) -> tuple[Subset, list[str], LabelCounts]:
     """Draws the labelled subset.
 
-    The words are put into one seeded order. A share (``labels`` up to 1) takes the beginning of
+    The words are put into one seeded order. A share (`labels` up to 1) takes the beginning of
     that order and keeps the usable words of it; a number (above 1) goes on until it has so many
     usable words. So subsets of one seed are nested, and do not depend on method or initialisation.
     Words for validation are the end of the order, so that they are the same for all.
@@ -101,7 +101,7 @@ def choose_words(
       The records, their labels as the charset normalises them, and the counts.
 
     Raises:
-      ValueError: impossible ``labels``, or no usable word.
+      ValueError: impossible `labels`, or no usable word.
     """
     total = len(source)
     endless = is_endless(source)
@@ -172,7 +172,7 @@ def choose_words(
 
 
 def source_specs(config: ConfigDict) -> tuple[str, ...]:
-    """``train.source`` as a tuple, also where a config holds a single string."""
+    """`train.source` as a tuple, also where a config holds a single string."""
     source = config.train.source
     return (source,) if isinstance(source, str) else tuple(source)
 

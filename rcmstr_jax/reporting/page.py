@@ -39,7 +39,7 @@ def write_page(
     Args:
       folders: workdirs of pretraining and evaluation.
       out: HTML file to write.
-      words: source of the words that networks are shown with, as in ``data.source``; the first
+      words: source of the words that networks are shown with, as in `data.source`; the first
         evaluation's scored sets if None, or else what the pretraining run saw.
       num_words: at most so many of them.
       crops: whether the images of the scored sets may be shown in the sheets.

@@ -40,7 +40,7 @@ class Words:
 
 
 def load_words(source: RecordSource, size: tuple[int, int], count: int, seed: int = 0) -> Words:
-    """Up to ``count`` words of a source; of a longer one, some drawn by seed.
+    """Up to `count` words of a source; of a longer one, some drawn by seed.
 
     Raises:
       ValueError: none of them can be used.
@@ -161,7 +161,7 @@ def relations(
 
 
 def holding_part(frame: int, frames: int, parts: int) -> int:
-    """The sub-word that holds a frame: windows of stride ``frames // parts`` (method section 4)."""
+    """The sub-word that holds a frame: windows of stride `frames // parts` (method section 4)."""
     return min(frame // (frames // parts), parts - 1)
 
 

@@ -145,7 +145,7 @@ def attention(
     """What decoders look at for each character they write.
 
     Args:
-      recognizers: from ``attending``.
+      recognizers: from `attending`.
       images: words to look at, by the image size that they have been decoded to.
       missing: what is left out, and why.
     """

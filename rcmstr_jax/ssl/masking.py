@@ -26,7 +26,7 @@ def hidden_count(
     give "block" a `block_ratio` equal to the others' `mask_ratio`.
 
     Raises:
-        ValueError: unknown kind, a ratio outside its range, or a block larger than the mask.
+      ValueError: unknown kind, a ratio outside its range, or a block larger than the mask.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
@@ -67,15 +67,15 @@ def draw_mask(
     block. "block": the block without the patches (see `hidden_count`).
 
     Args:
-        key: random key.
-        batch: number of images.
-        grid: rows and columns of patches.
-        mask_ratio: share of the patches that is hidden.
-        block_ratio: share of the columns that the block hides.
-        kind: "patch_block", "patch" or "block".
+      key: random key.
+      batch: number of images.
+      grid: rows and columns of patches.
+      mask_ratio: share of the patches that is hidden.
+      block_ratio: share of the columns that the block hides.
+      kind: "patch_block", "patch" or "block".
 
     Raises:
-        ValueError: see `hidden_count`.
+      ValueError: see `hidden_count`.
     """
     rows, columns = grid
     hidden = hidden_count(grid, mask_ratio, block_ratio, kind)

@@ -19,7 +19,7 @@ def patchify(
     """Cuts images into patches; the last axis runs over (patch row, patch column, channel).
 
     Raises:
-        ValueError: the patch does not divide the image.
+      ValueError: the patch does not divide the image.
     """
     batch, height, width, channels = images.shape
     high, wide = patch
@@ -47,8 +47,8 @@ def patch_moments(
     """Mean and deviation (unbiased, + 1e-6) of every patch and channel, repeated for every pixel.
 
     Args:
-        images: values in [-1, 1]; the moments are those of the pixels mapped to [0, 1].
-        patch: height and width of a patch in pixels.
+      images: values in [-1, 1]; the moments are those of the pixels mapped to [0, 1].
+      patch: height and width of a patch in pixels.
     """
     patches = patchify((images + 1) / 2, patch)
     split = patches.reshape(*patches.shape[:3], patch[0] * patch[1], -1)
@@ -64,9 +64,9 @@ def patch_targets(
     """What a head has to predict: the pixels of every patch, in [0, 1].
 
     Args:
-        images: values in [-1, 1].
-        patch: height and width of a patch in pixels.
-        normalize: subtract each patch's mean and divide by its deviation, channel by channel.
+      images: values in [-1, 1].
+      patch: height and width of a patch in pixels.
+      normalize: subtract each patch's mean and divide by its deviation, channel by channel.
     """
     patches = patchify((images + 1) / 2, patch)
     if not normalize:
@@ -99,8 +99,8 @@ def reconstruction_loss(
     """Squared error over hidden patches.
 
     Returns:
-        The sum of squared errors and the number of pixel values it runs over: `sum / count` is the
-        mean squared error. Both in float32 at least.
+      The sum of squared errors and the number of pixel values it runs over: `sum / count` is the
+      mean squared error. Both in float32 at least.
     """
     precise = jnp.promote_types(jnp.float32, prediction.dtype)
     error = jnp.square(prediction.astype(precise) - target.astype(precise))
@@ -115,9 +115,9 @@ class CnnReconstructionHead(nn.Module):
     nothing are replaced by a learnt mask embedding first.
 
     Attributes:
-        rows: patches in a column.
-        patch: height and width of a patch in pixels.
-        dtype: arithmetic; None computes in the type of the input.
+      rows: patches in a column.
+      patch: height and width of a patch in pixels.
+      dtype: arithmetic; None computes in the type of the input.
     """
 
     rows: int = 4

@@ -43,10 +43,10 @@ def layer_numbers(names: Iterable[str]) -> dict[str, int]:
 
 
 def scale_by_layer(decay: float, encoder_params: Any) -> optax.GradientTransformation:
-    """Multiplies the updates of ``{"decoder": ..., "encoder": {"encoder": ...}}`` by layer.
+    """Multiplies the updates of `{"decoder": ..., "encoder": {"encoder": ...}}` by layer.
 
-    The decoder keeps its rate, the encoder's last layer has ``decay`` of it, the one before
-    ``decay**2``, and so on.
+    The decoder keeps its rate, the encoder's last layer has `decay` of it, the one before
+    `decay**2`, and so on.
 
     Args:
       decay: in (0, 1].

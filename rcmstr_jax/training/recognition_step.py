@@ -7,7 +7,7 @@ Method section 8. The same step serves both protocols:
 * fine-tuning: the inputs are images, the encoder runs in training mode inside the step, and its
   parameters and running statistics are part of the state.
 
-Several steps run inside one compiled call (``make_chunk``): the dispatch of a small decoder's step
+Several steps run inside one compiled call (`make_chunk`): the dispatch of a small decoder's step
 costs as much as the step, and the words stay where they are.
 """
 
@@ -42,11 +42,11 @@ class RecognitionState(struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, optimiser steps done.
-      params: ``{"decoder": ...}`` and, when it is trained too, ``{"encoder": ...}``.
+      params: `{"decoder": ...}` and, when it is trained too, `{"encoder": ...}`.
       batch_stats: running statistics of the encoder; empty when it is frozen.
-      opt_state: optimiser state of ``params``.
+      opt_state: optimiser state of `params`.
       key: base key, a typed scalar key.
-      averaged: moving average of ``params`` and ``batch_stats`` under these names; empty without.
+      averaged: moving average of `params` and `batch_stats` under these names; empty without.
     """
 
     step: Int[Array, ""]
@@ -57,7 +57,7 @@ class RecognitionState(struct.PyTreeNode):
     averaged: Tree = struct.field(default_factory=dict)
 
     def weights(self) -> dict[str, Tree]:
-        """``params`` and ``batch_stats`` to read with: the average where there is one."""
+        """`params` and `batch_stats` to read with: the average where there is one."""
         return self.averaged or {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -83,11 +83,11 @@ def recognition_optimizer(
       warmup_share: share of the steps in which the rate rises.
       encoder_multiplier: rate of the encoder relative to the decoder's.
       weight_decay: of kernels, apart from the gradient (AdamW); 0 is plain Adam.
-      layer_decay: see ``layer_decay.scale_by_layer``; 1 treats all layers alike.
-      encoder_params: ``{"encoder": ...}``, whose layers are counted where ``layer_decay`` is not 1.
+      layer_decay: see `layer_decay.scale_by_layer`; 1 treats all layers alike.
+      encoder_params: `{"encoder": ...}`, whose layers are counted where `layer_decay` is not 1.
 
     Returns:
-      The transformation for params ``{"decoder": ..., "encoder": ...}`` and the decoder's schedule.
+      The transformation for params `{"decoder": ..., "encoder": ...}` and the decoder's schedule.
     """
     schedule = optax.cosine_onecycle_schedule(
         max(total_steps, 2), learning_rate, pct_start=warmup_share
@@ -135,7 +135,7 @@ def create_state(
       key: base key; purposes are folded into it.
       head: the decoder.
       frames_shape: (T, D) of one word.
-      optimizer: from ``recognition_optimizer``.
+      optimizer: from `recognition_optimizer`.
       encoder_params: None when the encoder is frozen.
       batch_stats: the encoder's running statistics, None when it is frozen.
       averaged: whether a moving average of the weights is kept.
@@ -168,20 +168,20 @@ def make_step(
     view_ops: int = 0,
     average: float = 0.0,
 ) -> Callable[[RecognitionState, Mapping[str, Any]], tuple[RecognitionState, dict[str, Any]]]:
-    """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
+    """One optimiser step as a pure function `(state, batch) -> (state, metrics)`.
 
     Args:
       head: the decoder.
-      optimizer: from ``recognition_optimizer``.
+      optimizer: from `recognition_optimizer`.
       encode: the encoder in training mode; None for inputs that are frames already.
-      view_ops: with ``encode``: light augmentation of the images with at most so many operations
+      view_ops: with `encode`: light augmentation of the images with at most so many operations
         (method section 1); 0 for none.
       average: share of the old value in each step of the moving average of weights and running
         statistics, less at the beginning; used where the state has an average.
 
     Returns:
-      The step. ``batch["inputs"]`` holds frames (B, T, D), or uint8 images (B, 32, W, 3) with
-      ``encode``; the rest is ``head.targets``. Metrics: ``loss``, ``grad_norm``, scalars.
+      The step. `batch["inputs"]` holds frames (B, T, D), or uint8 images (B, 32, W, 3) with
+      `encode`; the rest is `head.targets`. Metrics: `loss`, `grad_norm`, scalars.
     """
 
     def step(
@@ -228,8 +228,8 @@ def make_chunk(
     """Several steps in one compiled call, over words that lie in device memory.
 
     Returns:
-      ``chunk(state, memory, rows, active) -> (state, metrics)``: ``memory`` holds arrays with one
-      row per word, ``rows`` (steps, batch) int32 says which words enter each step, ``active``
+      `chunk(state, memory, rows, active) -> (state, metrics)`: `memory` holds arrays with one
+      row per word, `rows` (steps, batch) int32 says which words enter each step, `active`
       (steps,) bool is False for steps that only fill the last call up (they are skipped, so that
       one compilation serves all calls). Metrics are arrays (steps,), NaN for skipped steps.
     """
@@ -272,7 +272,7 @@ def make_chunk(
 def epoch_rows(
     seed: int, num_words: int, batch_size: int, first_step: int, steps: int
 ) -> np.ndarray:
-    """Which words enter the steps ``first_step … first_step + steps - 1``.
+    """Which words enter the steps `first_step … first_step + steps - 1`.
 
     Words are shuffled anew in every epoch, and the epochs follow one another without a gap, so that
     every word is seen equally often and a batch may be larger than the set. A pure function of its

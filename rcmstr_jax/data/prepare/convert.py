@@ -34,10 +34,10 @@ class Counts:
     """What became of the words of an annotation.
 
     Attributes:
-        listed: words and faulty lines in the annotation.
-        filtered: words that the filter leaves out.
-        written: words in the new set.
-        faults: words that cannot be used, each with its reason.
+      listed: words and faulty lines in the annotation.
+      filtered: words that the filter leaves out.
+      written: words in the new set.
+      faults: words that cannot be used, each with its reason.
     """
 
     listed: int = 0
@@ -63,20 +63,20 @@ def prepare(
     """Converts one split of a download.
 
     Args:
-        form: a key of ``forms.FORMS``.
-        source: folder of the download.
-        out: folder to make; it must not exist. ``prepare.json`` with the counts lies in it.
-        annotation: annotation file, relative to ``source`` or not; found by its name if None.
-        rule: a key of ``benchmarks.RULES``, applied to the labels.
-        expect: number of words that must result.
-        kind: "lmdb" or "tfds".
+      form: a key of `forms.FORMS`.
+      source: folder of the download.
+      out: folder to make; it must not exist. `prepare.json` with the counts lies in it.
+      annotation: annotation file, relative to `source` or not; found by its name if None.
+      rule: a key of `benchmarks.RULES`, applied to the labels.
+      expect: number of words that must result.
+      kind: "lmdb" or "tfds".
 
     Returns:
-        The counts. Faulty words are left out.
+      The counts. Faulty words are left out.
 
     Raises:
-        ValueError: an impossible argument, no usable word, or another number than expected. Then
-            nothing has been written.
+      ValueError: an impossible argument, no usable word, or another number than expected. Then
+        nothing has been written.
     """
     source, out = Path(source), Path(out)
     if form not in FORMS:
@@ -124,7 +124,7 @@ def prepare(
 def describe(counts: Counts, out: str | Path) -> dict[str, Any]:
     """Counts, faults, and whether the number is one under which the set is published.
 
-    ``accepted`` is None where the folder's name is no registered one or the set has no fixed size.
+    `accepted` is None where the folder's name is no registered one or the set has no fixed size.
     """
     sizes = ACCEPTED_SIZES.get(registered_name(Path(out).name) or "", ())
     return {
@@ -162,7 +162,7 @@ def _image(item: Item, source: Path) -> bytes:
     """The encoded word: the file as it is, or the rectangle cut out of it as a PNG.
 
     Raises:
-        BadRecord: no label, no such file, or an image that cannot be decoded.
+      BadRecord: no label, no such file, or an image that cannot be decoded.
     """
     if not item.text:
         raise BadRecord("empty label")

@@ -27,10 +27,10 @@ class Item:
     """One word of an annotation file.
 
     Attributes:
-        file: image, relative to the source folder as the annotation writes it.
-        text: the word.
-        key: where it stands in the annotation, for reports.
-        box: (left, top, width, height) in pixels where the word is a part of the image.
+      file: image, relative to the source folder as the annotation writes it.
+      text: the word.
+      key: where it stands in the annotation, for reports.
+      box: (left, top, width, height) in pixels where the word is a part of the image.
     """
 
     file: str
@@ -50,7 +50,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """(key, text) of every line that is not blank.
 
     Raises:
-        ValueError: the file is not UTF-8.
+      ValueError: the file is not UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -163,8 +163,8 @@ class Form:
     """A form of download.
 
     Attributes:
-        read: lists the words of an annotation file.
-        annotations: patterns of that file's name below the source folder, in order of preference.
+      read: lists the words of an annotation file.
+      annotations: patterns of that file's name below the source folder, in order of preference.
     """
 
     read: Reader
@@ -174,7 +174,7 @@ class Form:
         """The annotation file of a download.
 
         Raises:
-            ValueError: none, or several.
+          ValueError: none, or several.
         """
         for pattern in self.annotations:
             found = sorted(source.glob(pattern))

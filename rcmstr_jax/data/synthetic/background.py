@@ -22,7 +22,7 @@ def find_photos(folder: str) -> tuple[str, ...]:
     """Paths of the pictures below a folder, sorted.
 
     Raises:
-        ValueError: no such folder, or no picture in it.
+      ValueError: no such folder, or no picture in it.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"backgrounds = {folder!r} is no folder; give a folder of photographs")
@@ -41,12 +41,12 @@ def draw_background(
     """A background and the colour that it has on the whole.
 
     Args:
-        rng: the word's generator.
-        size: height and width, in pixels.
-        options: the fields backgrounds, photo and texture are used.
+      rng: the word's generator.
+      size: height and width, in pixels.
+      options: the fields backgrounds, photo and texture are used.
 
     Returns:
-        The picture, float32 (height, width, 3), RGB, 0 to 255, and its mean colour, (3,).
+      The picture, float32 (height, width, 3), RGB, 0 to 255, and its mean colour, (3,).
     """
     if options.backgrounds and rng.random() < options.photo:
         picture = _photo(rng, size, options)

@@ -64,12 +64,12 @@ def write_tfds(
     Read it back with `tfds.builder("synthetic_words", data_dir=...).as_data_source("train")`.
 
     Args:
-        data_dir: the TFDS data folder.
-        records: written in order.
-        kind: the builder.
+      data_dir: the TFDS data folder.
+      records: written in order.
+      kind: the builder.
 
     Returns:
-        The number of records.
+      The number of records.
     """
     builder = kind(records=records, data_dir=os.fspath(data_dir), file_format="array_record")
     builder.download_and_prepare()

@@ -26,7 +26,7 @@ def check_target(out: str, num: int, form: str, overwrite: bool) -> Path:
     """Checks what `export_words` is asked for, before anything is rendered.
 
     Raises:
-        ValueError: naming the flag, its value and the remedy.
+      ValueError: naming the flag, its value and the remedy.
     """
     if form not in FORMATS:
         raise ValueError(f"--format={form} is unknown; choose one of {', '.join(FORMATS)}")
@@ -64,19 +64,19 @@ def export_words(
     Beside the data lies `render.json`: seed, options, faces and package versions.
 
     Args:
-        source: the words.
-        out: folder to write.
-        num: number of words.
-        form: "lmdb" or "tfds".
-        workers: processes that render; 0 renders in this one. The result is the same.
-        overwrite: replace rendered words that lie there.
-        progress: called with the number of words rendered so far.
+      source: the words.
+      out: folder to write.
+      num: number of words.
+      form: "lmdb" or "tfds".
+      workers: processes that render; 0 renders in this one. The result is the same.
+      overwrite: replace rendered words that lie there.
+      progress: called with the number of words rendered so far.
 
     Returns:
-        The number of words written.
+      The number of words written.
 
     Raises:
-        ValueError: as `check_target`, or `num` exceeds the length of the source.
+      ValueError: as `check_target`, or `num` exceeds the length of the source.
     """
     path = check_target(out, num, form, overwrite)
     if num > len(source):

@@ -28,11 +28,11 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
     """Paths of font files, sorted by file name.
 
     Args:
-        sources: each one is "packaged", "package:NAME" for the fonts inside any other installed
-            Python package, "system", a font file, or a folder.
+      sources: each one is "packaged", "package:NAME" for the fonts inside any other installed
+        Python package, "system", a font file, or a folder.
 
     Raises:
-        ValueError: a path that does not exist, or a package that is not installed.
+      ValueError: a path that does not exist, or a package that is not installed.
     """
     found: dict[str, None] = {}
     for source in sources:

@@ -45,14 +45,14 @@ class Face:
     """One usable face of one font file.
 
     Attributes:
-        path: the font file; of a collection the first face is used.
-        family: family name without spaces, lower-case; `style` as the file spells it.
-        size: em in pixels at which a capital letter is `CAP_HEIGHT` pixels high.
-        characters: what the face renders, each with a shape of its own. Lower-case letters that
-            are drawn as capitals are left out, so that a label always says what is seen.
-        plain: whether the family is one of signs and print.
-        script: whether the small letters are written rather than printed; words in capitals and
-            numbers are then set in another face, because nobody could read them.
+      path: the font file; of a collection the first face is used.
+      family: family name without spaces, lower-case; `style` as the file spells it.
+      size: em in pixels at which a capital letter is `CAP_HEIGHT` pixels high.
+      characters: what the face renders, each with a shape of its own. Lower-case letters that
+        are drawn as capitals are left out, so that a label always says what is seen.
+      plain: whether the family is one of signs and print.
+      script: whether the small letters are written rather than printed; words in capitals and
+        numbers are then set in another face, because nobody could read them.
     """
 
     path: str
@@ -71,14 +71,14 @@ def usable_faces(
     """The checked faces of some sources for an alphabet.
 
     Args:
-        sources: as `RenderOptions.fonts`.
-        alphabet: a face must show at least one whole case of the alphabet's letters, and all of
-            its digits.
-        num_fonts: stop at this many faces, of different families first; 0 keeps all.
-        plain_only: whether only plain families count, while there are any.
+      sources: as `RenderOptions.fonts`.
+      alphabet: a face must show at least one whole case of the alphabet's letters, and all of
+        its digits.
+      num_fonts: stop at this many faces, of different families first; 0 keeps all.
+      plain_only: whether only plain families count, while there are any.
 
     Raises:
-        ValueError: no face passes.
+      ValueError: no face passes.
     """
     paths = find_fonts(sources)
     named = [name for name in map(_read_name, paths) if name is not None]
@@ -99,11 +99,11 @@ class FontBook:
     """Draws a face for a text: first a family, then one of its faces.
 
     Args:
-        options: the fields fonts, num_fonts, plain_fonts and alphabet are used.
-        faces: fonts that were checked already, for these options.
+      options: the fields fonts, num_fonts, plain_fonts and alphabet are used.
+      faces: fonts that were checked already, for these options.
 
     Raises:
-        ValueError: no usable font.
+      ValueError: no usable font.
     """
 
     def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):
@@ -122,7 +122,7 @@ class FontBook:
         """A face that shows every character of a text.
 
         Raises:
-            ValueError: no face shows them all.
+          ValueError: no face shows them all.
         """
         capitals = len(text) > 1 and not any(c.islower() for c in text)
         for _ in range(16):

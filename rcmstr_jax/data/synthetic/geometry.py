@@ -20,8 +20,8 @@ class View:
     is shifted and scaled into the crop. The crop encloses the word's box with the margins drawn.
 
     Attributes:
-        size: height and width of the crop, in pixels.
-        scale: crop pixels per canvas pixel.
+      size: height and width of the crop, in pixels.
+      scale: crop pixels per canvas pixel.
     """
 
     def __init__(

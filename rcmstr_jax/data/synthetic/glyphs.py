@@ -41,8 +41,8 @@ def recognised(shapes: Mapping[str, np.ndarray], lower: bool) -> float:
     Text faces reach 0.6 to 1, scripts 0.2 to 0.6, pictures in the place of letters 0 to 0.3.
 
     Args:
-        shapes: coverage per character, as `raster` gives it.
-        lower: probe lower-case letters instead of capitals.
+      shapes: coverage per character, as `raster` gives it.
+      lower: probe lower-case letters instead of capitals.
     """
     probes = [c for c in (_PROBES.lower() if lower else _PROBES) if _inked(shapes, c)]
     if not probes:

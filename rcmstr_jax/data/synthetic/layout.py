@@ -23,9 +23,9 @@ class Layout:
     """Flat text before colour and camera.
 
     Attributes:
-        mask: coverage of the letters, uint8 (height, width), neighbouring text included.
-        box: left, top, right, bottom of the ink of the word alone.
-        density: share of the box that is ink; below 0.2 strokes are thin.
+      mask: coverage of the letters, uint8 (height, width), neighbouring text included.
+      box: left, top, right, bottom of the ink of the word alone.
+      density: share of the box that is ink; below 0.2 strokes are thin.
     """
 
     mask: np.ndarray
@@ -37,10 +37,10 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     """Sets a word, with letter spacing and jitter, and clutter around it.
 
     Args:
-        rng: the word's generator.
-        face: a face that shows every character.
-        text: the word.
-        options: the fields spacing, jitter and clutter are used.
+      rng: the word's generator.
+      face: a face that shows every character.
+      text: the word.
+      options: the fields spacing, jitter and clutter are used.
     """
     spacing = 0.0
     if options.spacing and rng.random() < 0.35:
@@ -68,11 +68,11 @@ def set_line(
     """Ink of one line of text, uint8 (height, width), cut to its bounding box.
 
     Args:
-        face: the face.
-        text: characters that the face shows.
-        spacing: extra pixels between letters; letters never end up on top of each other.
-        jitter: largest vertical displacement of a letter, in pixels.
-        rng: needed where `jitter` is not zero.
+      face: the face.
+      text: characters that the face shows.
+      spacing: extra pixels between letters; letters never end up on top of each other.
+      jitter: largest vertical displacement of a letter, in pixels.
+      rng: needed where `jitter` is not zero.
     """
     pen = 0.0
     placed: list[tuple[np.ndarray, int, int]] = []

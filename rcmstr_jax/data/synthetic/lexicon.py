@@ -25,7 +25,7 @@ def word_share(text: str) -> float:
     machine or the Python version.
 
     Args:
-        text: the word, in any case.
+      text: the word, in any case.
     """
     core = "".join(re.findall(r"\w", text.casefold())) or text
     digest = hashlib.blake2b(core.encode(), digest_size=8).digest()
@@ -36,10 +36,10 @@ class Lexicon:
     """Draws texts that satisfy the alphabet, the lengths and the split of `RenderOptions`.
 
     Args:
-        options: the fields alphabet to holdout are used.
+      options: the fields alphabet to holdout are used.
 
     Raises:
-        ValueError: no word is left after the filters, or `words_from` cannot be read.
+      ValueError: no word is left after the filters, or `words_from` cannot be read.
     """
 
     def __init__(self, options: RenderOptions):

@@ -28,7 +28,7 @@ class RenderOptions:
     Probabilities are per word. Lengths are shares of the crop's height or of the em, as stated.
 
     Raises:
-        ValueError: on construction, naming the field, its value and what would be right.
+      ValueError: on construction, naming the field, its value and what would be right.
     """
 
     # What is written.

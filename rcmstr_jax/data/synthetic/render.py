@@ -21,12 +21,12 @@ class WordRenderer:
     """Draws words. Holds no state but caches: the same (seed, index) gives the same bytes.
 
     Args:
-        options: what words may look like.
-        faces: fonts that were checked already, for these options.
+      options: what words may look like.
+      faces: fonts that were checked already, for these options.
 
     Raises:
-        ValueError: no usable font, no word after the filters, or no photograph; at once, not
-            when the first word is drawn.
+      ValueError: no usable font, no word after the filters, or no photograph; at once, not
+        when the first word is drawn.
     """
 
     def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):

@@ -22,13 +22,13 @@ def contact_sheet(
     """Crops at one height, row after row, each with its text below.
 
     Args:
-        records: as many as are to be seen; those beyond the last row are left out.
-        width: of the sheet, in pixels.
-        max_rows: rows of the sheet at most.
-        captions: whether the texts are written.
+      records: as many as are to be seen; those beyond the last row are left out.
+      width: of the sheet, in pixels.
+      max_rows: rows of the sheet at most.
+      captions: whether the texts are written.
 
     Raises:
-        ValueError: no records.
+      ValueError: no records.
     """
     step = _ROW + _GAP + (_CAPTION if captions else 0)
     sheet = Image.new("RGB", (width, step * max_rows), "white")

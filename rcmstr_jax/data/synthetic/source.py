@@ -22,9 +22,9 @@ class SyntheticSource:
     pickled source carries the checked fonts along.
 
     Attributes:
-        name: "synthetic:" and the seed.
-        endless: whether the source has its default length and is read at growing positions.
-        options: what words look like.
+      name: "synthetic:" and the seed.
+      endless: whether the source has its default length and is read at growing positions.
+      options: what words look like.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class SyntheticSource:
         """Finds fonts and words.
 
         Args:
-            seed: selects one of many unrelated sequences, 0 to 2**63 - 1.
-            length: number of records; None for 2**40, which never ends in practice.
-            options: what words look like; the "medium" difficulty by default.
-            faces: fonts that were checked already, for these options.
+          seed: selects one of many unrelated sequences, 0 to 2**63 - 1.
+          length: number of records; None for 2**40, which never ends in practice.
+          options: what words look like; the "medium" difficulty by default.
+          faces: fonts that were checked already, for these options.
 
         Raises:
-            ValueError: a seed or length out of range, no usable font, or no word after the
-                filters.
+          ValueError: a seed or length out of range, no usable font, or no word after the
+            filters.
         """
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed = {seed}: give a number from 0 to 2**63 - 1")

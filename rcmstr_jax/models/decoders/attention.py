@@ -18,10 +18,10 @@ class AttentionReader(nn.Module):
     """An LSTM that attends over features and reads one character per step.
 
     Attributes:
-        num_classes: classes, special tokens among them.
-        hidden: width of attention and LSTM.
-        feature_bias: whether the features' map into the attention has a bias.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      num_classes: classes, special tokens among them.
+      hidden: width of attention and LSTM.
+      feature_bias: whether the features' map into the attention has a bias.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
@@ -41,11 +41,11 @@ class AttentionReader(nn.Module):
         """Returns the logits of `steps` steps.
 
         Args:
-            features: what is attended over.
-            tokens: what the LSTM reads at each step (teacher forcing); None feeds back the
-                likeliest token of the step before.
-            steps: number of steps; the tokens' second axis where there are any.
-            start_token: first token read without teacher forcing.
+          features: what is attended over.
+          tokens: what the LSTM reads at each step (teacher forcing); None feeds back the
+            likeliest token of the step before.
+          steps: number of steps; the tokens' second axis where there are any.
+          start_token: first token read without teacher forcing.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim, gates = features.shape[-1], 4 * self.hidden
@@ -109,10 +109,10 @@ class AttentionDecoder(nn.Module):
     reads the result.
 
     Attributes:
-        num_classes: classes: `Charset.num_attention_classes`.
-        hidden: width of BiLSTMs, attention and LSTM.
-        context: width of the contextual features; None takes the frames' width.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      num_classes: classes: `Charset.num_attention_classes`.
+      hidden: width of BiLSTMs, attention and LSTM.
+      context: width of the contextual features; None takes the frames' width.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
@@ -127,8 +127,8 @@ class AttentionDecoder(nn.Module):
         """Logits under teacher forcing.
 
         Args:
-            frames: frozen or trained encoder frames.
-            tokens: what the LSTM reads at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
+          frames: frozen or trained encoder frames.
+          tokens: what the LSTM reads at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
         """
         return self._read(frames, tokens, tokens.shape[1], 0)
 
@@ -138,10 +138,10 @@ class AttentionDecoder(nn.Module):
         """Logits of greedy decoding, each step fed with the likeliest token of the step before.
 
         Args:
-            frames: encoder frames.
-            max_length: number of steps: longest word plus one for [EOS].
-            start_token: first token read; [SOS] by default. The published code starts from 0
-                ([PAD]), which it never saw in training there (method section 9).
+          frames: encoder frames.
+          max_length: number of steps: longest word plus one for [EOS].
+          start_token: first token read; [SOS] by default. The published code starts from 0
+            ([PAD]), which it never saw in training there (method section 9).
         """
         return self._read(frames, None, max_length, start_token)
 

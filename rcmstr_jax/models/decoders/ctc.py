@@ -20,9 +20,9 @@ class CtcDecoder(nn.Module):
     """Two stacked BiLSTMs, then one logit per frame and class.
 
     Attributes:
-        num_classes: classes, the blank (class 0) among them: `Charset.num_ctc_classes`.
-        hidden: width of the BiLSTMs.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      num_classes: classes, the blank (class 0) among them: `Charset.num_ctc_classes`.
+      hidden: width of the BiLSTMs.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
@@ -50,13 +50,13 @@ def ctc_loss(
     both results is what `torch.nn.CTCLoss(zero_infinity=True)` calls `mean`.
 
     Args:
-        logits: before the softmax; computed in float32 at least.
-        labels: tokens as from `Charset.encode_ctc`; what lies beyond `lengths` is not read.
-        lengths: characters per word.
-        weights: 0 for padding of the batch.
+      logits: before the softmax; computed in float32 at least.
+      labels: tokens as from `Charset.encode_ctc`; what lies beyond `lengths` is not read.
+      lengths: characters per word.
+      weights: 0 for padding of the batch.
 
     Returns:
-        (sum over words, number of words), the latter also a float.
+      (sum over words, number of words), the latter also a float.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     batch, frames, _ = logits.shape
@@ -80,11 +80,11 @@ def ctc_greedy(
     """The likeliest class of every frame, and how sure the decoder is of what they spell.
 
     Args:
-        logits: before the softmax; computed in float32 at least.
+      logits: before the softmax; computed in float32 at least.
 
     Returns:
-        Classes, their probabilities, and per word the probability of its text: the sum over all
-        alignments that spell it, not that of the likeliest alignment alone.
+      Classes, their probabilities, and per word the probability of its text: the sum over all
+      alignments that spell it, not that of the likeliest alignment alone.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     batch, frames, _ = logits.shape

@@ -28,9 +28,9 @@ class CrossBlock(nn.Module):
     """A block of the decoder.
 
     Attributes:
-        width: width of the tokens.
-        heads: attention heads; divides the width.
-        mlp_ratio: hidden width of the MLP over the block's width.
+      width: width of the tokens.
+      heads: attention heads; divides the width.
+      mlp_ratio: hidden width of the MLP over the block's width.
     """
 
     width: int
@@ -67,13 +67,13 @@ class CrossBlock(nn.Module):
         """Runs a stretch of tokens that begins at `position`.
 
         Args:
-            x: the tokens' vectors.
-            frames: from `remember`.
-            cache: keys and values of the tokens before; room for this stretch.
-            position: number of tokens before.
+          x: the tokens' vectors.
+          frames: from `remember`.
+          cache: keys and values of the tokens before; room for this stretch.
+          position: number of tokens before.
 
         Returns:
-            The vectors after the block, and the cache with this stretch in it.
+          The vectors after the block, and the cache with this stretch in it.
         """
         query, *new = (
             self._by_head(part) for part in jnp.split(self.self_qkv(self.self_norm(x)), 3, axis=-1)
@@ -119,11 +119,11 @@ class TransformerDecoder(nn.Module):
     """Reads frames one character at a time.
 
     Attributes:
-        num_classes: classes: `Charset.num_attention_classes`.
-        width: width of the tokens.
-        depth: number of blocks.
-        heads: attention heads; None takes one per 32 channels.
-        dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      num_classes: classes: `Charset.num_attention_classes`.
+      width: width of the tokens.
+      depth: number of blocks.
+      heads: attention heads; None takes one per 32 channels.
+      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
@@ -156,8 +156,8 @@ class TransformerDecoder(nn.Module):
         """Logits under teacher forcing.
 
         Args:
-            frames: encoder frames.
-            tokens: what is read at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
+          frames: encoder frames.
+          tokens: what is read at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
         """
         memory = self.remember(frames)
         cache = self.empty_cache(memory, tokens.shape[1])
@@ -173,10 +173,10 @@ class TransformerDecoder(nn.Module):
         """Logits of greedy decoding, each step fed with the likeliest token of the step before.
 
         Args:
-            frames: encoder frames.
-            max_length: number of steps: longest word plus one for [EOS].
-            start_token: first token read.
-            end_token: when every word has had it, the remaining steps are left at zero.
+          frames: encoder frames.
+          max_length: number of steps: longest word plus one for [EOS].
+          start_token: first token read.
+          end_token: when every word has had it, the remaining steps are left at zero.
         """
         module, variables = self.clone(parent=None, name=None), self.variables
         memory = self.remember(frames)
@@ -219,15 +219,15 @@ class TransformerDecoder(nn.Module):
         with one beam is greedy decoding.
 
         Args:
-            frames: encoder frames.
-            max_length: number of steps: longest word plus one for [EOS].
-            beams: words followed at a time.
-            start_token: first token read.
-            end_token: ends a word.
-            pad_token: what follows the end.
+          frames: encoder frames.
+          max_length: number of steps: longest word plus one for [EOS].
+          beams: words followed at a time.
+          start_token: first token read.
+          end_token: ends a word.
+          pad_token: what follows the end.
 
         Returns:
-            Tokens, [EOS] among them, and their log-probabilities, 0 after the end.
+          Tokens, [EOS] among them, and their log-probabilities, 0 after the end.
         """
         module, variables = self.clone(parent=None, name=None), self.variables
         batch, classes = frames.shape[0], self.num_classes
@@ -299,10 +299,10 @@ class TransformerDecoder(nn.Module):
         """Logits of a stretch of tokens that begins at `position`, and the cache after it.
 
         Args:
-            tokens: what is read.
-            memory: from `remember`.
-            cache: what earlier calls returned, or `empty_cache`.
-            position: number of tokens before.
+          tokens: what is read.
+          memory: from `remember`.
+          cache: what earlier calls returned, or `empty_cache`.
+          position: number of tokens before.
         """
         steps = tokens.shape[1]
         table = jnp.asarray(sinusoid_positions(cache[0][0].shape[1], self.width))

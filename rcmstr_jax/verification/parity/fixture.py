@@ -41,13 +41,13 @@ class Row:
     """One comparison.
 
     Attributes:
-        file: golden file.
-        name: of the quantity.
-        error: largest error relative to the array's scale; infinite where nothing fits.
-        tolerance: largest error allowed.
-        note: what the error does not say.
-        stale: the file holds the figure from before the step instead of the one after it, exactly;
-            there is nothing to compare with.
+      file: golden file.
+      name: of the quantity.
+      error: largest error relative to the array's scale; infinite where nothing fits.
+      tolerance: largest error allowed.
+      note: what the error does not say.
+      stale: the file holds the figure from before the step instead of the one after it, exactly;
+        there is nothing to compare with.
     """
 
     file: str
@@ -84,7 +84,7 @@ class Fixture:
     """The arrays of one golden file, with a record of which were read.
 
     Attributes:
-        rows: comparisons so far.
+      rows: comparisons so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,7 +111,7 @@ class Fixture:
         """An array as it stands in the file.
 
         Raises:
-            MissingQuantity: if the file lacks it.
+          MissingQuantity: if the file lacks it.
         """
         if name not in self._arrays:
             raise MissingQuantity(name)
@@ -122,7 +122,7 @@ class Fixture:
         """Shape of an array; asking for it does not read it.
 
         Raises:
-            MissingQuantity: if the file lacks it.
+          MissingQuantity: if the file lacks it.
         """
         if name not in self._arrays:
             raise MissingQuantity(name)
@@ -143,16 +143,16 @@ class Fixture:
         """Imports the state dict below `prefix` strictly; its arrays count as read.
 
         Args:
-            prefix: of the names, for example `sd/`.
-            template: flat tree of the variables needed.
-            rules: their names.
-            dtype: floating type, default `self.dtype`.
+          prefix: of the names, for example `sd/`.
+          template: flat tree of the variables needed.
+          rules: their names.
+          dtype: floating type, default `self.dtype`.
 
         Returns:
-            Nested variables.
+          Nested variables.
 
         Raises:
-            WeightMismatch: listing what is missing, unexpected or misshapen.
+          WeightMismatch: listing what is missing, unexpected or misshapen.
         """
         names = [name.removeprefix(prefix) for name in self.names(prefix)]
         # Counters of layers that exist; one without its layer stays unread, and so fails.
@@ -187,15 +187,15 @@ class Fixture:
         """Adds a row for a floating quantity.
 
         Args:
-            name: of the golden array; a missing one fails.
-            value: ours, in the golden layout.
-            kind: key of `SINGLE_TOLERANCE`: which tolerance applies in float32.
-            rounding: relative error that the inputs' own rounding explains, added to the tolerance.
-            before: the same quantity before the step. A golden array that equals it exactly, where
-                ours has moved, makes the row stale: PyTorch updates buffers in place, and the
-                scripts that wrote the files kept views of some.
-            centre: subtracted from both sides, where what matters is small beside it.
-            label: says so in the row's name.
+          name: of the golden array; a missing one fails.
+          value: ours, in the golden layout.
+          kind: key of `SINGLE_TOLERANCE`: which tolerance applies in float32.
+          rounding: relative error that the inputs' own rounding explains, added to the tolerance.
+          before: the same quantity before the step. A golden array that equals it exactly, where
+            ours has moved, makes the row stale: PyTorch updates buffers in place, and the
+            scripts that wrote the files kept views of some.
+          centre: subtracted from both sides, where what matters is small beside it.
+          label: says so in the row's name.
         """
         if name not in self._arrays:
             self._add(name, float("inf"), 0.0, "missing in the file")

@@ -41,11 +41,11 @@ def check_folder(folder: Path, only: Sequence[str] = ()) -> Iterable[list[Row]]:
     """Rows of every golden file, file by file.
 
     Args:
-        folder: holds the files of `CHECKS`; an absent one fails, one of another name fails too.
-        only: file names to check; empty for all.
+      folder: holds the files of `CHECKS`; an absent one fails, one of another name fails too.
+      only: file names to check; empty for all.
 
     Raises:
-        ValueError: if the folder is absent or `only` names no golden file.
+      ValueError: if the folder is absent or `only` names no golden file.
     """
     if not folder.is_dir():
         raise ValueError(f"--golden={folder} is no folder: give the one with {', '.join(CHECKS)}")

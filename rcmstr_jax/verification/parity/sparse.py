@@ -35,7 +35,7 @@ class Stack(nn.Module):
     """The layers of the fixture, each one of those the encoder is made of.
 
     Attributes:
-        widths: channels of the first convolution, both blocks, and the last convolution.
+      widths: channels of the first convolution, both blocks, and the last convolution.
     """
 
     widths: tuple[int, int, int, int]
