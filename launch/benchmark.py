@@ -19,12 +19,14 @@ Exit codes: 0 measured; 1 failed; 2 a mistake in the flags.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -38,6 +40,8 @@ if __name__ == "__main__":
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+import jax
+
 from rcmstr_jax.benchmarking import pipeline, report, sparse, step, step_costs, suite
 from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings
 from rcmstr_jax.benchmarking.memory import run_for_peak
@@ -45,6 +49,7 @@ from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.models.forms import measured_table
 from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 
 WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "costs", "all"], "What to measure.")
 MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")
@@ -96,6 +101,17 @@ def settings_from_flags() -> Settings:
         raise ConfigError(f"--{error}") from error
 
 
+def plan_with(settings: Settings, fields: Mapping[str, Any]) -> PretrainPlan:
+    """The plan of the default config for this encoder with some fields changed."""
+    config = common.get_config()
+    if settings.model != "cnn":
+        common.use_vit(config)
+    if CHUNK.value is not None:
+        config.contrast.chunk = CHUNK.value
+    config.update_from_flattened_dict(fields)
+    return pretrain_plan(config, devices=jax.local_device_count())
+
+
 def peak_command(case: Case) -> list[str]:
     """This command again, for the memory of one case."""
     kept = [f"--what={case.what}", f"--peak_of={case.name}"]
@@ -108,20 +124,17 @@ def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)  # of the libraries below
     with one_line_errors(RuntimeError):
         settings = settings_from_flags()
-        base = common.get_config()
-        if settings.model != "cnn":
-            common.use_vit(base)
-        if CHUNK.value is not None:
-            base.contrast.chunk = CHUNK.value
         if WHAT.value == "costs":
-            print(step_costs.report(step.step_config(base, settings), REPEATS.value))
+            plan = plan_with(settings, step.step_fields(settings))
+            print(step_costs.report(plan, REPEATS.value))
             return 0
         try:
             if UPDATE_TABLE.value:
                 sparse.check_update(str(WHAT.value), settings, CASES.value)
+            make_plan = functools.partial(plan_with, settings)
             baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
             tables = {
-                what: suite.choose_cases(suite.find_cases(what, settings, base), CASES.value)
+                what: suite.choose_cases(suite.find_cases(what, settings, make_plan), CASES.value)
                 for what in suite.tables_of(str(WHAT.value), settings)
             }
         except ValueError as error:

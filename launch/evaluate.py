@@ -25,9 +25,11 @@ from ml_collections import config_flags
 
 from rcmstr_jax.evaluation.runs import run_all
 from rcmstr_jax.evaluation.watch import watch
-from rcmstr_jax.recognition.fit_loop import Stopped
+from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
 from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.skipped import TrainingDiverged
+from rcmstr_jax.training.plan import evaluation_plan
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")
@@ -44,10 +46,10 @@ def main(argv: Sequence[str]) -> int:
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
     workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
-    with one_line_errors(FloatingPointError):
+    with one_line_errors(TrainingDiverged):
         try:
             if WATCH.value:
-                watch(CONFIG.value, pretrained, workdir, every=WATCH_EVERY.value)
+                watch(evaluation_plan(CONFIG.value), pretrained, workdir, every=WATCH_EVERY.value)
             else:
                 run_all(CONFIG.value, workdir, pretrained)
         except Stopped as stopped:

@@ -27,7 +27,7 @@ from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
 from rcmstr_jax.runtime.profiling import parse_steps
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
-from rcmstr_jax.training.loop import pretrain
+from rcmstr_jax.training.pretraining import pretrain
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created, or continued.")

@@ -98,6 +98,10 @@ def get_config() -> ConfigDict:
     config.train.memory_gib = 8.0
     # Steps inside one compiled call.
     config.train.steps_per_call = 10
+    # Parts in which a device goes through its share of a batch, one after the other.
+    config.train.accumulation = 1
+    # Steps in a row without a finite loss and gradient (they are skipped) that training survives.
+    config.train.max_skipped = 10
     config.train.log_every = 100
     # An interrupted training goes on from its newest checkpoint (0: only when asked to stop).
     config.train.checkpoint_every = 1000

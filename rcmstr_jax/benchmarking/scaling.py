@@ -22,19 +22,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking.collectives import Collective, collectives_in
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.training.build import (
-    build_model,
-    contrast_options,
-    frame_count,
-    image_size,
-)
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step, queue_sizes
+from rcmstr_jax.training.plan import PretrainPlan
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 from rcmstr_jax.training.state import PretrainState
 
 
@@ -93,31 +88,31 @@ class Prediction:
         return max(parts, key=lambda name: parts[name])
 
 
-def abstract_step(config: ConfigDict, rows: int) -> tuple[PretrainState, dict[str, Any], Any]:
+def abstract_step(plan: PretrainPlan, rows: int) -> tuple[PretrainState, dict[str, Any], Any]:
     """State and batch of one device as shapes, and a function axis name -> step."""
-    axis = parallel.AXIS if config.key_norm == "sync" else None
-    optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    state = jax.eval_shape(lambda: fresh_state(config, build_model(config), optimizer))
+    optimizer, schedule = make_optimizer(plan.optimizer)
+    state = jax.eval_shape(lambda: fresh_state(plan, build_model(plan), optimizer))
     batch = {
-        "image": jax.ShapeDtypeStruct((rows, *image_size(config), 3), np.uint8),
+        "image": jax.ShapeDtypeStruct((rows, *plan.model.image_size, 3), np.uint8),
         "index": jax.ShapeDtypeStruct((rows,), np.int32),
     }
 
     def step(axis_name: str | None) -> Any:
-        model = build_model(config, axis_name=axis if axis_name else None)
-        return make_pretrain_step(config, model, optimizer, schedule, axis_name)
+        return make_pretrain_step(
+            plan, build_model(plan, axis_name), optimizer, schedule, axis_name
+        )
 
     return state, batch, step
 
 
-def step_collectives(config: ConfigDict) -> list[Collective]:
+def step_collectives(plan: PretrainPlan) -> list[Collective]:
     """Compiles the step for all local devices and reads its exchanges; nothing is run.
 
     Args:
-      config: a pretraining config; its batch is divided over the devices.
+      plan: of a run; its batch is divided over the devices.
     """
     devices = jax.local_device_count()
-    state, batch, step = abstract_step(config, config.batch_size // devices)
+    state, batch, step = abstract_step(plan, plan.loop.batch_size // devices)
     wide = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (state, batch)
     )
@@ -126,9 +121,9 @@ def step_collectives(config: ConfigDict) -> list[Collective]:
     return collectives_in(compiled.as_text(), devices)
 
 
-def step_flops(config: ConfigDict, rows: int) -> float:
+def step_flops(plan: PretrainPlan, rows: int) -> float:
     """Products and sums of one device's step on `rows` images, in products and convolutions."""
-    state, batch, step = abstract_step(config, rows)
+    state, batch, step = abstract_step(plan, rows)
     return matrix_operations(step(None), state, batch)
 
 
@@ -185,17 +180,17 @@ class QueueCosts:
     break_even: int
 
 
-def queue_costs(config: ConfigDict, rows: int, chips: int, chip: Chip = V5P) -> QueueCosts:
+def queue_costs(plan: PretrainPlan, rows: int, chips: int, chip: Chip = V5P) -> QueueCosts:
     """What the queues cost a chip with `rows` images per step.
 
     With sharded queues a chip holds one part of every queue and compares the queries of all chips
     with it: the same number of products, less memory to hold and to read, and queries to exchange.
     """
-    options, dim = contrast_options(config), config.model.predict_dim
+    options, dim = plan.contrast, plan.model.predict_dim
     entry = 4 * dim
-    sizes = queue_sizes(config)
-    count = {"frame": frame_count(config), "subword": config.contrast.subwords, "word": 1}
-    views = 2 if config.rearrange.enabled else 1
+    sizes = plan.queue_sizes
+    count = plan.keys_per_image
+    views = 2 if plan.rearrange else 1
     queries = sum(views * count[name] for name in options.hierarchies)
     used = [*options.hierarchies, *(pair.split("_")[1] for pair in options.pairs)]
     for pair in options.pairs:

@@ -21,21 +21,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations, matrix_work
 from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, memory_pass, time_in_turns
 from rcmstr_jax.models.hierarchy import pool_frames
-from rcmstr_jax.training.build import (
-    build_model,
-    contrast_options,
-    image_size,
-    keys_per_image,
-    mask_grid,
-)
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import fresh_state, queue_sizes
+from rcmstr_jax.training.plan import PretrainPlan
+from rcmstr_jax.training.pretrain_step import fresh_state
 
 _VIEW_STAGES = 3
 Cost = tuple[float, float]  # operations, bytes
@@ -60,17 +54,17 @@ class Term:
         return max(self.operations / operation_rate, self.bytes / byte_rate)
 
 
-def step_terms(config: ConfigDict) -> list[Term]:
+def step_terms(plan: PretrainPlan) -> list[Term]:
     """The terms of one step of all images of a batch.
 
     Args:
-      config: a pretraining config whose masked pass, if any, is decoupled.
+      plan: of a run whose masked pass, if any, is decoupled.
     """
-    model = build_model(config)
-    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    state = jax.eval_shape(lambda: fresh_state(config, model, optimizer))
+    model = build_model(plan)
+    optimizer, _ = make_optimizer(plan.optimizer)
+    state = jax.eval_shape(lambda: fresh_state(plan, model, optimizer))
     variables = ({**state.params, **state.frozen_params}, state.batch_stats)
-    pixels = (config.batch_size, *image_size(config), 3)
+    pixels = (plan.loop.batch_size, *plan.model.image_size, 3)
     images = jax.ShapeDtypeStruct(pixels, jnp.float32)
 
     def part(method: Callable[..., Any] | str) -> Callable[..., Any]:
@@ -83,7 +77,7 @@ def step_terms(config: ConfigDict) -> list[Term]:
     encode = part(lambda m, x: pool_frames(m.encoder(x, train=True)[0]))
     frames = jax.eval_shape(encode, *variables, images)
     heads = part(lambda m, x: m.predict(m.project_frames(x)))
-    norms = (3, 5) if config.model.encoder == "cnn" else (0, 0)
+    norms = (3, 5) if plan.model.encoder == "cnn" else (0, 0)
 
     def passes(
         run: Callable[..., Any], *args: Any, norms: tuple[int, int] = (0, 0)
@@ -100,7 +94,7 @@ def step_terms(config: ConfigDict) -> list[Term]:
             (both.operations, both.read + both.written + alone.written * sum(norms)),
         )
 
-    views, masked = 1 + config.rearrange.enabled, bool(config.mim.enabled)
+    views, masked = 1 + (plan.rearrange is not None), plan.mask is not None
     size = np.prod(pixels)
     terms = [Term("two views", 0, 2 * float(size + _VIEW_STAGES * 2 * 4 * size))]
     if model.rectifier is not None:
@@ -112,11 +106,11 @@ def step_terms(config: ConfigDict) -> list[Term]:
         ("projector and predictors", passes(heads, frames)),
     ):
         terms += [_term(f"{name}, keys", keys), _term(f"{name}, queries", queries, views)]
-    if masked:
-        mask = jax.ShapeDtypeStruct((config.batch_size, *mask_grid(config)), jnp.bool_)
+    if plan.mask is not None:
+        mask = jax.ShapeDtypeStruct((plan.loop.batch_size, *plan.mask.grid), jnp.bool_)
         reconstruct = part(lambda m, x, hidden: m.reconstruct(x, hidden, train=True)[0])
         terms.append(_term("masked pass", passes(reconstruct, images, mask, norms=norms)[1]))
-    terms.append(_loss_term(config, views))
+    terms.append(_loss_term(plan, views))
     online, momentum = _bytes(state.params), _bytes(state.momentum_params)
     kept = 2 * (_bytes(state.opt_state) + momentum + _bytes(state.queues))
     terms.append(Term("optimiser, momentum, queues", 0, 4 * online + kept))
@@ -128,14 +122,14 @@ def _term(name: str, cost: Cost, count: int = 1) -> Term:
     return Term(name, count * cost[0], count * cost[1])
 
 
-def _loss_term(config: ConfigDict, views: int) -> Term:
-    options, dim = contrast_options(config), config.model.predict_dim
-    counts, rows = keys_per_image(config), config.batch_size
+def _loss_term(plan: PretrainPlan, views: int) -> Term:
+    options, dim = plan.contrast, plan.model.predict_dim
+    counts, rows = plan.keys_per_image, plan.loop.batch_size
 
     def vectors(*shape: int) -> Any:
         return jax.ShapeDtypeStruct((*shape, dim), jnp.float32)
 
-    queues = {name: vectors(size) for name, size in queue_sizes(config).items()}
+    queues = {name: vectors(size) for name, size in plan.queue_sizes.items()}
     inputs = LossInputs(
         {name: vectors(views, rows, counts[name]) for name in options.levels},
         {name: vectors(rows, counts[name]) for name in options.levels},
@@ -176,15 +170,15 @@ def table(
     return [*rows, ["sum", *costs, f"{floors:.3g}", ""]]
 
 
-def report(config: ConfigDict, repeats: int) -> str:
+def report(plan: PretrainPlan, repeats: int) -> str:
     """Measures what this machine does at best, and prints the table beside it."""
-    highest = ceilings(config.model.dtype)
+    highest = ceilings(plan.model.dtype)
     memory, moved = memory_pass()
     samples = time_in_turns({**highest, "memory": memory}, repeats)
     rates = {name: highest_rate(program, samples[name]) for name, program in highest.items()}
     byte_rate = moved / samples["memory"].fastest
-    terms = step_terms(config)
-    rows = table(terms, config.batch_size, max(rates.values()), byte_rate)
+    terms = step_terms(plan)
+    rows = table(terms, plan.loop.batch_size, max(rates.values()), byte_rate)
     lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
     speeds = [f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in rates.items()]
     return "\n".join([", ".join([*speeds, f"memory {byte_rate / 1e9:.1f} GB/s"]), *lines])

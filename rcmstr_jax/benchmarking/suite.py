@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
-from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking import loss, pipeline, sparse, step, views
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
@@ -24,13 +23,13 @@ def tables_of(what: str, settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in WHAT if name != "sparse" or settings.model == "cnn")
 
 
-def find_cases(what: str, settings: Settings, base: ConfigDict) -> list[Case]:
+def find_cases(what: str, settings: Settings, make_plan: step.MakePlan) -> list[Case]:
     """The cases of a table.
 
     Args:
       what: one of `WHAT`.
       settings: sizes.
-      base: a pretraining config for the encoder that is meant.
+      make_plan: see `step.cases`; of a pretraining config for the encoder that is meant.
 
     Raises:
       ValueError: on another name, or an encoder that the table is not about.
@@ -40,8 +39,10 @@ def find_cases(what: str, settings: Settings, base: ConfigDict) -> list[Case]:
             f"--what=sparse is about the CNN; --model={settings.model} has no such form"
         )
     makers: dict[str, Callable[[], list[Case]]] = {
-        "step": lambda: step.cases(settings, base),
-        "loss": lambda: loss.cases(settings, chunk=base.contrast.chunk),
+        "step": lambda: step.cases(settings, make_plan),
+        "loss": lambda: loss.cases(
+            settings, chunk=make_plan(step.step_fields(settings)).contrast.chunk
+        ),
         "sparse": lambda: sparse.cases(settings),
         "views": lambda: views.cases(settings),
         "pipeline": lambda: pipeline.pipeline_cases(settings),

@@ -1,14 +1,15 @@
 """The evaluation protocols: train a recogniser on an encoder, score it on every benchmark.
 
-`run_evaluation` reads from top to bottom: check, load the encoder, choose the words, train,
-score, report. Method section 8; its section 9 names the slips that are kept out here: running
-statistics are restored with the weights and used in inference mode, nothing of a benchmark is
-trained on, and an image that cannot be decoded is skipped in training and an error in a score.
+`run_evaluation` reads from top to bottom: load the encoder, choose the words, train, score, report.
+METHOD.md 8; its section 9 names the slips that are kept out here: running statistics are restored
+with the weights and used in inference mode, nothing of a benchmark is trained on, and an image that
+cannot be decoded is skipped in training and an error in a score.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from rcmstr_jax.data.benchmarks import resolve_benchmarks
 from rcmstr_jax.data.charset import Charset
-from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
@@ -31,147 +30,154 @@ from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
 from rcmstr_jax.recognition.heads import DecoderHead, make_head
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.checkpoint import CheckpointError
-from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.loop import Session, open_session
+from rcmstr_jax.training.plan import DecoderPlan, EvaluationPlan
 
-PROTOCOLS = ("frozen", "finetune", "score")
-FEATURE_DTYPES = ("float32", "bfloat16", "float16")
-FAULTS = "faults.json"
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def run_evaluation(
-    config: ConfigDict,
+    plan: EvaluationPlan,
     workdir: str | Path,
     pretrained: str,
     *,
-    log: Log | None = None,
     command: str | None = None,
+    stall_timeout: float = 600.0,
+    profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains a recogniser on labels, or takes a trained one, and scores it on every benchmark.
 
     Run again, it goes on with an interrupted training, and scores a finished recogniser anew.
 
     Args:
-      config: an evaluation config (`configs/evaluate/common.py` explains the fields).
+      plan: of the evaluation.
       workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
         faults.json are written.
       pretrained: workdir of a pretraining run; `random:DIR` for the encoder as this run started
-        from it; `random` for the config's own model, untrained. With `protocol="score"` the
-        workdir of an evaluation, whose recogniser is scored.
-      log: takes progress lines; they are printed by default.
+        from it; `random` for the plan's own model, untrained. With `protocol="score"` the workdir
+        of an evaluation, whose recogniser is scored.
       command: the command line for the report; `sys.argv` by default.
+      stall_timeout: see `training.loop.open_session`.
+      profile_steps: see `training.loop.open_session`.
 
     Returns:
       What results.json holds.
 
     Raises:
-      ConfigError: an impossible config, source, benchmark root or pretrained folder, or a workdir
-        that holds another run; raised before any training.
+      ConfigError: an impossible source, benchmark root or pretrained folder, or a workdir that
+        holds another run; raised before any training.
       Stopped: training was interrupted; its state is saved.
     """
-    log = log or (lambda line: print(line, flush=True))
     clock = fitting.Clock()
-    workdir = Path(workdir)
     with reported_as_config_error():
-        check_config(config)
-        benchmarks = resolve_benchmarks(config.benchmarks)
-        enable_compilation_cache(config.compilation_cache)
-        scores = config.protocol == "score"
-        faults = FaultLog(workdir / FAULTS)
-        prepare: Callable[..., Obtain] = _take_recognizer if scores else _prepare_training
-        obtain = prepare(config, workdir, pretrained, faults, log, clock)
-        workdir.mkdir(parents=True, exist_ok=True)
-    recognizer, texts = obtain()
-    read = score_benchmarks(
-        recognizer,
-        benchmarks,
-        batch_size=config.eval_batch_size,
-        workers=config.workers,
-        faults=faults,
-        log=log,
-    )
-    faults.write()
-    clock.mark("score")
-    charset = recognizer.head.charset
-    described = ("protocol", "initialisation", "encoder", "train", "seed")
-    results = {
-        **{name: recognizer.description[name] for name in described},
-        "decoder": recognizer.head.name,
-        "charset": len(charset.characters),
-        **score_table(read, config.policy),
-        "labels_outside_charset": count_outside(read, charset),
-        "benchmarks": str(config.benchmarks),
-        "command": command or shlex.join(sys.argv),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "seconds": clock.report(),
-        "config": config_to_jsonable(config),
-    }
-    lines = (line for result in read for line in result.lines())
-    report.write_results(workdir, results, lines, texts)
-    log(report.text_table(report.table_rows(results)))
-    log("\n".join(report.describe(results)))
-    log(f"written: {workdir / report.RESULTS_JSON}, and {report.RESULTS_MD} beside it")
+        benchmarks = resolve_benchmarks(plan.benchmarks)
+        take: Callable[..., Obtain] = _prepare_training
+        if plan.protocol == "score":
+            check_score_workdir(workdir, pretrained)
+            take = _take_recognizer
+    with open_session(
+        workdir,
+        compilation_cache=plan.loop.compilation_cache,
+        stall_timeout=stall_timeout,
+        profile_steps=profile_steps,
+    ) as session:
+        with reported_as_config_error():
+            obtain = take(plan, session, pretrained)
+        recognizer, texts = obtain(clock)
+        faults = session.faults()
+        read = score_benchmarks(
+            recognizer,
+            benchmarks,
+            batch_size=plan.eval_batch_size,
+            workers=plan.workers,
+            faults=faults,
+        )
+        faults.write()
+        clock.mark("score")
+        charset = recognizer.head.charset
+        described = ("protocol", "initialisation", "encoder", "train", "seed")
+        results = {
+            **{name: recognizer.description[name] for name in described},
+            "decoder": recognizer.head.name,
+            "charset": len(charset.characters),
+            **score_table(read, plan.policy),
+            "labels_outside_charset": count_outside(read, charset),
+            "benchmarks": plan.benchmarks,
+            "command": command or shlex.join(sys.argv),
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "seconds": clock.report(),
+            "config": dict(plan.config),
+        }
+        if session.leads:
+            lines = (line for result in read for line in result.lines())
+            report.write_results(session.workdir, results, lines, texts)
+            print(report.text_table(report.table_rows(results)))
+            print("\n".join(report.describe(results)))
+            written = session.workdir / report.RESULTS_JSON
+            print(f"written: {written}, and {report.RESULTS_MD} beside it", flush=True)
     return results
 
 
-Obtain = Callable[[], tuple[Recognizer, Iterable[str] | None]]
+Obtain = Callable[[fitting.Clock], tuple[Recognizer, Iterable[str] | None]]
 """Trains or hands over a recogniser, and the words it was trained on where they are known."""
 
 
-def _take_recognizer(
-    config: ConfigDict, workdir: Path, pretrained: str, faults: FaultLog, *_: Any
-) -> Obtain:
-    recognizer = Recognizer.from_checkpoint(
-        pretrained, batch_size=config.eval_batch_size, beams=config.decoder.beams or None
-    )
-    if workdir.resolve() == Path(pretrained).resolve():
+def check_score_workdir(workdir: str | Path, pretrained: str) -> None:
+    """Refuses to overwrite the results of the recogniser that is scored.
+
+    Raises:
+      ValueError: the two folders are the same.
+    """
+    if Path(workdir).resolve() == Path(pretrained).resolve():
         raise ValueError(
             f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
             " give another --workdir"
         )
-    faults.clear()  # an earlier scoring's are not this one's
-    return lambda: (recognizer, read_training_words(pretrained))
 
 
-def _prepare_training(
-    config: ConfigDict,
-    workdir: Path,
-    pretrained: str,
-    faults: FaultLog,
-    log: Log,
-    clock: fitting.Clock,
-) -> Obtain:
-    specs = words.source_specs(config)
-    words.check_sources(specs, config.benchmarks)
-    head = configured_head(config)
-    encoder = load_encoder(pretrained, config)
-    source = open_source(specs, weights=tuple(config.train.weights) or None, seed=config.seed)
-    task = fitting.prepare(
-        config,
-        workdir,
-        encoder,
-        head,
-        source,
-        is_random=split_pretrained(pretrained)[0],
-        faults=faults,
-        log=log,
+def _take_recognizer(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
+    recognizer = Recognizer.from_checkpoint(
+        pretrained, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
     )
+    session.faults().clear()  # an earlier scoring's are not this one's
+    return lambda clock: (recognizer, read_training_words(pretrained))
 
-    def obtain() -> tuple[Recognizer, Iterable[str] | None]:
-        recognizer, texts = fitting.obtain_recognizer(task, log=log, clock=clock)
-        return recognizer, read_training_words(workdir) if texts is None else texts
+
+def _prepare_training(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
+    task = prepare_task(plan, session, pretrained)
+
+    def obtain(clock: fitting.Clock) -> tuple[Recognizer, Iterable[str] | None]:
+        recognizer, texts = fitting.obtain_recognizer(task, clock)
+        return recognizer, read_training_words(session.workdir) if texts is None else texts
 
     return obtain
 
 
+def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> fitting.Task:
+    """Encoder, decoder and words of a training.
+
+    Raises:
+      ValueError: what was asked for cannot be had.
+    """
+    specs = plan.train.source
+    words.check_sources(specs, plan.benchmarks)
+    return fitting.prepare(
+        plan,
+        session,
+        load_encoder(pretrained, plan),
+        planned_head(plan.decoder),
+        open_source(specs, weights=plan.train.weights or None, seed=plan.seed),
+        is_random=split_pretrained(pretrained)[0],
+    )
+
+
 @contextlib.contextmanager
-def reported_as_config_error() -> Iterator[None]:
-    """What is wrong before any work begins is a mistake in what was asked for."""
+def reported_as_config_error(*kept: type[Exception]) -> Iterator[None]:
+    """What is wrong before any work begins is a mistake in what was asked for; `kept` pass."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, *kept):
         raise
     except (ValueError, OSError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
@@ -201,62 +207,19 @@ def score_table(read: Sequence[SetResult], policy: str) -> dict[str, Any]:
     }
 
 
-def check_config(config: ConfigDict) -> None:
-    """Refuses values that no run can work with.
+def planned_head(plan: DecoderPlan) -> DecoderHead:
+    """The decoder of a plan with its alphabet.
 
     Raises:
-      ValueError: naming the field, its value and what it may be.
-    """
-    if config.protocol not in PROTOCOLS:
-        raise ValueError(
-            f"protocol={config.protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}"
-        )
-    metrics.check_policy(config.policy)
-    if config.train.feature_dtype not in FEATURE_DTYPES:
-        raise ValueError(
-            f"train.feature_dtype={config.train.feature_dtype!r} is unknown: choose one of"
-            f" {', '.join(FEATURE_DTYPES)}"
-        )
-    positive = {
-        "train.steps": config.train.steps,
-        "train.batch_size": config.train.batch_size,
-        "train.steps_per_call": config.train.steps_per_call,
-        "train.log_every": config.train.log_every,
-        "train.validate_every": config.train.validate_every,
-        "eval_batch_size": config.eval_batch_size,
-        "decoder.hidden": config.decoder.hidden,
-        "decoder.depth": config.decoder.depth,
-        "decoder.max_length": config.decoder.max_length,
-    }
-    for field, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{field}={value}: must be at least 1")
-    if not 0 < config.train.layer_decay <= 1:
-        raise ValueError(f"train.layer_decay={config.train.layer_decay}: must lie in (0, 1]")
-    if not 0 <= config.train.average < 1:
-        raise ValueError(
-            f"train.average={config.train.average}: must lie in [0, 1), 0 for no average"
-        )
-    if config.train.patience and not config.train.validation:
-        raise ValueError(
-            f"train.patience={config.train.patience} without words to validate on: set"
-            " train.validation, or train.patience=0"
-        )
-
-
-def configured_head(config: ConfigDict) -> DecoderHead:
-    """The decoder of a config with its alphabet.
-
-    Raises:
-      ValueError: unknown decoder or charset.
+      ValueError: unknown charset.
     """
     return make_head(
-        config.decoder.name,
-        make_charset(config.decoder.charset),
-        hidden=config.decoder.hidden,
-        depth=config.decoder.depth,
-        max_length=config.decoder.max_length,
-        beams=config.decoder.beams,
+        plan.name,
+        make_charset(plan.charset),
+        hidden=plan.hidden,
+        depth=plan.depth,
+        max_length=plan.max_length,
+        beams=plan.beams,
     )
 
 

@@ -15,24 +15,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, UInt8
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import RecordSource, is_endless
 from rcmstr_jax.recognition.words import Subset
-from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
-from rcmstr_jax.runtime.digest import nested
-from rcmstr_jax.ssl.masking import draw_mask
+from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.ssl.reconstruction import (
     patch_moments,
     patch_targets,
     reconstruction_loss,
     restore_images,
 )
-from rcmstr_jax.training.build import build_model, image_size, mask_grid, patch_size
-from rcmstr_jax.training.step_inputs import images_to_float
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, pretrain_plan
+from rcmstr_jax.training.step_inputs import draw_masks, images_to_float
 
 Tree = Any
 # `(variables, images in [-1, 1], mask) -> patches`, normalised or raw as the model was trained.
@@ -73,8 +72,8 @@ def checkpoint_steps(workdir: str | Path) -> list[int]:
     return steps
 
 
-def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, ConfigDict, Tree]:
-    """Step, config and variables of the online branch of a pretraining run.
+def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, PretrainPlan, Tree]:
+    """Step, plan and variables of the online branch of a pretraining run.
 
     Args:
       workdir: the run's --workdir.
@@ -84,36 +83,42 @@ def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, Con
       CheckpointError: if there is no readable checkpoint (of this step).
       ValueError: if the run had no masked image modelling.
     """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        found, config, arrays = checkpoints.read(step)
-    if not config.mim.enabled:
+    weights = read_weights(workdir, step=step)
+    plan = pretrain_plan(weights.config)
+    if plan.mask is None:
         raise ValueError(f"--pretrained={workdir}: trained with mim.enabled=False, nothing to fill")
-    params = {**nested(arrays, "params"), **nested(arrays, "frozen_params")}
-    return found, config, {"params": params, "batch_stats": nested(arrays, "batch_stats")}
+    return weights.step, plan, weights.variables
 
 
 def with_masks(
-    config: ConfigDict,
+    plan: PretrainPlan,
     kind: str,
     mask_ratio: float | None = None,
     block_ratio: float | None = None,
-) -> ConfigDict:
-    """The config with other masks; None keeps its ratio.
+) -> PretrainPlan:
+    """The plan with other masks; None keeps its ratio.
 
     "block" hides by the block alone what the other kinds hide in all.
+
+    Raises:
+      ValueError: masks that hide nothing or everything.
     """
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.mim.kind = kind
-        config.mim.mask_ratio = mask_ratio or config.mim.mask_ratio
-        config.mim.block_ratio = block_ratio or config.mim.block_ratio
-        if kind == "block":
-            config.mim.block_ratio = config.mim.mask_ratio
-    return config
+    mask = mask_of(plan)
+    ratio = mask_ratio or mask.mask_ratio
+    block = ratio if kind == "block" else block_ratio or mask.block_ratio
+    mask = dataclasses.replace(mask, kind=kind, mask_ratio=ratio, block_ratio=block)
+    _ = mask.visible
+    return dataclasses.replace(plan, mask=mask)
+
+
+def mask_of(plan: PretrainPlan) -> MaskPlan:
+    """The masks of a plan that has them, as `load_network` has seen to."""
+    assert plan.mask is not None
+    return plan.mask
 
 
 def load_images(
-    source: RecordSource, config: ConfigDict, *, words: int, seed: int, faults: FaultLog
+    source: RecordSource, plan: PretrainPlan, *, words: int, seed: int, faults: FaultLog
 ) -> UInt8[np.ndarray, "words height width 3"]:
     """Up to `words` words of a finite source, drawn by seed; unreadable ones are noted, left out.
 
@@ -125,13 +130,13 @@ def load_images(
             f"--source={source.name} never ends: give it a size, as in synthetic:SEED:COUNT"
         )
     order = np.random.default_rng(seed).permutation(len(source))[:words]
-    cache = DecodedCache.build(Subset(source, order.tolist()), image_size(config), faults=faults)
+    cache = DecodedCache.build(Subset(source, order.tolist()), plan.model.image_size, faults=faults)
     return cache.images[cache.valid]
 
 
-def predictor(config: ConfigDict) -> Predict:
-    """The masked pass of the config's network, normalised by its own batch as in training."""
-    model = build_model(config)
+def predictor(plan: PretrainPlan) -> Predict:
+    """The masked pass of the plan's network, normalised by its own batch as in training."""
+    model = build_model(plan)
 
     def predict(variables: Tree, images: Array, mask: Array) -> Array:
         (patches, _), _ = model.apply(
@@ -142,51 +147,33 @@ def predictor(config: ConfigDict) -> Predict:
     return predict
 
 
-def rectify(config: ConfigDict, variables: Tree, images: Array) -> Array:
+def rectify(plan: PretrainPlan, variables: Tree, images: Array) -> Array:
     """What the network has to reconstruct: the image, straightened where it has a rectifier."""
-    straightened: Any = build_model(config).apply(variables, images, method="rectify")
+    straightened: Any = build_model(plan).apply(variables, images, method="rectify")
     return straightened
 
 
-def draw_masks(
-    config: ConfigDict, key: PRNGKeyArray, indices: Array
-) -> Bool[Array, "batch rows columns"]:
-    """The mask of every word, by its place: the same in every batch size and for every network."""
-    mim = config.mim
-
-    def draw(index: Array) -> Array:
-        return draw_mask(
-            jax.random.fold_in(key, index),
-            1,
-            mask_grid(config),
-            mask_ratio=mim.mask_ratio,
-            block_ratio=mim.block_ratio,
-            kind=mim.kind,
-        )[0]
-
-    return jax.vmap(draw)(indices)
-
-
 def make_scorer(
-    config: ConfigDict, *, batch_size: int, seed: int = 0, predict: Predict | None = None
+    plan: PretrainPlan, *, batch_size: int, seed: int = 0, predict: Predict | None = None
 ) -> Callable[[Tree, UInt8[np.ndarray, "words height width 3"]], Score]:
     """Builds `(variables, images) -> Score`, compiled once for all checkpoints and sources.
 
     Batch normalisation sees full batches: the last one is filled up with words that do not count.
 
     Args:
-      config: of the run; `with_masks` exchanges the masks.
+      plan: of the run; `with_masks` exchanges the masks.
       batch_size: words per pass, at most all of them.
       seed: of the masks.
-      predict: the masked pass; that of the config by default.
+      predict: the masked pass; that of the plan by default.
     """
-    run = predict or predictor(config)
-    patch, normalized = patch_size(config), config.mim.normalize_targets
+    run = predict or predictor(plan)
+    mask_plan = mask_of(plan)
+    patch, normalized = mask_plan.patch, mask_plan.normalize_targets
 
     @jax.jit
     def sums(variables: Tree, images: Array, indices: Array, weight: Array) -> Array:
-        target_images = rectify(config, variables, images_to_float(images))
-        mask = draw_masks(config, jax.random.key(seed), indices)
+        target_images = rectify(plan, variables, images_to_float(images))
+        mask = draw_masks(mask_plan, jax.random.key(seed), indices)
         prediction = run(variables, target_images, mask).astype(jnp.float32)
         mean, deviation = patch_moments(target_images, patch)
         if not normalized:
@@ -222,7 +209,7 @@ def make_scorer(
 
 
 def reconstruct_images(
-    config: ConfigDict,
+    plan: PretrainPlan,
     variables: Tree,
     images: UInt8[np.ndarray, "words height width 3"],
     seed: int,
@@ -231,14 +218,15 @@ def reconstruct_images(
 
     Reconstructed patches take mean and deviation of the true ones, which the network never saw.
     """
-    patch = patch_size(config)
+    mask_plan = mask_of(plan)
+    patch = mask_plan.patch
 
     @jax.jit
     def paint(variables: Tree, images: Array) -> dict[str, Array]:
-        target = rectify(config, variables, images_to_float(images))
-        mask = draw_masks(config, jax.random.key(seed), jnp.arange(len(images)))
-        prediction = predictor(config)(variables, target, mask).astype(jnp.float32)
-        painted = restore_images(prediction, target, patch, config.mim.normalize_targets)
+        target = rectify(plan, variables, images_to_float(images))
+        mask = draw_masks(mask_plan, jax.random.key(seed), jnp.arange(len(images)))
+        prediction = predictor(plan)(variables, target, mask).astype(jnp.float32)
+        painted = restore_images(prediction, target, patch, mask_plan.normalize_targets)
         hidden = mask.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
         return {
             "target": target,

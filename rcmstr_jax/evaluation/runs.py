@@ -12,10 +12,11 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from rcmstr_jax.evaluation.protocols import run_evaluation
@@ -23,11 +24,11 @@ from rcmstr_jax.evaluation.report import describe, markdown_table, seeds_note, s
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.plan import evaluation_plan
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
 SCORES = "scores"
 METRICS = ("word_accuracy", "one_minus_ned")
-Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan_runs(config: ConfigDict, pretrained: str) -> list[Run]:
 
 
 def run_all(
-    config: ConfigDict, workdir: str | Path | None, pretrained: str, *, log: Log | None = None
+    config: ConfigDict, workdir: str | Path | None, pretrained: str, **session: Any
 ) -> list[dict[str, Any]]:
     """Runs everything that the config asks for; what is finished is scored again, not trained.
 
@@ -80,7 +81,7 @@ def run_all(
       workdir: of the command; None scores a recogniser into `scores/NAME` of its own, after the
         folder of the benchmarks.
       pretrained: see `run_evaluation`.
-      log: takes progress lines; they are printed by default.
+      **session: `stall_timeout` and `profile_steps` of `run_evaluation`.
 
     Returns:
       The results of the runs, in their order.
@@ -88,25 +89,29 @@ def run_all(
     Raises:
       ConfigError: see `run_evaluation`; or no workdir for a recogniser to be trained in.
     """
-    log = log or (lambda line: print(line, flush=True))
+    plans = []
+    runs = plan_runs(config, pretrained)
+    for run in runs:
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.seed, changed.train.labels = run.seed, float(run.labels)
+        plans.append(
+            evaluation_plan(changed, devices=jax.device_count(), hosts=jax.process_count())
+        )
     if workdir is None:
         if config.protocol != "score":
             raise ConfigError("--workdir is missing: name the folder that takes the results")
         workdir = Path(pretrained) / SCORES / Path(config.benchmarks).resolve().name
-    runs = plan_runs(config, pretrained)
     results = []
-    for number, run in enumerate(runs, 1):
+    for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
         if len(runs) > 1:
-            log(f"== run {number} of {len(runs)}: {run.folder}")
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.seed, changed.train.labels = run.seed, float(run.labels)
-        results.append(run_evaluation(changed, Path(workdir) / run.folder, run.pretrained, log=log))
-    if len(runs) > 1:
+            print(f"== run {number} of {len(runs)}: {run.folder}", flush=True)
+        results.append(run_evaluation(plan, Path(workdir) / run.folder, run.pretrained, **session))
+    if len(runs) > 1 and jax.process_index() == 0:
         table = summarise(runs, results)
         write_summary(Path(workdir), table, results[0])
-        log(text_table(summary_rows(table)))
-        log(f"written: {Path(workdir) / SUMMARY_JSON}, and {SUMMARY_MD} beside it")
+        print(text_table(summary_rows(table)))
+        print(f"written: {Path(workdir) / SUMMARY_JSON}, and {SUMMARY_MD} beside it", flush=True)
     return results
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from rcmstr_jax.data.benchmarks import Benchmark
@@ -15,7 +16,7 @@ from rcmstr_jax.metrics import words as metrics
 from rcmstr_jax.recognition.heads import NO_WORD, Word
 from rcmstr_jax.recognition.recognizer import Recognizer
 
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,6 @@ def score_benchmarks(
     batch_size: int,
     workers: int,
     faults: FaultLog,
-    log: Log,
 ) -> list[SetResult]:
     """Reads every word of every set; partial batches are padded, never dropped.
 
@@ -78,7 +78,7 @@ def score_benchmarks(
     results = []
     for benchmark in benchmarks:
         if benchmark.fault:
-            results.append(_without_words(benchmark, benchmark.fault, faults, log))
+            results.append(_without_words(benchmark, benchmark.fault, faults))
             continue
         words: list[Word] = []
         labels: list[str | None] = []
@@ -99,7 +99,7 @@ def score_benchmarks(
                 readable += [bool(valid) for valid in batch["valid"][:real]]
         if not any(labels):
             fault = f"{benchmark.path} holds no usable labels"
-            results.append(_without_words(benchmark, fault, faults, log))
+            results.append(_without_words(benchmark, fault, faults))
             continue
         words = [word if ok else NO_WORD for word, ok in zip(words, readable, strict=True)]
         results.append(
@@ -113,12 +113,13 @@ def score_benchmarks(
                 [(word.confidence, word.characters) for word in words],
             )
         )
-        log(f"read {benchmark.name}: {len(labels)} words, {readable.count(False)} unusable")
+        unusable = readable.count(False)
+        logger.info("read %s: %d words, %d unusable", benchmark.name, len(labels), unusable)
     return results
 
 
-def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog, log: Log) -> SetResult:
-    log(f"not scored: {fault}")
+def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog) -> SetResult:
+    logger.warning("not scored: %s", fault)
     faults.add(Fault(f"lmdb:{benchmark.path}", "", "set not scored", fault))
     return SetResult(
         benchmark.name, str(benchmark.path), benchmark.accepted, [], [], [], fault=fault

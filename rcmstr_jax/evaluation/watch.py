@@ -7,35 +7,33 @@ source, so that no benchmark is looked at before the end.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.evaluation.protocols import check_config, configured_head, reported_as_config_error
-from rcmstr_jax.recognition import fitting, words
-from rcmstr_jax.recognition.encoders import load_encoder, read_description, split_pretrained
-from rcmstr_jax.recognition.fit_loop import Stopped
+from rcmstr_jax.evaluation.protocols import prepare_task, reported_as_config_error
+from rcmstr_jax.recognition import fitting
+from rcmstr_jax.recognition.encoders import split_pretrained
+from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS, CheckpointError
-from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.config_files import read_config
 from rcmstr_jax.runtime.interrupts import StopRequest
+from rcmstr_jax.runtime.progress import run_log
 from rcmstr_jax.runtime.writers import METRICS, create_writer
+from rcmstr_jax.training.loop import open_session
+from rcmstr_jax.training.plan import EvaluationPlan
 
 WATCH = "watch"
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def watch(
-    config: ConfigDict,
+    plan: EvaluationPlan,
     pretrained: str,
     workdir: str | Path | None = None,
     *,
     every: float = 20.0,
-    log: Log | None = None,
 ) -> list[int]:
     """Measures the checkpoints of a pretraining run as they appear, until its last one.
 
@@ -44,12 +42,11 @@ def watch(
     out.
 
     Args:
-      config: an evaluation config with `protocol="frozen"` and words for validation.
+      plan: with `protocol="frozen"` and words for validation.
       pretrained: workdir of the pretraining run.
       workdir: takes metrics.jsonl and TensorBoard events; by default `pretrained/watch`, where
         TensorBoard shows them beside the run's own.
       every: seconds between two looks.
-      log: takes a line per checkpoint; it is printed by default.
 
     Returns:
       The steps that were measured.
@@ -58,26 +55,23 @@ def watch(
       ConfigError: the config is no light measure, or the folder is no pretraining run.
       Stopped: by Ctrl-C or SIGTERM.
     """
-    log = log or (lambda line: print(line, flush=True))
     run, out = Path(pretrained), Path(workdir or Path(pretrained) / WATCH)
     with reported_as_config_error():
-        check_config(config)
-        if config.protocol != "frozen" or not config.train.validation:
+        if plan.protocol != "frozen" or not plan.train.validation:
             raise ValueError(
-                f"protocol={config.protocol!r} with train.validation={config.train.validation} is"
+                f"protocol={plan.protocol!r} with train.validation={plan.train.validation} is"
                 " no measure to watch with: --watch takes a frozen protocol and words to validate"
                 " on, as in configs/evaluate/linear_probe.py"
             )
         if split_pretrained(pretrained)[0]:
             raise ValueError(f"--pretrained={pretrained}: --watch takes the workdir of a run")
-        description = read_description(pretrained)
-        total, interval = description.total_steps, description.checkpoint_every
-        enable_compilation_cache(config.compilation_cache)
+        description = read_config(pretrained)
+        total, interval = description["total_steps"], description["checkpoint_every"]
         out.mkdir(parents=True, exist_ok=True)
     measured = _steps_in(out / METRICS)
     passed: set[int] = set()  # unmeasured, and told
     new: list[int] = []
-    with StopRequest() as stop:
+    with StopRequest() as stop, run_log(None):
         while max(measured | passed, default=0) < total:
             there = checkpoint_steps(run)
             waiting = sorted(set(there) - measured - passed)
@@ -85,24 +79,24 @@ def watch(
             gone = sorted(expected.difference(there, measured, passed))
             if gone:
                 passed.update(gone)
-                log(
+                logger.info(
                     f"{len(gone)} checkpoints from step {gone[0]} to {gone[-1]} went away before"
                     " they were measured: keep_period of the pretraining keeps more"
                 )
             for step in waiting:
                 try:
-                    score = measure(config, pretrained, step, out)
+                    score = measure(plan, pretrained, step, out)
                 except CheckpointError as error:
                     passed.add(step)
                     why = error if step in checkpoint_steps(run) else "its checkpoint went away"
-                    log(f"step {step} of {total} is left out: {why}")
+                    logger.info(f"step {step} of {total} is left out: {why}")
                     continue
                 writer = create_writer(out, max(measured, default=0))
                 writer.write_scalars(step, score)
                 writer.close()
                 measured.add(step)
                 new.append(step)
-                log(
+                logger.info(
                     f"step {step} of {total}: 1-NED {score['probe/one_minus_ned']:.2f} %, word"
                     f" accuracy {score['probe/word_accuracy']:.2f} %"
                 )
@@ -113,7 +107,7 @@ def watch(
     return new
 
 
-def measure(config: ConfigDict, pretrained: str, step: int, out: Path) -> dict[str, float]:
+def measure(plan: EvaluationPlan, pretrained: str, step: int, out: Path) -> dict[str, float]:
     """Trains the probe on one checkpoint and scores it on the validation words.
 
     Returns:
@@ -123,27 +117,13 @@ def measure(config: ConfigDict, pretrained: str, step: int, out: Path) -> dict[s
       CheckpointError: the checkpoint cannot be read.
       ConfigError: the words cannot be read.
     """
-    encoder = load_encoder(f"{pretrained}@{step}", config)
+    clock = fitting.Clock()
     with tempfile.TemporaryDirectory(dir=out, prefix=".probe-") as folder:
-        with reported_as_config_error():
-            source = open_source(
-                words.source_specs(config),
-                weights=tuple(config.train.weights) or None,
-                seed=config.seed,
-            )
-            task = fitting.prepare(
-                config,
-                Path(folder),
-                encoder,
-                configured_head(config),
-                source,
-                is_random=False,
-                faults=FaultLog(),
-                log=lambda line: None,
-            )
-        assert task.chosen is not None  # the folder is new
-        clock = fitting.Clock()
-        probe = fitting.train_recognizer(task, task.chosen, log=lambda line: None, clock=clock)
+        with open_session(folder, compilation_cache=plan.loop.compilation_cache) as session:
+            with reported_as_config_error(CheckpointError):
+                task = prepare_task(plan, session, f"{pretrained}@{step}")
+            assert task.chosen is not None  # the folder is new
+            probe = fitting.train_recognizer(task, task.chosen, clock)
     found: dict[str, float] = probe.description["train"]["validation"]
     scalars = {f"probe/{name}": value for name, value in found.items()}
     return {**scalars, "speed/probe_seconds": clock.report()["total"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from rcmstr_jax.runtime import parallel
 
 # Training-mode passes for the statistics of a random encoder: 0.9 ** 50 = 0.5 % of the old is left.
 CALIBRATION_PASSES = 50
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate_statistics(
@@ -61,23 +63,23 @@ def extract_features(
     *,
     batch_size: int,
     dtype: str = "float32",
-    log: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Frames (N, T, D) of all images in inference mode, on the host, in `dtype`.
 
-    The last batch is filled up with its last image, so that one compilation serves all; batches
-    are divided over the devices of this host where their size allows it.
+    All devices of all hosts work on every batch; the last one is filled up with its last image, so
+    that one compilation serves all.
     """
     frames, width = encoder.frames_shape()
     size = min(batch_size, len(images))
     features = np.empty((len(images), frames, width), jnp.dtype(dtype))
+    infer = parallel.map_rows(
+        lambda weights, rows: encoder.infer(*weights, rows), (encoder.params, encoder.batch_stats)
+    )
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        rows = parallel.spread_rows(padded)
-        result = encoder.jitted(encoder.params, encoder.batch_stats, rows)
-        features[start : start + size] = np.asarray(result[: len(batch)]).astype(features.dtype)
+        features[start : start + size] = infer(padded)[: len(batch)].astype(features.dtype)
         done = start + len(batch)
-        if log is not None and (done == len(images) or (start // size) % 50 == 49):
-            log(f"features: {done} of {len(images)} words")
+        if done == len(images) or (start // size) % 50 == 49:
+            logger.info("features: %d of %d words", done, len(images))
     return features

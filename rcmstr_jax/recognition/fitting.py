@@ -1,39 +1,41 @@
-"""From an encoder and labelled words to a saved recogniser."""
+"""From an encoder and labelled words to a saved recogniser (METHOD.md 8)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jaxtyping import UInt8
 
-from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.recognition import feeds, words
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
-from rcmstr_jax.recognition.fit_loop import check_identity, fit
 from rcmstr_jax.recognition.heads import DecoderHead
-from rcmstr_jax.recognition.probing import probe_decoder
 from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
-from rcmstr_jax.recognition.validation import make_validation
+from rcmstr_jax.recognition.validation import Validation
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
-from rcmstr_jax.runtime.config_files import config_to_jsonable
+from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.loop import Feed, Job, Session, train
+from rcmstr_jax.training.plan import EvaluationPlan, LoopPlan
 
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
+Tree = Any
 # Words that show a random encoder the data when not all of them are held in memory.
 CALIBRATION_WORDS = 4096
+# Where the decoder learns alone before both do.
+PROBE = "probe"
 # Fields that change nothing of what is learnt.
 BESIDE_TRAINING = (
     *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
@@ -41,9 +43,13 @@ BESIDE_TRAINING = (
 )
 
 
-def identity(config: ConfigDict, encoder: Encoder) -> ConfigDict:
-    """What two runs must have in common to end in the same recogniser."""
-    fields = config_to_jsonable(config)
+class Stopped(RuntimeError):
+    """Training was asked to stop; its state is saved, and the same command goes on from there."""
+
+
+def identity(plan: EvaluationPlan, encoder: Encoder) -> dict[str, Any]:
+    """What two runs must have in common to end in the same recogniser, JSON-ready."""
+    fields = {k: dict(v) if isinstance(v, dict) else v for k, v in plan.config.items()}
     for name in BESIDE_TRAINING:
         *sections, field = name.split(".")
         holder = fields
@@ -51,9 +57,8 @@ def identity(config: ConfigDict, encoder: Encoder) -> ConfigDict:
             holder = holder[section]
         holder.pop(field)
     arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
-    return ConfigDict(
-        {**fields, "model": encoder.origin["model"], "encoder": state_digest(named_arrays(arrays))}
-    )
+    digest = state_digest(named_arrays(arrays))
+    return {**fields, "model": encoder.origin["model"], "encoder": digest}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Task:
     """A recogniser that is to be trained, or that has been.
 
     Attributes:
-      config: an evaluation config.
-      workdir: of the evaluation.
+      plan: of the evaluation.
+      session: the process and its workdir.
       encoder: to begin with.
       head: decoder and charset.
       is_random: whether the encoder is untrained.
@@ -72,27 +77,25 @@ class Task:
       held_out: words for validation, None without.
     """
 
-    config: ConfigDict
-    workdir: Path
+    plan: EvaluationPlan
+    session: Session
     encoder: Encoder
     head: DecoderHead
     is_random: bool
-    run: ConfigDict
+    run: dict[str, Any]
     finished: Recognizer | None = None
     chosen: feeds.TrainingWords | None = None
     held_out: feeds.TrainingWords | None = None
 
 
 def prepare(
-    config: ConfigDict,
-    workdir: Path,
+    plan: EvaluationPlan,
+    session: Session,
     encoder: Encoder,
     head: DecoderHead,
     source: RecordSource,
     *,
     is_random: bool,
-    faults: FaultLog,
-    log: Log,
 ) -> Task:
     """Finds the words to train on, or the recogniser that was already trained on them.
 
@@ -100,197 +103,337 @@ def prepare(
       ConfigError: the workdir holds another run.
       ValueError: no usable words.
     """
-    run = identity(config, encoder)
-    task = Task(config, workdir, encoder, head, is_random, run)
+    run, workdir = identity(plan, encoder), session.workdir
+    task = Task(plan, session, encoder, head, is_random, run)
     if (workdir / RECOGNIZER).is_dir():
         finished = Recognizer.from_checkpoint(
-            workdir, batch_size=config.eval_batch_size, beams=config.decoder.beams
+            workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams
         )
-        check_identity(ConfigDict(finished.description["run"]), run, workdir)
-        log(f"the recogniser of {workdir} is finished: it is scored again")
+        changed = differences(finished.description["run"], run)
+        if changed:
+            raise ConfigError(
+                f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"
+                " use another --workdir, or remove that one"
+            )
+        logger.info("the recogniser of %s is finished: it is scored again", workdir)
         return dataclasses.replace(task, finished=finished)
-    train = config.train
+    labels, faults = plan.train, session.faults()
     choose = functools.partial(
         words.choose_words,
         source,
-        seed=config.seed if train.subset_seed is None else train.subset_seed,
+        seed=plan.seed if labels.subset_seed is None else labels.subset_seed,
         charset=head.charset,
         max_length=head.max_length,
-        held_out=train.validation,
+        held_out=labels.validation,
         faults=faults,
     )
-    chosen = feeds.TrainingWords(*choose(labels=train.labels), faults)
-    log(f"labels: {len(chosen.subset)} words of {source.name}")
+    chosen = feeds.TrainingWords(*choose(labels=labels.labels), faults)
+    logger.info("labels: %d words of %s", len(chosen.subset), source.name)
     held_out = None
-    if train.validation:
+    if labels.validation:
         held_out = feeds.TrainingWords(*choose(labels=1.0, at_end=True), faults)
-        log(f"validation: {len(held_out.subset)} other words of {source.name}")
+        logger.info("validation: %d other words of %s", len(held_out.subset), source.name)
     return dataclasses.replace(task, chosen=chosen, held_out=held_out)
 
 
-def obtain_recognizer(task: Task, *, log: Log, clock: Clock) -> tuple[Recognizer, list[str] | None]:
+def obtain_recognizer(task: Task, clock: Clock) -> tuple[Recognizer, list[str] | None]:
     """Trains and saves a recogniser, unless that has been done.
 
     Returns:
       The recogniser, and the labels it was trained on; None for one that was finished before.
+
+    Raises:
+      Stopped: by Ctrl-C or SIGTERM.
     """
     if task.finished is not None:
         return task.finished, None
     assert task.chosen is not None  # as `prepare` leaves it
-    recognizer = train_recognizer(task, task.chosen, log=log, clock=clock)
-    recognizer.save(task.workdir, _position(task.chosen.subset, task.config))
-    # The recogniser holds what they were for.
-    shutil.rmtree(task.workdir / CHECKPOINTS, ignore_errors=True)
+    recognizer = train_recognizer(task, task.chosen, clock)
+    workdir = task.session.workdir
+    recognizer.save(workdir, _position(task, task.chosen, task.plan.loop))
+    if task.session.leads:  # the recogniser holds what they were for
+        for folder in (workdir / CHECKPOINTS, workdir / PROBE):
+            shutil.rmtree(folder, ignore_errors=True)
     return recognizer, task.chosen.texts
 
 
-def train_recognizer(
-    task: Task, chosen: feeds.TrainingWords, *, log: Log, clock: Clock
-) -> Recognizer:
+def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> Recognizer:
     """Trains the decoder on frozen frames, or encoder and decoder on images.
 
     Words are held in memory, as frames or as images, where they fit into `train.memory_gib`;
     else they are read, decoded and, when the encoder is frozen, encoded again in every step.
+
+    Raises:
+      Stopped: by Ctrl-C or SIGTERM.
     """
-    config, encoder, head = task.config, task.encoder, task.head
-    train, size, held_out = config.train, encoder.image_size, task.held_out
-    frozen, number = config.protocol == "frozen", len(chosen.subset)
-    frames, width = encoder.frames_shape()
-    frame_bytes = frames * width * jnp.dtype(train.feature_dtype).itemsize
-    gib = number * (frame_bytes if frozen else 3 * size[0] * size[1]) / 2**30
-    in_memory = gib <= train.memory_gib
-    calibrate = frozen and task.is_random and config.calibrate_random_statistics
-    images, texts = np.zeros((0, *size, 3), np.uint8), chosen.texts
+    plan, encoder, head, labels = task.plan, task.encoder, task.head, task.plan.train
+    number = len(chosen.subset)
+    in_memory = _gib(plan, encoder, number) <= labels.memory_gib
+    calibrate = plan.frozen and task.is_random and plan.calibrate_random_statistics
+    images, texts = np.zeros((0, *encoder.image_size, 3), np.uint8), chosen.texts
     if in_memory or calibrate:
         limit = number if in_memory else min(number, CALIBRATION_WORDS)
-        images, texts = _load(chosen, encoder, config, limit)
-        log(f"images: {len(images)} decoded")
+        images, texts = _load(chosen, encoder, plan, limit)
+        logger.info("images: %d decoded", len(images))
     clock.mark("load")
     if calibrate:
         encoder = calibrate_statistics(
-            encoder, images, batch_size=config.eval_batch_size, seed=config.seed
+            encoder, images, batch_size=plan.eval_batch_size, seed=plan.seed
         )
     decoder_params = None
-    if train.probe_steps and not frozen:
+    if labels.probe_steps and not plan.frozen:
         if not in_memory:
             raise ConfigError(
-                f"train.probe_steps={train.probe_steps}: the decoder is first trained on frames"
-                f" held in memory, but {number} words exceed train.memory_gib={train.memory_gib};"
-                " raise that, or set train.probe_steps=0"
+                f"config.train.probe_steps={labels.probe_steps}: the decoder is first trained on"
+                f" frames held in memory, but {number} words exceed config.train.memory_gib="
+                f"{labels.memory_gib}; raise that, or set config.train.probe_steps=0"
             )
-        decoder_params = probe_decoder(
-            config, encoder, head, images, texts, is_random=task.is_random, log=log
-        )
+        decoder_params = probe_decoder(task, chosen, images, texts)
         clock.mark("probe")
-    optimizer, schedule = rs.recognition_optimizer(
-        train.steps,
-        learning_rate=train.learning_rate,
-        clip=train.clip,
-        warmup_share=train.warmup_share,
-        encoder_multiplier=train.encoder_multiplier,
-        weight_decay=train.weight_decay,
-        layer_decay=train.layer_decay,
-        encoder_params=None if frozen else encoder.params,
-    )
-    state = rs.create_state(
-        jax.random.key(config.seed),
-        head,
-        (frames, width),
-        optimizer,
-        encoder_params=None if frozen else encoder.params,
-        batch_stats=None if frozen else encoder.batch_stats,
-        averaged=train.average > 0,
-        decoder_params=decoder_params,
-    )
-    encode = None if frozen and in_memory else (encoder.frozen if frozen else encoder.train)
-    step = rs.make_step(
-        head,
-        optimizer,
-        encode=encode,
-        view_ops=0 if frozen else train.view_ops,
-        average=train.average,
-    )
-
-    def features(images: np.ndarray) -> np.ndarray:
-        return extract_features(
-            encoder,
-            images,
-            batch_size=config.eval_batch_size,
-            dtype=train.feature_dtype,
-            log=log,
-        )
-
-    make_feed: Callable[[int], feeds.Feed]
+    feed: Feed
     if in_memory:
-        memory = {"inputs": features(images) if frozen else images, **head.targets(texts)}
+        inputs = _features(plan, encoder, images) if plan.frozen else images
+        feed = feeds.MemoryFeed({"inputs": inputs, **head.targets(texts)}, plan.loop, plan.seed)
         clock.mark("features")
-        make_feed = functools.partial(feeds.memory_feed, memory, config)
     else:
-        log(f"words are streamed: {gib:.1f} GiB exceed train.memory_gib={train.memory_gib}")
-        arguments = (chosen.subset, head, size, config, chosen.faults)
-        make_feed = functools.partial(feeds.streamed_feed, *arguments)
-    validate = None
-    if held_out is not None:
-        images, labels = _load(held_out, encoder, config, len(held_out.subset))
-        inputs = features(images) if frozen else images
-        validate = make_validation(
-            None if frozen else encoder, head, inputs, labels, config.eval_batch_size, config.policy
+        logger.info("words are streamed: they exceed train.memory_gib=%s", labels.memory_gib)
+        held = {"params": encoder.params, "batch_stats": encoder.batch_stats}
+        feed = feeds.StreamedFeed(
+            chosen.subset,
+            head,
+            encoder.image_size,
+            plan.loop,
+            plan.seed,
+            plan.workers,
+            chosen.faults,
+            {"encoder": held} if plan.frozen else {},
         )
-    weights, outcome = fit(
-        rs.make_chunk(step),
-        state,
-        make_feed,
-        config,
-        workdir=task.workdir,
-        identity=task.run,
-        position=_position(chosen.subset, config),
-        schedule=schedule,
-        validate=validate,
-        log=log,
+    watch = None
+    if task.held_out is not None:
+        images, known = _load(task.held_out, encoder, plan, len(task.held_out.subset))
+        watch = Validation(
+            None if plan.frozen else encoder,
+            head,
+            _features(plan, encoder, images) if plan.frozen else images,
+            known,
+            batch_size=plan.eval_batch_size,
+            policy=plan.policy,
+            every=labels.validate_every,
+            patience=labels.patience,
+        )
+    job = recognition_job(
+        task,
+        chosen,
+        plan.loop,
+        feed,
+        encoder=None if plan.frozen else encoder,
+        encode=None if plan.frozen and in_memory else encoding(encoder, frozen=plan.frozen),
+        decoder_params=decoder_params,
+        watch=watch,
     )
+    outcome = train(task.session, job)
+    if not outcome.finished:
+        raise Stopped(
+            f"saved after step {outcome.step} of {plan.loop.total_steps}; the same command goes on"
+            " from there"
+        )
     clock.mark("train")
-    if not frozen:
+    weights, found, step = outcome.state.weights(), None, outcome.step
+    if watch is not None:
+        best = outcome.state.best
+        weights, step = best["weights"], int(best["step"])
+        accuracy, ned = (round(float(value), 4) for value in best["score"])
+        found = {"word_accuracy": accuracy, "one_minus_ned": ned}
+    if not plan.frozen:
         encoder = dataclasses.replace(
             encoder, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
         )
     description = {
-        "protocol": config.protocol,
+        "protocol": plan.protocol,
         "initialisation": "random_init" if task.is_random else "pretrained",
         "encoder": encoder.origin,
-        "seed": config.seed,
-        "steps": outcome["steps"],
+        "seed": plan.seed,
+        "steps": step,
         "train": {
-            "source": list(words.source_specs(config)),
-            "labels_asked": train.labels,
+            "source": list(labels.source),
+            "labels_asked": labels.labels,
             "labels": chosen.counts.as_dict(),
-            "steps": train.steps,
-            "batch_size": train.batch_size,
-            "validation_words": 0 if held_out is None else len(held_out.subset),
-            "validation": outcome.get("validation"),
+            "steps": plan.loop.total_steps,
+            "batch_size": plan.loop.batch_size,
+            "validation_words": 0 if task.held_out is None else len(task.held_out.subset),
+            "validation": found,
         },
-        "run": config_to_jsonable(task.run),
+        "run": task.run,
     }
     return Recognizer(
-        encoder, head, weights["params"]["decoder"], description, config.eval_batch_size
+        encoder, head, weights["params"]["decoder"], description, plan.eval_batch_size
+    )
+
+
+def encoding(encoder: Encoder, *, frozen: bool) -> rs.EncodeFn:
+    """Images to frames within a step: with the step's own encoder, or with the one it is given."""
+
+    def with_constants(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
+        held = constants["encoder"]
+        return encoder.infer(held["params"], held["batch_stats"], images), stats
+
+    def trained(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
+        return encoder.train(params, stats, images)
+
+    return with_constants if frozen else trained
+
+
+def recognition_job(
+    task: Task,
+    chosen: feeds.TrainingWords,
+    loop: LoopPlan,
+    feed: Feed,
+    *,
+    encoder: Encoder | None,
+    encode: rs.EncodeFn | None,
+    decoder_params: Tree = None,
+    watch: Validation | None = None,
+) -> Job:
+    """The job of the loop: a decoder, and `encoder` beside it where that is trained too.
+
+    Args:
+      task: what is trained.
+      chosen: words to train on.
+      loop: lengths.
+      feed: the words on their way.
+      encoder: None when it is frozen.
+      encode: see `recognition_step.make_step`.
+      decoder_params: of a decoder that was trained before; None draws a fresh one.
+      watch: validation, None without.
+    """
+    labels, plan, head = task.plan.train, task.plan, task.head
+    optimizer, schedule = rs.recognition_optimizer(
+        loop.total_steps,
+        learning_rate=labels.learning_rate,
+        clip=labels.clip,
+        warmup_share=labels.warmup_share,
+        encoder_multiplier=labels.encoder_multiplier,
+        weight_decay=labels.weight_decay,
+        layer_decay=labels.layer_decay,
+        encoder_params=encoder.params if encoder else None,
+    )
+    step = rs.make_step(
+        head.loss,
+        optimizer,
+        schedule,
+        encode=encode,
+        view_ops=labels.view_ops if encoder else 0,
+        average=labels.average,
+        accumulation=loop.accumulation,
+    )
+    frames = (2, *task.encoder.frames_shape())
+
+    def fresh() -> rs.RecognitionState:
+        key = jax.random.key(plan.seed)
+        decoder = decoder_params
+        if decoder is None:
+            init = jax.jit(head.init)
+            decoder = init(jax.random.fold_in(key, rs.INIT_PURPOSE), jnp.zeros(frames))
+        return rs.create_state(
+            key,
+            decoder,
+            optimizer,
+            encoder_params=encoder.params if encoder else None,
+            batch_stats=encoder.batch_stats if encoder else None,
+            averaged=labels.average > 0,
+            validated=watch is not None,
+        )
+
+    return Job(
+        plan=loop,
+        config=task.run,
+        position=_position(task, chosen, loop),
+        fresh=fresh,
+        drawn=False,
+        step=step,
+        feed=feed,
+        faults=chosen.faults,
+        watch=watch,
+        may_differ=False,
+    )
+
+
+def probe_decoder(
+    task: Task,
+    chosen: feeds.TrainingWords,
+    images: UInt8[np.ndarray, "words height width 3"],
+    texts: list[str],
+) -> Tree:
+    """A decoder that knows the encoder's frames before the two are fine-tuned together.
+
+    A fresh decoder sends arbitrary gradients into the encoder, which undo what pretraining taught
+    it. Linear probing, then fine-tuning (LP-FT; Kumar et al., ICLR 2022, arXiv 2202.10054) trains
+    the decoder alone first. It costs little: the frames are computed once. A run of its own in the
+    workdir's folder `probe`, which goes on where it was interrupted.
+
+    Returns:
+      The decoder's parameters.
+
+    Raises:
+      Stopped: by Ctrl-C or SIGTERM.
+    """
+    labels = dataclasses.replace(task.plan.train, average=0.0, weight_decay=0.0)
+    plan, encoder = dataclasses.replace(task.plan, train=labels), task.encoder
+    task = dataclasses.replace(task, plan=plan)
+    if task.is_random and plan.calibrate_random_statistics:
+        encoder = calibrate_statistics(
+            encoder, images, batch_size=plan.eval_batch_size, seed=plan.seed
+        )
+    loop = dataclasses.replace(
+        plan.loop,
+        total_steps=labels.probe_steps,
+        # Compiled loops suit a decoder on every platform; the encoder's convolutions do not.
+        steps_per_call=min(10, labels.probe_steps),
+        accumulation=1,
+    )
+    memory = {"inputs": _features(plan, encoder, images), **task.head.targets(texts)}
+    feed = feeds.MemoryFeed(memory, loop, plan.seed)
+    logger.info("the decoder alone: %d steps on frozen frames", loop.total_steps)
+    job = recognition_job(task, chosen, loop, feed, encoder=None, encode=None)
+    outcome = train(task.session, job, task.session.workdir / PROBE)
+    if not outcome.finished:
+        raise Stopped(
+            f"saved after step {outcome.step} of {loop.total_steps} of the decoder alone; the same"
+            " command goes on from there"
+        )
+    return outcome.state.params["decoder"]
+
+
+def _gib(plan: EvaluationPlan, encoder: Encoder, number: int) -> float:
+    """What the words take in memory, as frames or as images."""
+    frames, width = encoder.frames_shape()
+    height, columns = encoder.image_size
+    of_frames = frames * width * jnp.dtype(plan.train.feature_dtype).itemsize
+    return number * (of_frames if plan.frozen else 3 * height * columns) / 2**30
+
+
+def _features(plan: EvaluationPlan, encoder: Encoder, images: np.ndarray) -> np.ndarray:
+    return extract_features(
+        encoder, images, batch_size=plan.eval_batch_size, dtype=plan.train.feature_dtype
     )
 
 
 def _load(
-    chosen: feeds.TrainingWords, encoder: Encoder, config: ConfigDict, limit: int
+    chosen: feeds.TrainingWords, encoder: Encoder, plan: EvaluationPlan, limit: int
 ) -> tuple[np.ndarray, list[str]]:
     return feeds.load_images(
         chosen.subset.first(limit),
         chosen.texts,
         image_size=encoder.image_size,
-        batch_size=config.eval_batch_size,
-        workers=config.workers,
+        batch_size=plan.eval_batch_size,
+        workers=plan.workers,
         counts=chosen.counts,
         faults=chosen.faults,
     )
 
 
-def _position(subset: words.Subset, config: ConfigDict) -> DataPosition:
-    return DataPosition(source_fingerprint(subset), config.seed, config.train.batch_size)
+def _position(task: Task, chosen: feeds.TrainingWords, loop: LoopPlan) -> DataPosition:
+    return DataPosition(source_fingerprint(chosen.subset), task.plan.seed, loop.batch_size)
 
 
 class Clock:

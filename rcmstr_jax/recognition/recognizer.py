@@ -16,24 +16,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.decode import decode_image, resize_image
 from rcmstr_jax.recognition.encoders import (
     Encoder,
+    build_backbone,
     check_same_shapes,
-    encoder_network,
-    image_size,
     initializer,
 )
 from rcmstr_jax.recognition.heads import DecoderHead, Word, make_head
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
-from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.digest import nested
 from rcmstr_jax.runtime.provenance import DataPosition
+from rcmstr_jax.training.plan import model_plan
 
 Tree = Any
 RECOGNIZER = "recognizer"
@@ -95,23 +93,16 @@ class Recognizer:
     def reader(self) -> Callable[[np.ndarray], list[Word]]:
         """A function uint8 images (B, 32, W, 3) -> words, compiled once per batch size.
 
-        The rows are divided over this host's devices where their number allows it.
+        The rows are divided over all devices where their number allows it.
         """
 
-        def reading(params: Tree, stats: Tree, decoder: Tree, images: Any) -> Any:
-            frames = self.encoder.infer(params, stats, images)
-            return self.head.read(decoder, frames.astype(jnp.float32))
+        def read(weights: Tree, images: Any) -> Any:
+            frames = self.encoder.infer(*weights[:2], images)
+            return self.head.read(weights[2], frames.astype(jnp.float32))
 
-        compiled = jax.jit(reading)
-        # Copied to all devices once, not in every call.
-        weights = parallel.on_every_device(
-            (self.encoder.params, self.encoder.batch_stats, self.decoder_params)
-        )
-
-        def read(images: np.ndarray) -> list[Word]:
-            return self.head.words(compiled(*weights, parallel.spread_rows(images)))
-
-        return read
+        weights = self.encoder.params, self.encoder.batch_stats, self.decoder_params
+        rows = parallel.map_rows(read, weights)
+        return lambda images: self.head.words(rows(images))
 
     def save(self, workdir: str | Path, position: DataPosition) -> str:
         """Writes the recogniser into `workdir/recognizer`, whole or not at all.
@@ -126,20 +117,17 @@ class Recognizer:
         Raises:
           CheckpointError: it cannot be written.
         """
-        config = ConfigDict(
-            {
-                "model": self.encoder.origin["model"],
-                "seed": 0,  # of a fresh network, whose shapes are held against the arrays
-                "decoder": {
-                    "name": self.head.name,
-                    "characters": self.head.charset.characters,
-                    "max_length": self.head.max_length,
-                    "beams": self.head.beams,
-                    **self.head.sizes,
-                },
-                "description": self.description,
-            }
-        )
+        config = {
+            "model": self.encoder.origin["model"],
+            "decoder": {
+                "name": self.head.name,
+                "characters": self.head.charset.characters,
+                "max_length": self.head.max_length,
+                "beams": self.head.beams,
+                **self.head.sizes,
+            },
+            "description": self.description,
+        }
         state = {
             "encoder": {"params": self.encoder.params, "batch_stats": self.encoder.batch_stats},
             "decoder": self.decoder_params,
@@ -171,8 +159,8 @@ class Recognizer:
             )
         with Checkpoints(home, read_only=True) as checkpoints:
             _, config, arrays = checkpoints.read()
-        description = config_to_jsonable(config.description)
-        settings: Mapping[str, Any] = config.decoder.to_dict()
+        description, model = config["description"], model_plan(config["model"])
+        settings: Mapping[str, Any] = config["decoder"]
         charset = Charset(settings["characters"])
         sizes = {name: settings[name] for name in ("hidden", "depth")}
         head = make_head(
@@ -185,16 +173,16 @@ class Recognizer:
         found = nested(arrays, "encoder")
         found.setdefault("batch_stats", {})
         encoder = Encoder(
-            model=encoder_network(config),
+            model=build_backbone(model),
             params=found["params"],
             batch_stats=found["batch_stats"],
-            image_size=image_size(config),
+            image_size=model.image_size,
             origin=description["encoder"],
         )
         decoder = nested(arrays, "decoder")
         frames = jax.ShapeDtypeStruct((2, *encoder.frames_shape()), jnp.float32)
         wanted = {
-            **({"batch_stats": {}} | jax.eval_shape(initializer(config))),
+            **({"batch_stats": {}} | jax.eval_shape(initializer(model))),
             "decoder": jax.eval_shape(head.init, jax.random.key(0), frames),
         }
         check_same_shapes({**found, "decoder": decoder}, wanted, str(folder))

@@ -2,58 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.metrics.words import score_words
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.heads import DecoderHead
+from rcmstr_jax.runtime import parallel
 
-Tree = Any
-Validate = Callable[[Mapping[str, Tree]], Mapping[str, float]]
-"""Weights -> `word_accuracy` and `one_minus_ned` on the validation words, in %."""
+logger = logging.getLogger(__name__)
 
 
-def make_validation(
-    encoder: Encoder | None,
-    head: DecoderHead,
-    inputs: np.ndarray,
-    labels: list[str],
-    batch_size: int,
-    policy: str,
-) -> Validate:
-    """Scores weights on words that nothing is trained on.
+class Validation:
+    """A `training.loop.Watch` that keeps the best weights, and ends training that has none better.
 
-    Args:
-      encoder: what makes frames of `inputs`; None where they are frames.
-      head: the decoder.
-      inputs: frames, or uint8 images.
-      labels: one per input.
-      batch_size: inputs per call; the last one is filled up.
-      policy: a key of `metrics.POLICIES`.
+    The best weights, of equals the first, lie in the state: an interrupted run goes on with them.
     """
 
-    def reading(params: Tree, stats: Tree, batch: Any) -> Any:
-        frames = encoder.infer(params["encoder"], stats, batch) if encoder else batch
-        return head.read(params["decoder"], frames.astype(jnp.float32))
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        head: DecoderHead,
+        inputs: np.ndarray,
+        labels: list[str],
+        *,
+        batch_size: int,
+        policy: str,
+        every: int,
+        patience: int = 0,
+    ) -> None:
+        """Takes the words; nothing is compiled before the first look.
 
-    compiled, size = jax.jit(reading), min(batch_size, len(inputs))
+        Args:
+          encoder: what makes frames of `inputs`; None where they are frames.
+          head: the decoder.
+          inputs: frames, or uint8 images.
+          labels: one per input.
+          batch_size: inputs per call; the last one is filled up.
+          policy: a key of `metrics.words.POLICIES`.
+          every: steps between two looks.
+          patience: looks without a better score before training ends; 0: never.
+        """
+        self.every = every
+        self._head = head
+        self._inputs, self._labels, self._policy = inputs, labels, policy
+        self._size, self._patience = min(batch_size, len(inputs)), patience
 
-    def validate(weights: Mapping[str, Tree]) -> dict[str, float]:
-        read: list[str] = []
+        def read(weights: Any, batch: Any) -> Any:
+            params, frames = weights["params"], batch
+            if encoder is not None:
+                frames = encoder.infer(params["encoder"], weights["batch_stats"], batch)
+            return head.read(params["decoder"], frames.astype(jnp.float32))
+
+        self._rows = parallel.RowMap(read)
+
+    def __call__(self, step: int, state: Any) -> tuple[Any, dict[str, float]]:
+        """Scores the weights of a replicated state by word accuracy, of equals by 1-NED."""
+        scores = self.score(parallel.unreplicate(state.weights()))
+        found = np.array([scores["word_accuracy"], scores["one_minus_ned"]], np.float32)
+        logger.info(
+            "validation at step %d: word accuracy %.2f %%, 1-NED %.2f %%", step, found[0], found[1]
+        )
+        best = state.best
+        if tuple(found) <= tuple(parallel.unreplicate(best["score"])):
+            best = {**best, "misses": best["misses"] + 1}
+        else:
+            # Copies, because the next call of the step reuses the state's memory.
+            new = {"score": found, "step": np.int32(step), "misses": np.int32(0)}
+            best = {
+                "weights": jax.tree.map(jnp.copy, state.weights()),
+                **parallel.replicate(new),
+            }
+        numbers = {f"validation/{name}": value for name, value in scores.items()}
+        return state.replace(best=best), numbers
+
+    def ended(self, state: Any) -> bool:
+        """Whether `patience` looks in a row found nothing better."""
+        misses = int(parallel.unreplicate(state.best["misses"]))
+        if self._patience and misses >= self._patience:
+            logger.info("no better for %d validations: training ends", self._patience)
+            return True
+        return False
+
+    def score(self, weights: Any) -> dict[str, float]:
+        """`word_accuracy` and `one_minus_ned` of weights on the host, in %."""
+        inputs, size = self._inputs, self._size
+        read, words = self._rows.with_weights(weights), []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
             padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            found = head.words(compiled(weights["params"], weights["batch_stats"], padded))
-            read += [word.text for word in found[: len(batch)]]
-        score = metrics.score_words(read, labels, policy=policy)
+            words += [word.text for word in self._head.words(read(padded))[: len(batch)]]
+        score = score_words(words, self._labels, policy=self._policy)
         return {
             "word_accuracy": 100 * score.word_accuracy,
             "one_minus_ned": 100 * score.one_minus_ned,
         }
-
-    return validate

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog, fault_of
@@ -169,12 +168,6 @@ def choose_words(
         )
     counts.trained_on = len(indices)
     return Subset(source, indices, kept), texts, counts
-
-
-def source_specs(config: ConfigDict) -> tuple[str, ...]:
-    """`train.source` as a tuple, also where a config holds a single string."""
-    source = config.train.source
-    return (source,) if isinstance(source, str) else tuple(source)
 
 
 def local_path(spec: str) -> Path | None:

@@ -188,10 +188,10 @@ def _same_character(points: np.ndarray, glyphs: Sequence[str]) -> float:
 
 def draw_masks(embeddings: Embeddings) -> tuple[str, list[str]]:
     """Words, what a mask leaves of them, and what the network makes of that."""
-    if not embeddings.config.mim.enabled:
+    if embeddings.plan.mask is None:
         return "", ["pretrained without masked image modelling."]
     images = embeddings.words.images[:MASKED]
-    made = reconstruct_images(embeddings.config, embeddings.variables, images, seed=0)
+    made = reconstruct_images(embeddings.plan, embeddings.variables, images, seed=0)
     hidden = hide_patches(made["target"], made["mask"])
     rows = [("mask", hidden), ("reconstruction", made["reconstruction"]), ("word", made["target"])]
     columns = []

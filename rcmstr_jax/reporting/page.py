@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from rcmstr_jax.data.sources import open_source
-from rcmstr_jax.recognition.encoders import read_description
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.reporting import learnt, scores, sheets
 from rcmstr_jax.reporting.elements import Section, text
 from rcmstr_jax.reporting.representation import Embeddings, Words, embed, load_words
 from rcmstr_jax.reporting.runs import Run, evaluations, open_runs
 from rcmstr_jax.runtime.checkpoint import CheckpointError
-from rcmstr_jax.training.build import image_size
+from rcmstr_jax.runtime.config_files import read_config
+from rcmstr_jax.training.plan import pretrain_plan
 
 WORDS = 2000
 Log = Callable[[str], None]
@@ -133,9 +132,9 @@ class WordBank:
         found, lacking = {}, []
         pretrained = [run for run in self._runs if run.is_pretraining]
         for run in pretrained:
-            config = read_description(str(run.path))
             try:
-                words = self.load(image_size(config), seen_in_training(config))
+                plan = pretrain_plan(read_config(run.path))
+                words = self.load(plan.model.image_size, plan.data.source[:1])
                 found[run.name] = embed(run.path, words)
             except CheckpointError as error:
                 lacking.append(f"{run.name}: {error}.")
@@ -146,12 +145,6 @@ class WordBank:
         if not pretrained:
             lacking.append("no run on this page is a pretraining run (launch/pretrain.py).")
         return found, lacking
-
-
-def seen_in_training(config: ConfigDict) -> list[str]:
-    """The first source of a pretraining run."""
-    source = config.data.source
-    return [source] if isinstance(source, str) else list(source)[:1]
 
 
 def _kind(run: Run) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from ml_collections import ConfigDict
 
 from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.data.faults import FaultLog, fault_of
 from rcmstr_jax.data.records import BadRecord, RecordSource
-from rcmstr_jax.runtime.weights import load_pretrained
-from rcmstr_jax.training.build import build_model, image_size
+from rcmstr_jax.runtime.weights import read_weights
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.step_inputs import images_to_float
 
 BATCH = 64
@@ -69,14 +69,14 @@ class Embeddings:
     """What the online branch makes of words, in inference mode.
 
     Attributes:
-      config: of the run.
+      plan: of the run.
       variables: of the network.
       words: the words.
       frames: encoder output.
       levels: vectors of each hierarchy that the run contrasts, of length 1.
     """
 
-    config: ConfigDict
+    plan: PretrainPlan
     variables: dict[str, Any]
     words: Words
     frames: Float[np.ndarray, "words frames dim"]
@@ -90,11 +90,13 @@ def embed(workdir: str | Path, words: Words) -> Embeddings:
       CheckpointError: no readable checkpoint.
       ValueError: the words have another size than the network's images.
     """
-    config, params, stats = load_pretrained(workdir)
-    if words.images.shape[1:3] != image_size(config):
-        raise ValueError(f"words of {words.images.shape[1:3]} for images of {image_size(config)}")
-    variables = {"params": params, "batch_stats": stats}
-    model = build_model(config)
+    weights = read_weights(workdir)
+    plan, variables = pretrain_plan(weights.config), weights.variables
+    if words.images.shape[1:3] != plan.model.image_size:
+        raise ValueError(
+            f"words of {words.images.shape[1:3]} for images of {plan.model.image_size}"
+        )
+    model = build_model(plan)
 
     @jax.jit
     def encode(images: Any) -> Any:
@@ -110,7 +112,7 @@ def embed(workdir: str | Path, words: Words) -> Embeddings:
         found.append(jax.tree.map(lambda x: np.asarray(x, np.float32), result))
     count = len(words.images)
     frames, levels = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
-    return Embeddings(config, variables, words, frames, levels)
+    return Embeddings(plan, variables, words, frames, levels)
 
 
 def unit(vectors: Float[np.ndarray, "... dim"]) -> Float[np.ndarray, "... dim"]:

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
-from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
+from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.digest import (
     METADATA_DIGEST,
     CheckpointMismatch,
@@ -33,7 +32,7 @@ from rcmstr_jax.runtime.digest import (
     state_digest,
 )
 from rcmstr_jax.runtime.distributed import flags_of_hosts
-from rcmstr_jax.runtime.errors import in_one_line
+from rcmstr_jax.runtime.errors import RunFailed, in_one_line
 from rcmstr_jax.runtime.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ _Shapes = Mapping[str, list[Any]] | None
 _Found = tuple[int, dict[str, Any], dict[str, np.ndarray]]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunFailed):
     """No checkpoint could be written or read; the message says where and why."""
 
 
@@ -58,7 +57,7 @@ class Restored(NamedTuple):
 
     step: int
     state: Any
-    config: ConfigDict
+    config: dict[str, Any]
 
 
 class Checkpoints:
@@ -110,7 +109,7 @@ class Checkpoints:
         """Steps that have a checkpoint, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def save(self, step: int, state: Any, config: ConfigDict, position: DataPosition) -> str:
+    def save(self, step: int, state: Any, config: Mapping[str, Any], position: DataPosition) -> str:
         """Starts writing a checkpoint in the background; the state may be changed at once.
 
         Args:
@@ -207,9 +206,9 @@ class Checkpoints:
         state = jax.tree_util.tree_unflatten(
             treedef, [arrays[leaf_name(path)] for path, _ in paths]
         )
-        return Restored(step, state, config_from_jsonable(meta["config"]))
+        return Restored(step, state, meta["config"])
 
-    def read(self, step: int | None = None) -> tuple[int, ConfigDict, dict[str, np.ndarray]]:
+    def read(self, step: int | None = None) -> tuple[int, dict[str, Any], dict[str, np.ndarray]]:
         """Step, config and named arrays of one checkpoint, by default the newest readable one.
 
         Raises:
@@ -227,7 +226,7 @@ class Checkpoints:
         if found is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint")
         at, meta, arrays = found
-        return at, config_from_jsonable(meta["config"]), arrays
+        return at, meta["config"], arrays
 
     def _newest(self, wanted: _Shapes, position: DataPosition | None) -> _Found | None:
         steps = self.steps()

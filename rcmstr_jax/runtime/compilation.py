@@ -1,12 +1,9 @@
-"""Compilation: kept between runs, and announced, because it takes up to minutes."""
+"""Compiled programs, kept between runs because compilation takes up to minutes."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -44,13 +41,3 @@ def enable_compilation_cache(setting: str) -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
-
-
-@contextlib.contextmanager
-def announced(cache: Path | None) -> Iterator[None]:
-    """Logs that the training step is compiled within, and how long that took."""
-    kept = f"kept in {cache} for the next run" if cache else "config.compilation_cache is off"
-    logger.info("compiling the training step (up to minutes; %s)", kept)
-    start = time.monotonic()
-    yield
-    logger.info("compiled in %.1f s", time.monotonic() - start)

@@ -9,6 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.files import write_json
+
+CONFIG_JSON = "config.json"
+
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `("mim.mask_ratio", 0.7)` for every leaf."""
@@ -20,9 +25,10 @@ def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterato
             yield f"{prefix}{key}", value
 
 
-def config_to_jsonable(config: ConfigDict) -> dict[str, Any]:
+def config_to_jsonable(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Plain dictionaries, lists and numbers."""
-    return json.loads(json.dumps(config.to_dict()))
+    plain = config.to_dict() if isinstance(config, ConfigDict) else config
+    return json.loads(json.dumps(plain))
 
 
 def config_from_jsonable(data: Mapping[str, Any]) -> ConfigDict:
@@ -36,9 +42,9 @@ def config_from_jsonable(data: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(revive(data))
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """One line per field whose value differs, in order of the names."""
-    before, after = dict(flatten(old)), dict(flatten(new))
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line per field whose value differs, in order of the names; lists and tuples are alike."""
+    before, after = (dict(flatten(config_from_jsonable(c))) for c in (old, new))
     return [
         f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
         for name in sorted(set(before) | set(after))
@@ -46,8 +52,21 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     ]
 
 
-def write_config(config: ConfigDict, workdir: Path) -> None:
+def write_config(config: ConfigDict | Mapping[str, Any], workdir: Path) -> None:
     """Writes `config.json`, the resolved config, whole or not at all."""
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(config_to_jsonable(config), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(workdir / "config.json")
+    write_json(workdir / CONFIG_JSON, config_to_jsonable(config))
+
+
+def read_config(workdir: str | Path) -> dict[str, Any]:
+    """The resolved config that a run left in its workdir.
+
+    Raises:
+      ConfigError: the folder holds none.
+    """
+    path = Path(workdir) / CONFIG_JSON
+    if not path.is_file():
+        raise ConfigError(
+            f"--pretrained={workdir}: {path} is missing, so this is not the workdir of a run; give "
+            "the --workdir of launch/pretrain.py, or `random`"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 AXIS = "devices"
 Tree = TypeVar("Tree")
@@ -23,6 +24,8 @@ def replicate(tree: Tree) -> Tree:
 
     Goes through the axis of the step, so that the step is not compiled again for its own output.
     """
+    if not jax.tree.leaves(tree):
+        return tree
     count = jax.local_device_count()
     wide = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree)
     return jax.pmap(lambda t: t, axis_name=AXIS)(wide)
@@ -35,11 +38,15 @@ def unreplicate(tree: Tree) -> Tree:
     )
 
 
-def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
+def shard_batch(batch: dict[str, Any], *, stacked: bool = False) -> dict[str, Any]:
     """Puts this host's batch on its devices: `(B, ...) -> (devices, B / devices, ...)`.
 
     Each device gets its rows, laid out as `pmap_step` takes them, so that a step has nothing to
     move; of several hosts each places its own rows alone. Returns while they are under way.
+
+    Args:
+      batch: arrays with a row per image.
+      stacked: batches of several steps, `(steps, B, ...) -> (devices, steps, B / devices, ...)`.
 
     Raises:
       ValueError: if the batch cannot be divided.
@@ -47,41 +54,64 @@ def shard_batch(batch: dict[str, Any]) -> dict[str, Any]:
     count = jax.local_device_count()
 
     def split(x: Any) -> Any:
-        if x.shape[0] % count:
+        rows = x.shape[stacked]
+        if rows % count:
             raise ValueError(
-                f"a host batch of {x.shape[0]} cannot be divided over {count} devices: "
+                f"a host batch of {rows} cannot be divided over {count} devices: "
                 f"make batch_size a multiple of {jax.device_count()}"
             )
-        return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+        if stacked:
+            return einops.rearrange(x, "s (d b) ... -> d s b ...", d=count)
+        return einops.rearrange(x, "(d b) ... -> d b ...", d=count)
 
-    return jax.device_put(jax.tree.map(split, batch), _sharding(AXIS))
-
-
-def on_every_device(tree: Tree) -> Tree:
-    """Copies every leaf to all local devices, for jitted functions whose rows are spread."""
-    return jax.device_put(tree, _sharding())
-
-
-def spread_rows(tree: Tree) -> Tree:
-    """Divides the rows of every leaf over the local devices; rows they do not divide go to all.
-
-    A jitted function of the result works on all devices and returns what it returns on one.
-    """
-    count = jax.local_device_count()
-
-    def place(x: Any) -> jax.Array:
-        return jax.device_put(x, _sharding(AXIS) if x.shape[0] % count == 0 else _sharding())
-
-    return jax.tree.map(place, tree)
-
-
-def _sharding(*axes: str) -> jax.sharding.NamedSharding:
     mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.device_put(jax.tree.map(split, batch), sharding)
+
+
+class RowMap:
+    """A function of rows on all devices of all hosts, every host getting all results."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        """Takes `(weights, rows) -> results` with a row per row; compiled once per shape."""
+        mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
+        self._everywhere, self._divided = (
+            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+            for axes in ((), (AXIS,))
+        )
+        self._compiled = jax.jit(function, out_shardings=self._everywhere)
+
+    def with_weights(self, weights: Any) -> Callable[[Any], Any]:
+        """Puts weights on every device, once.
+
+        Returns:
+          A function of arrays on the host with a common number of rows. Several hosts have to call
+          it together, with the same rows. Results are host arrays. Rows that the devices do not
+          divide go to all of them.
+        """
+        held = jax.tree.map(lambda x: self._place(x, self._everywhere), weights)
+
+        def run(rows: Any) -> Any:
+            count = jax.tree.leaves(rows)[0].shape[0]
+            sharding = self._everywhere if count % jax.device_count() else self._divided
+            found = self._compiled(held, jax.tree.map(lambda x: self._place(x, sharding), rows))
+            return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), found)
+
+        return run
+
+    @staticmethod
+    def _place(x: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def map_rows(function: Callable[[Any, Any], Any], weights: Any) -> Callable[[Any], Any]:
+    """`rows -> function(weights, rows)`, see `RowMap`."""
+    return RowMap(function).with_weights(weights)
 
 
 def pmap_step(step: Callable[..., Any]) -> Any:
-    """Runs `step(state, batch)` on every device; the old state's buffers are reused.
+    """Runs `step(state, batch, ...)` on every device; the old state's buffers are reused.
 
     Returns:
       A function that can also be compiled ahead, by the `lower` method of `jax.jit`.
@@ -89,22 +119,33 @@ def pmap_step(step: Callable[..., Any]) -> Any:
     return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
 
 
-def compile_ahead(step: Any, state: Any, batch: Any) -> Callable[..., Any]:
+def compile_ahead(step: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles what `pmap_step` made before its first call, where there is a single host.
 
     Of several hosts each has its own part of the arrays, which a program compiled ahead does not
     take: there the first call compiles.
     """
-    return step if jax.process_count() > 1 else step.lower(state, batch).compile()
+    return step if jax.process_count() > 1 else step.lower(*arguments).compile()
 
 
 def gather_rows(
-    x: Shaped[Array, "rows *rest"], axis_name: str | None
-) -> Shaped[Array, "all_rows *rest"]:
-    """Concatenates the devices' rows in device order; the identity without an axis."""
+    x: Shaped[Array, "rows *rest"], axis_name: str | None, order: Int[Array, " all"] | None = None
+) -> tuple[Shaped[Array, "rows *rest"], Shaped[Array, "all_rows *rest"]]:
+    """This device's rows, and those of all devices in global order.
+
+    Args:
+      x: rows of this device; where they were dealt by `deal_rows`, in dealt order.
+      axis_name: device axis; None stands for a single device.
+      order: of `deal_rows`, where `x` was dealt.
+    """
     if axis_name is None:
-        return x
-    return jax.lax.all_gather(x, axis_name, tiled=True)
+        return x, x
+    everybody = jax.lax.all_gather(x, axis_name, tiled=True)
+    if order is None:
+        return x, everybody
+    everybody = jnp.take(everybody, jnp.argsort(order), axis=0)
+    first = jax.lax.axis_index(axis_name) * x.shape[0]
+    return jax.lax.dynamic_slice_in_dim(everybody, first, x.shape[0]), everybody
 
 
 def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
@@ -114,24 +155,21 @@ def mean_over_devices(tree: Tree, axis_name: str | None) -> Tree:
     return jax.lax.pmean(tree, axis_name)
 
 
-def shuffle_rows(
-    x: jax.Array, key: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Deals the global batch anew over the devices; returns this device's rows and the way back.
+def deal_rows(
+    x: Shaped[Array, "rows *rest"], key: PRNGKeyArray, axis_name: str | None
+) -> tuple[Shaped[Array, "rows *rest"], Int[Array, " all"] | None]:
+    """Deals the rows of all devices anew; `gather_rows` is the way back.
 
     Keys that are normalised beside other images than their queries cannot be recognised by their
-    batch statistics. `restore` takes rows in dealt order and returns this device's own.
+    batch statistics.
+
+    Returns:
+      The rows dealt to this device, and the order; without an axis the rows as they are, and None.
     """
     if axis_name is None:
-        return x, lambda rows: rows
-    everything = gather_rows(x, axis_name)
-    local, total = x.shape[0], everything.shape[0]
-    order = jax.random.permutation(key, total)
-    index = jax.lax.axis_index(axis_name)
-    mine = jax.lax.dynamic_slice_in_dim(order, index * local, local)
-
-    def restore(rows: jax.Array) -> jax.Array:
-        back = jax.lax.dynamic_slice_in_dim(jnp.argsort(order), index * local, local)
-        return jnp.take(gather_rows(rows, axis_name), back, axis=0)
-
-    return jnp.take(everything, mine, axis=0), restore
+        return x, None
+    _, everything = gather_rows(x, axis_name)
+    order = jax.random.permutation(key, everything.shape[0])
+    first = jax.lax.axis_index(axis_name) * x.shape[0]
+    mine = jax.lax.dynamic_slice_in_dim(order, first, x.shape[0])
+    return jnp.take(everything, mine, axis=0), order

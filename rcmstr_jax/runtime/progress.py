@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,9 @@ import jax
 from tqdm import tqdm
 
 PACKAGE_LOGGER = "rcmstr_jax"
+_logger = logging.getLogger(__name__)
+# What takes longer is announced.
+ANNOUNCE_SECONDS = 2.0
 # Metrics shown beside the bar, where they exist: the loss, and one sign of collapse of each kind.
 SHOWN = ("loss", "accuracy/", "key_variance/", "relation_entropy/")
 
@@ -59,6 +63,35 @@ def run_log(workdir: Path | None, stream: TextIO | None = None) -> Iterator[logg
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+@contextlib.contextmanager
+def announced(what: str, *, always: bool = False) -> Iterator[None]:
+    """Says what a process is busy with, if it takes more than two seconds, and how long it took.
+
+    Args:
+      what: as in "compiling the training step".
+      always: say it at once.
+    """
+    said = threading.Event()
+
+    def say() -> None:
+        said.set()
+        _logger.info("%s ...", what)
+
+    timer = threading.Timer(0.0 if always else ANNOUNCE_SECONDS, say)
+    timer.daemon = True
+    start = time.monotonic()
+    if always:
+        say()
+    else:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if said.is_set():
+            _logger.info("%s took %.1f s", what, time.monotonic() - start)
 
 
 def readable_time(seconds: float) -> str:
@@ -152,11 +185,11 @@ class Progress:
             elif self._finished.done():
                 self._waited += time.monotonic() - max(start, self._finished.result())
 
-    def tick(self, result: Any) -> None:
-        """One more step was started; `result` is what it returns, while it may be at work."""
-        self._step += 1
+    def tick(self, step: int, result: Any) -> None:
+        """Steps up to `step` were started; `result` is what they return, maybe still at work."""
+        self._bar.update(step - self._step)
+        self._step = step
         self._finished = self._watcher.submit(_when_ready, result)
-        self._bar.update()
 
     def restart_clock(self) -> None:
         """Leaves out of the speed what lies before now (compilation, pictures)."""

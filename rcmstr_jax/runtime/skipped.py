@@ -51,6 +51,7 @@ class SkippedSteps:
         self._kept: list[tuple[int, Mapping[str, Any]]] = []
         self._skipped = 0.0
         self._first = "before this process was started"
+        self._in_row = 0.0
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Remembers the metrics of a step, still on the devices."""
@@ -72,9 +73,10 @@ class SkippedSteps:
         self._skipped = numbers["skipped"]
         for number, metrics in kept:
             found = {k: float(v) for k, v in parallel.unreplicate(dict(metrics)).items()}
-            in_row = found["skipped_in_row"]
-            if in_row == 1:
-                names = not_finite(found)
+            in_row, before = found["skipped_in_row"], self._in_row
+            self._in_row = in_row
+            if in_row and (not before or in_row == 1):
+                names = not_finite(found) or ["loss"]
                 self._first = f"at step {number}, {names[0]}"
                 logger.warning(
                     "step %d was skipped: not finite, in order, are %s", number, ", ".join(names)

@@ -1,4 +1,4 @@
-"""Pretraining from a config to a finished workdir; reads from top to bottom.
+"""The loop: from a job to a finished workdir, whatever is trained; reads from top to bottom.
 
 A workdir holds: `config.json` (resolved), `log.txt`, `parameters.txt`, `metrics.jsonl` and
 `speed.jsonl`, TensorBoard events, `checkpoints/STEP`, `pictures/*.png`, `faults.json` (records that
@@ -13,41 +13,98 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import numpy as np
-from clu import parameter_overview
-from ml_collections import ConfigDict
 
-from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.pipeline import prefetch_to_device, train_batches
-from rcmstr_jax.data.records import RecordSource
-from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.data.pipeline import prefetch_to_device
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
-from rcmstr_jax.runtime.compilation import announced, enable_compilation_cache
+from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.runtime.config_files import differences, flatten, write_config
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.files import write_text
 from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.memory import return_freed_memory
+from rcmstr_jax.runtime.parameters import parameter_table
 from rcmstr_jax.runtime.profiling import Tracer
-from rcmstr_jax.runtime.progress import Progress, run_log
-from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.runtime.progress import Progress, announced, run_log
+from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.runtime.skipped import SkippedSteps
 from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
-from rcmstr_jax.runtime.weights import with_rectifier
 from rcmstr_jax.runtime.writers import create_writer
-from rcmstr_jax.training.build import build_model, image_size
-from rcmstr_jax.training.config_check import check_config, source_specs
-from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
-from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.plan import LoopPlan
 
 logger = logging.getLogger(__name__)
+State = Any  # a pytree with `step`, `skipped` and `skipped_in_row`
+Batch = dict[str, Any]
+# For a program that runs once: LLVM's optimisations take six sevenths of its compilation.
+_QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+class Feed(Protocol):
+    """Batches of a job.
+
+    Attributes:
+      constants: arrays that every step reads, put on every device once; empty without.
+    """
+
+    constants: Mapping[str, Any]
+
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+        """This host's rows from the step after `start`, one batch for each call of the step.
+
+        Arrays have a row per image; with `steps_per_call > 1` an axis of steps before it.
+        """
+
+
+class Watch(Protocol):
+    """What looks at the state every so many steps, and may end the training."""
+
+    every: int
+
+    def __call__(self, step: int, state: State) -> tuple[State, dict[str, float]]:
+        """The state to go on with, and numbers for the log; of a state on the devices."""
+
+    def ended(self, state: State) -> bool:
+        """Whether nothing better is to be expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the loop trains.
+
+    Attributes:
+      plan: lengths and habits.
+      config: what is trained, JSON-ready; lies in config.json and beside every checkpoint.
+      position: of the data.
+      fresh: the state that training begins with; can be traced for its shapes.
+      step: `(state, batch, constants) -> (state, metrics)`, for one device of the axis.
+      feed: batches.
+      faults: records that could not be used.
+      drawn: whether `fresh` draws its arrays, in one compiled call; else it has them.
+      prepare: what is done to a fresh state on the host, None for nothing.
+      watch: see `Watch`; None trains to the last step.
+      pictures: `(step, state, batch) -> None`, drawn on process 0 alone.
+      may_differ: whether a continued run may have another config (it is told); else that is an
+        error.
+    """
+
+    plan: LoopPlan
+    config: Mapping[str, Any]
+    position: DataPosition
+    fresh: Callable[[], State]
+    step: Callable[..., tuple[State, dict[str, Any]]]
+    feed: Feed
+    faults: FaultLog
+    drawn: bool = True
+    prepare: Callable[[State], State] | None = None
+    watch: Watch | None = None
+    pictures: Callable[[int, State, Batch], None] | None = None
+    may_differ: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,201 +115,253 @@ class Outcome:
       step: finished steps.
       finished: False if it was asked to stop; the same command continues it.
       digest: of the training state, as in `state_digest.txt`.
+      state: the last one, arrays on the host.
     """
 
     step: int
     finished: bool
     digest: str
+    state: State = dataclasses.field(repr=False)
 
 
-def pretrain(
-    config: ConfigDict,
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A process at work on a workdir: who it is, who watches it, and whether it shall stop."""
+
+    workdir: Path
+    stop: StopRequest
+    watchdog: Watchdog
+    profile_steps: tuple[int, int] | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return jax.process_index() == 0
+
+    def faults(self) -> FaultLog:
+        """Where this process reports records that cannot be used."""
+        mine = "faults.json" if self.leads else f"hosts/{jax.process_index()}-faults.json"
+        return FaultLog(self.workdir / mine)
+
+
+@contextlib.contextmanager
+def open_session(
     workdir: str | Path,
     *,
-    profile_steps: tuple[int, int] | None = None,
+    compilation_cache: str = "auto",
     stall_timeout: float = 600.0,
-) -> Outcome:
-    """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
+    profile_steps: tuple[int, int] | None = None,
+) -> Iterator[Session]:
+    """Makes the workdir, and watches and logs what happens within.
 
     Args:
-      config: as `configs/pretrain/common.py` describes, locked.
       workdir: folder of the run; created.
-      profile_steps: first and last step of a profiler trace, written to `WORKDIR/profile`.
+      compilation_cache: where compiled programs are kept, see `configs/pretrain/common.py`.
       stall_timeout: seconds without progress until the log says which host is stuck; 0 for never.
+      profile_steps: first and last step of a profiler trace, written to `WORKDIR/profile`.
 
     Raises:
-      ConfigError: if the config, the data or the workdir cannot work; before any long work.
-      CheckpointMismatch: if the workdir holds a run of another architecture or other data.
-      CheckpointError: if no checkpoint can be written, or none of those there can be read.
-      TrainingDiverged: if loss or gradient stay infinite or undefined.
+      ConfigError: if the workdir cannot be written.
     """
     workdir = Path(workdir).absolute()
-    devices, hosts = jax.device_count(), jax.process_count()
-    leads = jax.process_index() == 0
-    check_config(config, devices=devices, hosts=hosts)
-    if hosts > 1:
-        _prepare(workdir)  # for signs of life: one host may open the data long before another
-
+    _prepare(workdir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         watchdog = stack.enter_context(
             Watchdog(
                 workdir / "hosts",
                 process=jax.process_index(),
-                processes=hosts,
+                processes=jax.process_count(),
                 stall_seconds=stall_timeout,
             )
         )
-        source = _open(config)
-        _prepare(workdir)
-        stack.enter_context(run_log(workdir if leads else None))
-        logger.info(
-            "%s: %s on %d %s device(s), %d host(s)", workdir, source_fingerprint(source),
-            devices, jax.devices()[0].platform, hosts,
-        )  # fmt: skip
-        cache = enable_compilation_cache(config.compilation_cache)
+        session = Session(workdir, stop, watchdog, profile_steps)
+        stack.enter_context(run_log(workdir if session.leads else None))
+        enable_compilation_cache(compilation_cache)
+        yield session
 
+
+def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
+    """Trains a job, or continues where its newest checkpoint stands.
+
+    Args:
+      session: of this process.
+      job: what is trained.
+      workdir: of the job, by default the session's.
+
+    Raises:
+      CheckpointMismatch: if the workdir holds a run of another architecture or other data.
+      CheckpointError: if no checkpoint can be written, or none of those there can be read.
+      ConfigError: if the workdir holds another run, and that may not be.
+      TrainingDiverged: if loss or gradient stay infinite or undefined.
+    """
+    plan, watchdog, leads = job.plan, session.watchdog, session.leads
+    workdir = workdir or session.workdir
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
         # The state: fresh, or the newest checkpoint's.
-        axis = parallel.AXIS if config.key_norm == "sync" else None
-        model = build_model(config, axis_name=axis)
-        optimizer, schedule = make_optimizer(
-            config.optimizer, config.total_steps, config.batch_size
-        )
-        fresh = functools.partial(fresh_state, config, model, optimizer)
-
-        position = DataPosition(source_fingerprint(source), config.seed, config.batch_size)
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, keep=config.keep_checkpoints, keep_period=config.keep_period)
+            Checkpoints(workdir, keep=plan.keep_checkpoints, keep_period=plan.keep_period)
         )
         stack.push(watchdog.note_failure)  # before the others are waited for
-        restored = checkpoints.restore(jax.eval_shape(fresh), position)
-        start = restored.step if restored else 0
-        host_state = (
-            restored.state if restored else with_rectifier(fresh(), config.model.rectifier_from)
-        )
-        if restored:
-            logger.info("continuing after step %d", start)
-            for change in differences(restored.config, config):
-                logger.warning("config changed since the checkpoint: %s", change)
-        if leads:
-            write_config(config, workdir)
-            _describe(host_state, workdir)
-        state = parallel.replicate(host_state)
-        del host_state, restored
+        state, start = _initial_state(job, checkpoints, workdir, leads)
+        constants = parallel.replicate(dict(job.feed.constants))
         return_freed_memory()
 
         # The data, from the image after the last one that was used.
-        mine = "faults.json" if leads else f"hosts/{jax.process_index()}-faults.json"
-        faults = FaultLog(workdir / mine)
-        records = train_batches(
-            _cached(source, config, faults) if config.data.cache else source,
-            batch_size=config.batch_size,
-            image_size=image_size(config),
-            seed=config.seed,
-            start_step=start,
-            host_index=jax.process_index(),
-            host_count=hosts,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            faults=faults,
-        )
-        stack.callback(records.close)
-        batches = prefetch_to_device(records, config.data.prefetch, parallel.shard_batch)
+        stacked = plan.steps_per_call > 1
+        records = stack.enter_context(job.feed.batches(start))
+        place = functools.partial(parallel.shard_batch, stacked=stacked)
+        batches = prefetch_to_device(records, plan.prefetch, place)
 
         # The steps.
-        train_step = parallel.pmap_step(make_pretrain_step(config, model, optimizer, schedule))
-        pictures = None
-        if leads and config.picture_every >= 0:
-            from rcmstr_jax.training.pictures import Pictures  # brings matplotlib, which is slow
-
-            pictures = Pictures(config, build_model(config), workdir)
         writer = create_writer(workdir, start, writes=leads)
         stack.callback(writer.close)
         if not start:
-            writer.write_hparams(dict(flatten(config)))
+            writer.write_hparams(dict(flatten(job.config)))
         progress = Progress(
-            total_steps=config.total_steps,
+            total_steps=plan.total_steps,
             start_step=start,
-            batch_size=config.batch_size,
-            devices=devices,
+            batch_size=plan.batch_size,
+            devices=jax.device_count(),
             shown=leads,
         )
         stack.callback(progress.close)
-        tracer = stack.enter_context(Tracer(profile_steps if leads else None, workdir / "profile"))
-        skipped = SkippedSteps(config.max_skipped)
+        traced = session.profile_steps if leads else None
+        tracer = stack.enter_context(Tracer(traced, workdir / "profile"))
+        skipped = SkippedSteps(plan.max_skipped)
+        program: Any = parallel.pmap_step(repeated(job.step, plan) if stacked else job.step)
         step, stopped, batch = start, False, None
-        while step < config.total_steps and not stopped:
+        ended = job.watch is not None and job.watch.ended(state)
+        while step < plan.total_steps and not (stopped or ended):
             watchdog.note(step, DATA)
             with progress.waiting():
                 batch = next(batches)
             watchdog.note(step, STEP)
             tracer.before(step + 1)
-            with announced(cache) if step == start else contextlib.nullcontext():
-                if step == start:
-                    train_step = parallel.compile_ahead(train_step, state, batch)
+            before, step = step, min(step + plan.steps_per_call, plan.total_steps)
+            if before == start:
+                with announced("compiling the training step", always=True):
+                    program = parallel.compile_ahead(program, state, batch, constants)
                     return_freed_memory()  # the compiler's, before the step takes its own
-                state, metrics = train_step(state, batch)
-            step += 1
+                    state, metrics = program(state, batch, constants)
+                    jax.block_until_ready(metrics)
+            else:
+                state, metrics = program(state, batch, constants)
             tracer.after(step, metrics)
             skipped.add(step, metrics)
-            progress.tick(metrics)
-            if step == start + 1:
+            progress.tick(step, metrics)
+            if before == start:
                 progress.restart_clock()
-            if step % config.log_every == 0 or step == config.total_steps:
+            numbers: dict[str, float] = {}
+            if crosses(before, step, plan.log_every) or step == plan.total_steps:
                 numbers = _to_host(metrics)  # the only place that waits for the devices
-                speed, line = progress.report(numbers)
-                writer.write_scalars(step, {**numbers, **speed})
-                logger.info(line)
-                faults.flush()
-                skipped.check(numbers)
             watchdog.note(step, SAVING)
-            if pictures and config.picture_every > 0 and step % config.picture_every == 0:
-                pictures.save(step, state, batch)
+            watched: dict[str, float] = {}
+            if job.watch and (crosses(before, step, job.watch.every) or step == plan.total_steps):
+                state, watched = job.watch(step, state)
+                ended = job.watch.ended(state)
+            if numbers:
+                speed, line = progress.report(numbers)
+                writer.write_scalars(step, {**numbers, **watched, **speed})
+                logger.info(line)
+                job.faults.flush()
+                skipped.check(numbers)
+            elif watched:
+                writer.write_scalars(step, watched)
+            if watched:
                 progress.restart_clock()
-            if step % config.checkpoint_every == 0:
-                checkpoints.save(step, parallel.unreplicate(state), config, position)
-            stopped = stop.agreed()
+            if job.pictures and leads and crosses(before, step, plan.picture_every):
+                job.pictures(step, state, batch)
+                progress.restart_clock()
+            if crosses(before, step, plan.checkpoint_every):
+                checkpoints.save(step, parallel.unreplicate(state), job.config, job.position)
+            stopped = session.stop.agreed()
 
         # The end, or a stop on request.
-        finished = step >= config.total_steps
+        finished = step >= plan.total_steps or ended
         if stopped and not finished:
-            why = stop.signal or "a process was asked to stop"
-            logger.info("%s: saving after step %d of %d", why, step, config.total_steps)
+            why = session.stop.signal or "a process was asked to stop"
+            logger.info("%s: saving after step %d of %d", why, step, plan.total_steps)
         watchdog.note(step, SAVING)
-        digest = checkpoints.save(step, parallel.unreplicate(state), config, position)
+        last = parallel.unreplicate(state)
+        digest = checkpoints.save(step, last, job.config, job.position)
         checkpoints.wait()
         writer.flush()
-        faults.write()
-        if pictures and finished and batch is not None:
-            pictures.save(step, state, batch)
+        job.faults.write()
+        if job.pictures and leads and finished and batch is not None and plan.picture_every >= 0:
+            with announced("drawing pictures"):
+                job.pictures(step, state, batch)
         if leads:
-            (workdir / "state_digest.txt").write_text(f"{digest}  step {step}\n", encoding="utf-8")
+            write_text(workdir / "state_digest.txt", f"{digest}  step {step}\n")
         ending = "finished" if finished else "stopped; the same command continues"
         logger.info("%s after step %d, state digest %s", ending, step, digest)
-        return Outcome(step, finished, digest)
+        return Outcome(step, finished, digest, last)
 
 
-def _open(config: ConfigDict) -> RecordSource:
-    """Opens the data; what is wrong with them is a mistake in the config."""
-    try:
-        return open_source(
-            source_specs(config),
-            weights=tuple(config.data.weights) or None,
-            seed=config.seed,
-            labels=False,
-            synthetic_options=dict(**config.data.synthetic),
-        )
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"config.data.source={source_specs(config)}: {error}") from error
+def crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; never for 0 or less."""
+    return every > 0 and after // every > before // every
 
 
-def _cached(source: RecordSource, config: ConfigDict, faults: FaultLog) -> DecodedCache:
-    try:
-        return DecodedCache.build(
-            source, image_size(config), workers=config.data.workers, faults=faults
-        )
-    except ValueError as error:
-        raise ConfigError(f"config.data.cache=True: {error}") from error
+def repeated(
+    step: Callable[..., tuple[State, dict[str, Any]]], plan: LoopPlan
+) -> Callable[..., tuple[State, dict[str, Any]]]:
+    """Several steps in one call: the dispatch of a small step costs as much as the step.
+
+    Args:
+      step: of one device.
+      plan: `steps_per_call` batches are stacked along their first axis; steps beyond
+        `total_steps`, which only fill the last call up, change nothing.
+
+    Returns:
+      A step whose metrics are means over the steps that were taken; of the counters of skipped
+      steps the largest in a row, and the last.
+    """
+
+    def calls(state: State, batches: Batch, constants: Any) -> tuple[State, dict[str, Any]]:
+        def one(state: State, batch: Batch) -> tuple[State, Any]:
+            active = state.step < plan.total_steps
+            moved, metrics = step(state, batch, constants)
+            kept = jax.tree.map(lambda new, old: jax.numpy.where(active, new, old), moved, state)
+            return kept, (metrics, active)
+
+        state, (metrics, active) = jax.lax.scan(one, state, batches)
+        means = {
+            name: jax.numpy.mean(value.astype(jax.numpy.float32), where=active)
+            for name, value in metrics.items()
+        }
+        in_row = jax.numpy.max(metrics["skipped_in_row"], where=active, initial=0)
+        return state, {**means, "skipped": state.skipped, "skipped_in_row": in_row}
+
+    return calls
+
+
+def _initial_state(
+    job: Job, checkpoints: Checkpoints, workdir: Path, leads: bool
+) -> tuple[State, int]:
+    """The state on every device, and its step."""
+    restored = checkpoints.restore(jax.eval_shape(job.fresh), job.position)
+    if restored:
+        logger.info("continuing after step %d", restored.step)
+        changed = differences(restored.config, job.config)
+        if changed and not job.may_differ:
+            raise ConfigError(
+                f"--workdir={workdir} holds another run ({'; '.join(changed[:8])}): use another "
+                "--workdir, or remove that one"
+            )
+        for change in changed:
+            logger.warning("config changed since the checkpoint: %s", change)
+        state = restored.state
+    else:
+        with announced("initialising"):
+            state = (jax.jit(job.fresh, compiler_options=_QUICKLY) if job.drawn else job.fresh)()
+            state = job.prepare(state) if job.prepare else state
+    if leads:
+        write_config(job.config, workdir)
+        write_text(workdir / "parameters.txt", parameter_table(state.params) + "\n")
+    start = restored.step if restored else 0
+    return parallel.replicate(state), start
 
 
 def _prepare(workdir: Path) -> None:
@@ -270,14 +379,3 @@ def _prepare(workdir: Path) -> None:
 def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of one device (they are equal on all) as numbers."""
     return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}
-
-
-def _describe(state: PretrainState, workdir: Path) -> None:
-    """Writes the table of parameters, and logs their number per part."""
-    params = {**state.params, **state.frozen_params}
-    table = parameter_overview.get_parameter_overview(params, max_lines=None)
-    (workdir / "parameters.txt").write_text(table + "\n", encoding="utf-8")
-    sizes = {k: sum(int(np.size(x)) for x in jax.tree.leaves(v)) for k, v in params.items()}
-    parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-    queues = ", ".join(f"{k} {q.keys.shape[0]}" for k, q in state.queues.items())
-    logger.info("%s parameters: %s; keys queued: %s", f"{sum(sizes.values()):,}", parts, queues)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.plotting import figures
@@ -23,7 +22,7 @@ from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.writers import METRICS
 from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
-from rcmstr_jax.training.build import patch_size
+from rcmstr_jax.training.plan import PretrainPlan
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.training.step_inputs import draw_inputs, images_to_float
 
@@ -32,12 +31,12 @@ IMAGES = 16
 
 
 def make_picture_fn(
-    config: ConfigDict, model: RCMSTR
+    plan: PretrainPlan, model: RCMSTR
 ) -> Callable[[PretrainState, Mapping[str, Array]], dict[str, Array]]:
     """Builds the function behind the pictures.
 
     Args:
-      config: of the run.
+      plan: of the run.
       model: built without a device axis.
 
     Returns:
@@ -49,13 +48,13 @@ def make_picture_fn(
 
     def draw(state: PretrainState, batch: Mapping[str, Array]) -> dict[str, Array]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        out = draw_inputs(config, key, batch["image"], batch["index"])
+        out = draw_inputs(plan, key, batch["image"], batch["index"])
         out["image"] = images_to_float(batch["image"])
-        if config.rearrange.enabled:
+        if plan.rearrange is not None:
             out["rearranged"] = rearrange_images(
-                out["view_q"], out["permutation"], blocks=config.rearrange.blocks
+                out["view_q"], out["permutation"], blocks=plan.rearrange.blocks
             )
-        if config.mim.enabled:
+        if plan.mask is not None:
             variables = {
                 "params": {**state.params, **state.frozen_params},
                 "batch_stats": state.batch_stats,
@@ -70,9 +69,9 @@ def make_picture_fn(
                 method="reconstruct",
                 mutable=["batch_stats"],
             )
-            patch = patch_size(config)
+            patch = plan.mask.patch
             painted = restore_images(
-                prediction.astype(jnp.float32), target, patch, config.mim.normalize_targets
+                prediction.astype(jnp.float32), target, patch, plan.mask.normalize_targets
             )
             hidden = out["mask"].repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
             out["target"] = target
@@ -85,10 +84,10 @@ def make_picture_fn(
 class Pictures:
     """Draws and saves the pictures of a run."""
 
-    def __init__(self, config: ConfigDict, model: RCMSTR, workdir: Path) -> None:
+    def __init__(self, plan: PretrainPlan, model: RCMSTR, workdir: Path) -> None:
         """Takes the model as `make_picture_fn` does; nothing is compiled before the first use."""
-        self._draw = jax.jit(make_picture_fn(config, model))
-        self._group = config.rearrange.group
+        self._draw = jax.jit(make_picture_fn(plan, model))
+        self._group = plan.rearrange.group if plan.rearrange else 1
         self._workdir = workdir
 
     def save(self, step: int, state: PretrainState, batch: Mapping[str, Array]) -> None:

@@ -1,6 +1,6 @@
 """One step of pretraining, written for a single device of the axis `AXIS`.
 
-Order of a step (method sections 1 to 6): views, momentum update, keys, then three decoupled forward
+Order of a step (METHOD.md 1 to 6): views, momentum update, keys, then three decoupled forward
 passes of the online branch (plain, rearranged, masked), the objective, the optimiser, the queues.
 """
 
@@ -10,111 +10,114 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import einops
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
-from ml_collections import ConfigDict
 
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
-from rcmstr_jax.runtime.parallel import AXIS, gather_rows, mean_over_devices, shuffle_rows
+from rcmstr_jax.runtime.parallel import AXIS, deal_rows, gather_rows, mean_over_devices
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
-from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms, term_queue
-from rcmstr_jax.ssl.queue import enqueue, queue_size
+from rcmstr_jax.ssl.objective import (
+    ContrastOptions,
+    contrastive_objective,
+    contrastive_terms,
+    term_queue,
+)
+from rcmstr_jax.ssl.queue import enqueue
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
-from rcmstr_jax.training.build import (
-    contrast_options,
-    image_size,
-    keys_per_image,
-    mask_grid,
-    patch_size,
+from rcmstr_jax.training.plan import MaskPlan, PretrainPlan
+from rcmstr_jax.training.state import (
+    PretrainState,
+    Variables,
+    create_state,
+    keep_finite,
+    select_parts,
 )
-from rcmstr_jax.training.state import PretrainState, Variables, create_state, select_parts
 from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
+Keys = dict[str, Float[Array, "batch count dim"]]
 Step = Callable[[PretrainState, dict[str, Array]], tuple[PretrainState, dict[str, Array]]]
 
 
-def queue_sizes(config: ConfigDict) -> dict[str, int]:
-    """Entries of every queue the config needs, rounded to whole global steps.
-
-    Raises:
-      ValueError: if a queue is smaller than one step's keys.
-    """
-    per_image = keys_per_image(config)
-    return {
-        name: queue_size(config.contrast.queue_size, config.batch_size * per_image[name])
-        for name in contrast_options(config).queues
-    }
-
-
 def fresh_state(
-    config: ConfigDict, model: RCMSTR, optimizer: optax.GradientTransformation
+    plan: PretrainPlan, model: RCMSTR, optimizer: optax.GradientTransformation
 ) -> PretrainState:
-    """The state that a run of this config begins with.
+    """The state that a run begins with; the plan's seed decides the weights.
 
     Args:
-      config: a pretraining config; its seed decides the weights.
-      model: as the config describes it.
+      plan: of the run.
+      model: as the plan describes it.
       optimizer: of the online parameters.
-
-    Raises:
-      ValueError: as `queue_sizes`.
     """
     return create_state(
         model,
         optimizer,
-        jax.random.key(config.seed),
-        image_size=image_size(config),
-        mask_grid=mask_grid(config) if config.mim.enabled else None,
-        queue_sizes=queue_sizes(config),
-        predict_dim=config.model.predict_dim,
+        jax.random.key(plan.seed),
+        image_size=plan.model.image_size,
+        mask_grid=plan.mask.grid if plan.mask else None,
+        queue_sizes=plan.queue_sizes,
+        predict_dim=plan.model.predict_dim,
     )
 
 
-def key_gauges(keys: dict[str, Array], axis_name: str | None = None) -> dict[str, Array]:
-    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere.
-
-    It is that of the keys of all devices, not the mean of the devices' own.
-    """
-    gauges = {}
-    for name, k in keys.items():
-        centre = mean_over_devices(k.reshape(-1, k.shape[-1]).mean(0), axis_name)
-        gauges[f"key_variance/{name}"] = 1.0 - jnp.sum(jnp.square(centre))
-    return gauges
+def key_gauges(keys: Keys) -> dict[str, Array]:
+    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere."""
+    return {
+        f"key_variance/{name}": 1.0 - jnp.sum(jnp.square(k.mean((0, 1))))
+        for name, k in keys.items()
+    }
 
 
 def encode_keys(
-    config: ConfigDict,
     model: RCMSTR,
     variables: Variables,
     view_k: Float[Array, "batch height width 3"],
-    key: PRNGKeyArray,
-    axis_name: str | None,
-) -> tuple[dict[str, Float[Array, "batch count dim"]], Variables]:
-    """Keys of this device's images and the momentum branch's new running statistics."""
-    restore: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
-    if config.key_norm == "shuffle":
-        view_k, restore = shuffle_rows(view_k, jax.random.fold_in(key, SHUFFLE), axis_name)
+    *,
+    shuffle: PRNGKeyArray | None = None,
+    parts: int = 1,
+    axis_name: str | None = None,
+) -> tuple[Keys, Keys, Variables]:
+    """The momentum branch's outputs for this device's images.
 
-    def encode(rows: Array) -> tuple[dict[str, Array], Variables]:
+    Args:
+      model: the network.
+      variables: of the momentum branch.
+      view_k: this device's images.
+      shuffle: deals the images of all devices anew before they are encoded, so that batch
+        statistics do not give a key away; None encodes them where they are.
+      parts: in which the images are encoded, one after the other.
+      axis_name: device axis, or None.
+
+    Returns:
+      Keys of this device's images; those of all devices, `(all images, count, dim)`, in global
+      order; and the branch's new running statistics.
+    """
+
+    def encode(rows: Array) -> tuple[Keys, Variables]:
         keys, updated = model.apply(variables, rows, train=True, mutable=["batch_stats"])
         return keys, updated.get("batch_stats", {})
 
-    if config.accumulation == 1:
+    order = None
+    if shuffle is not None:
+        view_k, order = deal_rows(view_k, shuffle, axis_name)
+    if parts == 1:
         keys, stats = encode(view_k)
     else:
-        keys, stats = jax.lax.map(encode, split_rows(view_k, config.accumulation))
-        keys = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), keys)
+        keys, stats = jax.lax.map(encode, split_rows(view_k, parts))
+        keys = jax.tree.map(lambda x: einops.rearrange(x, "p b n d -> (p b) n d"), keys)
         stats = jax.tree.map(lambda x: x.mean(0), stats)
-    return jax.tree.map(restore, keys), stats
+    found = {name: gather_rows(k, axis_name, order) for name, k in keys.items()}
+    own = {name: mine for name, (mine, _) in found.items()}
+    return own, {name: everybody for name, (_, everybody) in found.items()}, stats
 
 
 def split_rows(tree: Tree, parts: int) -> Tree:
     """`(rows, ...) -> (parts, rows / parts, ...)` for every leaf."""
-    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
+    return jax.tree.map(lambda x: einops.rearrange(x, "(p b) ... -> p b ...", p=parts), tree)
 
 
 def mean_over_parts(function: Callable[[Any], Tree], rows: Any, parts: int) -> Tree:
@@ -136,20 +139,33 @@ def mean_over_parts(function: Callable[[Any], Tree], rows: Any, parts: int) -> T
 
 
 def online_losses(
-    config: ConfigDict,
     model: RCMSTR,
     params: Variables,
     state: PretrainState,
     inputs: dict[str, Array],
-    keys: dict[str, Array],
+    keys: Keys,
     queues_after: dict[str, Array],
+    *,
+    contrast: ContrastOptions,
+    blocks: int | None = None,
+    mask: MaskPlan | None = None,
 ) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
     """The objective of one device and what else the forward passes found.
+
+    Args:
+      model: the network.
+      params: trained parameters of the online branch.
+      state: what else the passes need; its own `params` are not used.
+      inputs: `view_q`; with `blocks` `permutation`; with `mask` `mask`.
+      keys: of this device's images.
+      queues_after: contents of the queues with this step's keys.
+      contrast: options of the contrastive objective.
+      blocks: per image in rearrangement; None leaves it out.
+      mask: masked image modelling; None leaves it out.
 
     Returns:
       Total loss, and (new running statistics, metrics).
     """
-    options = contrast_options(config)
     stats: Variables = state.batch_stats
     weights = {**params, **state.frozen_params}
 
@@ -167,7 +183,7 @@ def online_losses(
         return run("predict", frames)[0]
 
     masked: tuple[Array, Array] | None = None
-    if config.mim.enabled:
+    if mask is not None:
         target_images, _ = run("rectify", inputs["view_q"])
         # The masked pass sees other statistics: what it would leave behind is dropped, unless the
         # masked image is the query view itself.
@@ -175,14 +191,13 @@ def online_losses(
             "reconstruct", target_images, inputs["mask"], train=True
         )
         masked = (prediction, target_images)
-    if config.mim.enabled and config.mim.coupled:
+    if mask is not None and mask.coupled:
         stats = masked_stats
         plain, _ = run("project_frames", frames)
     else:
         plain, stats = run("project", inputs["view_q"], train=True)
     queries = {name: [q] for name, q in predict(plain).items()}
-    if config.rearrange.enabled:
-        blocks = config.rearrange.blocks
+    if blocks is not None:
         shuffled = rearrange_images(inputs["view_q"], inputs["permutation"], blocks=blocks)
         frames_r, stats = run("project", shuffled, train=True)
         aligned = align_frames(frames_r, inputs["permutation"], blocks=blocks)
@@ -193,30 +208,28 @@ def online_losses(
         keys,
         {name: q.keys for name, q in state.queues.items()},
         queues_after,
-        options,
+        contrast,
     )
     sizes = {name: queues_after[term_queue(name)].shape[0] for name in terms}
-    total, metrics = contrastive_objective(terms, sizes, options)
+    total, metrics = contrastive_objective(terms, sizes, contrast)
     for name, term in terms.items():
-        if name in options.hierarchies:
+        if name in contrast.hierarchies:
             metrics[f"accuracy/{name}"] = term.correct.mean(dtype=total.dtype)
-        if options.relation:
+        if contrast.relation:
             metrics[f"relation_entropy/{name}"] = term.key_entropy.mean() / jnp.log(sizes[name])
     metrics["loss/contrast"] = total
-    if masked is not None:
+    if mask is not None and masked is not None:
         prediction, target_images = masked
-        target = patch_targets(
-            target_images, patch_size(config), normalize=config.mim.normalize_targets
-        )
+        target = patch_targets(target_images, mask.patch, normalize=mask.normalize_targets)
         loss_sum, count = reconstruction_loss(prediction, target, inputs["mask"])
         metrics["loss/mim"] = loss_sum / count
-        total += config.mim.weight * metrics["loss/mim"]
+        total += mask.weight * metrics["loss/mim"]
     metrics["loss"] = total
     return total, (stats, metrics)
 
 
 def make_pretrain_step(
-    config: ConfigDict,
+    plan: PretrainPlan,
     model: RCMSTR,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -225,7 +238,7 @@ def make_pretrain_step(
     """Builds `step(state, batch) -> (state, metrics)` for one device of the axis.
 
     Args:
-      config: a resolved pretraining config.
+      plan: of the run.
       model: built with `axis_name` where statistics are synchronised.
       optimizer: its updates are added to the parameters.
       schedule: learning rate by step, for the log.
@@ -235,61 +248,66 @@ def make_pretrain_step(
       The step. `batch` holds `image` (uint8 or float) and `index` (int, global). A step whose loss
       or gradient is not finite changes nothing but its own counters and `step`.
     """
+    parts = plan.loop.accumulation
 
     def step(state: PretrainState, batch: dict[str, Array]) -> tuple[PretrainState, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        inputs = draw_inputs(config, key, batch["image"], batch["index"])
+        inputs = draw_inputs(plan, key, batch["image"], batch["index"])
 
+        # The momentum branch, then the queues with its keys.
         momentum = momentum_schedule(
-            state.step, config.total_steps, config.momentum.value, config.momentum.final
+            state.step, plan.loop.total_steps, plan.momentum.value, plan.momentum.final
         )
         online = select_parts(state.params, MOMENTUM_PARTS)
         momentum_params = ema_update(state.momentum_params, online, momentum)
-        keys, momentum_stats = encode_keys(
-            config,
-            model,
-            {
-                "params": {**momentum_params, **state.frozen_params},
-                "batch_stats": state.momentum_batch_stats,
-            },
-            inputs["view_k"],
-            key,
-            axis_name,
-        )
-        keys = jax.lax.stop_gradient(keys)
-        new_queues = {
-            name: enqueue(
-                queue, gather_rows(keys[name].reshape(-1, keys[name].shape[-1]), axis_name)
+        variables = {
+            "params": {**momentum_params, **state.frozen_params},
+            "batch_stats": state.momentum_batch_stats,
+        }
+        shuffle = jax.random.fold_in(key, SHUFFLE) if plan.key_norm == "shuffle" else None
+        keys, all_keys, momentum_stats = jax.lax.stop_gradient(
+            encode_keys(
+                model,
+                variables,
+                inputs["view_k"],
+                shuffle=shuffle,
+                parts=parts,
+                axis_name=axis_name,
             )
+        )
+        new_queues = {
+            name: enqueue(queue, einops.rearrange(all_keys[name], "b n d -> (b n) d"))
             for name, queue in state.queues.items()
         }
+        queues_after = {name: queue.keys for name, queue in new_queues.items()}
 
-        def part_gradients(part: tuple[dict[str, Array], dict[str, Array]]) -> Any:
+        # The online branch: the objective and its gradient.
+        def part_gradients(part: tuple[dict[str, Array], Keys]) -> Any:
             part_inputs, part_keys = part
 
             def loss_fn(params: Variables) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
                 return online_losses(
-                    config,
                     model,
                     params,
                     state,
                     part_inputs,
                     part_keys,
-                    {name: queue.keys for name, queue in new_queues.items()},
+                    queues_after,
+                    contrast=plan.contrast,
+                    blocks=plan.rearrange.blocks if plan.rearrange else None,
+                    mask=plan.mask,
                 )
 
             return jax.grad(loss_fn, has_aux=True)(state.params)
 
-        gradients, (stats, metrics) = mean_over_parts(
-            part_gradients, (inputs, keys), config.accumulation
-        )
-        metrics.update(key_gauges(keys, axis_name))
+        gradients, (stats, metrics) = mean_over_parts(part_gradients, (inputs, keys), parts)
+        metrics.update(key_gauges(all_keys))
         gradients, metrics, stats, momentum_stats = mean_over_devices(
             (gradients, metrics, stats, momentum_stats), axis_name
         )
+
+        # The update.
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        grad_norm = optax.global_norm(gradients)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         proposed = dataclasses.replace(
             state,
             params=optax.apply_updates(state.params, updates),
@@ -299,21 +317,12 @@ def make_pretrain_step(
             opt_state=opt_state,
             queues=new_queues,
         )
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
-        kept = dataclasses.replace(
-            kept,
-            step=state.step + 1,
-            skipped=state.skipped + ~finite,
-            skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
-        )
         metrics.update(
-            grad_norm=grad_norm,
+            grad_norm=optax.global_norm(gradients),
             update_norm=optax.global_norm(updates),
             learning_rate=schedule(state.step),
             momentum=momentum,
-            skipped=kept.skipped,
-            skipped_in_row=kept.skipped_in_row,
         )
-        return kept, metrics
+        return keep_finite(proposed, state, metrics)
 
     return step

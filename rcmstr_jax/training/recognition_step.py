@@ -1,60 +1,69 @@
 """Training a recogniser on labels: a decoder on fixed frames, or encoder and decoder together.
 
-Method section 8. The same step serves both protocols:
+METHOD.md 8. The same step serves both protocols:
 
-* frozen: the inputs are frames that the encoder produced once, in inference mode with its own
-  running statistics; only the decoder has parameters in the state;
+* frozen: the inputs are frames that the encoder produced once, or images that it encodes in
+  inference mode with its own running statistics; only the decoder has parameters in the state;
 * fine-tuning: the inputs are images, the encoder runs in training mode inside the step, and its
   parameters and running statistics are part of the state.
-
-Several steps run inside one compiled call (`make_chunk`): the dispatch of a small decoder's step
-costs as much as the step, and the words stay where they are.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Float, Int, UInt
 
 from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.recognition.heads import DecoderHead
+from rcmstr_jax.runtime.parallel import AXIS, mean_over_devices
 from rcmstr_jax.training.layer_decay import scale_by_layer
 from rcmstr_jax.training.optimizer import decayed
+from rcmstr_jax.training.pretrain_step import mean_over_parts
+from rcmstr_jax.training.state import keep_finite
 from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
-EncodeFn = Callable[[Tree, Tree, Any], tuple[Any, Tree]]
-"""(encoder params, statistics, float images (B, 32, W, 3)) -> (frames (B, T, D), statistics)."""
+LossFn = Callable[[Tree, Any, Mapping[str, Any]], tuple[Any, Any]]
+"""(decoder params, frames (B, T, D), batch) -> (sum of the losses, what to divide it by)."""
+EncodeFn = Callable[[Tree, Tree, Any, Mapping[str, Any]], tuple[Any, Tree]]
+"""(encoder params, statistics, float images (B, 32, W, 3), constants) -> (frames, statistics)."""
 
 # Purposes that are folded into the base key, so that no two draws share one.
 INIT_PURPOSE, VIEW_PURPOSE = 0, 1
 
 
-class RecognitionState(struct.PyTreeNode):
+@flax.struct.dataclass
+class RecognitionState:
     """All that a continued training run needs.
 
     Attributes:
-      step: int32 scalar, optimiser steps done.
+      step: optimiser steps done.
       params: `{"decoder": ...}` and, when it is trained too, `{"encoder": ...}`.
       batch_stats: running statistics of the encoder; empty when it is frozen.
       opt_state: optimiser state of `params`.
-      key: base key, a typed scalar key.
+      key_data: raw data of the base key.
       averaged: moving average of `params` and `batch_stats` under these names; empty without.
+      best: `weights` of the best validation, its `score` (word accuracy and 1-NED in %), its
+        `step`, and how many `misses` came after it; empty without validation.
+      skipped: steps skipped because loss or gradient was not finite.
+      skipped_in_row: the same, since the last finite step.
     """
 
     step: Int[Array, ""]
     params: Tree
     batch_stats: Tree
     opt_state: Tree
-    key: Array
-    averaged: Tree = struct.field(default_factory=dict)
+    key_data: UInt[Array, " words"]
+    averaged: Tree
+    best: Tree
+    skipped: Int[Array, ""]
+    skipped_in_row: Int[Array, ""]
 
     def weights(self) -> dict[str, Tree]:
         """`params` and `batch_stats` to read with: the average where there is one."""
@@ -120,170 +129,133 @@ def recognition_optimizer(
 
 def create_state(
     key: Array,
-    head: DecoderHead,
-    frames_shape: tuple[int, int],
+    decoder_params: Tree,
     optimizer: optax.GradientTransformation,
     *,
     encoder_params: Tree = None,
     batch_stats: Tree = None,
     averaged: bool = False,
-    decoder_params: Tree = None,
+    validated: bool = False,
 ) -> RecognitionState:
-    """A fresh decoder, beside the given encoder if that is to be trained too.
+    """A decoder, beside the given encoder if that is to be trained too.
 
     Args:
       key: base key; purposes are folded into it.
-      head: the decoder.
-      frames_shape: (T, D) of one word.
+      decoder_params: to begin with.
       optimizer: from `recognition_optimizer`.
       encoder_params: None when the encoder is frozen.
       batch_stats: the encoder's running statistics, None when it is frozen.
       averaged: whether a moving average of the weights is kept.
-      decoder_params: of a decoder that was trained before; None draws a fresh one.
+      validated: whether the best weights are kept.
     """
-    if decoder_params is None:
-        frames = jnp.zeros((2, *frames_shape), jnp.float32)
-        decoder_params = head.init(jax.random.fold_in(key, INIT_PURPOSE), frames)
     params = {"decoder": decoder_params}
     if encoder_params is not None:
-        # Copies: the training loop donates its state, and the caller's arrays must stay.
-        params["encoder"] = jax.tree.map(jnp.copy, encoder_params)
-    batch_stats = {} if batch_stats is None else jax.tree.map(jnp.copy, batch_stats)
-    weights = {"params": params, "batch_stats": batch_stats}
+        params["encoder"] = encoder_params
+    weights = {"params": params, "batch_stats": batch_stats or {}}
+    best: dict[str, Any] = {}
+    if validated:
+        best = {
+            "weights": jax.tree.map(jnp.copy, weights),
+            "score": jnp.full((2,), -1.0, jnp.float32),
+            "step": jnp.zeros((), jnp.int32),
+            "misses": jnp.zeros((), jnp.int32),
+        }
     return RecognitionState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=batch_stats,
+        batch_stats=weights["batch_stats"],
         opt_state=optimizer.init(params),
-        key=key,
+        key_data=jax.random.key_data(key),
         averaged=jax.tree.map(jnp.copy, weights) if averaged else {},
+        best=best,
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
     )
 
 
 def make_step(
-    head: DecoderHead,
+    loss: LossFn,
     optimizer: optax.GradientTransformation,
+    schedule: Callable[[Any], Any],
     *,
     encode: EncodeFn | None = None,
     view_ops: int = 0,
     average: float = 0.0,
-) -> Callable[[RecognitionState, Mapping[str, Any]], tuple[RecognitionState, dict[str, Any]]]:
-    """One optimiser step as a pure function `(state, batch) -> (state, metrics)`.
+    accumulation: int = 1,
+    axis_name: str | None = AXIS,
+) -> Callable[..., tuple[RecognitionState, dict[str, Any]]]:
+    """One optimiser step `(state, batch, constants) -> (state, metrics)` for one device.
 
     Args:
-      head: the decoder.
+      loss: of the decoder.
       optimizer: from `recognition_optimizer`.
-      encode: the encoder in training mode; None for inputs that are frames already.
+      schedule: learning rate by step, for the log.
+      encode: images to frames; None for inputs that are frames already.
       view_ops: with `encode`: light augmentation of the images with at most so many operations
-        (method section 1); 0 for none.
+        (METHOD.md 1), keyed by their place; 0 for none.
       average: share of the old value in each step of the moving average of weights and running
         statistics, less at the beginning; used where the state has an average.
+      accumulation: parts in which a device goes through its rows.
+      axis_name: device axis; None runs on a single device without collectives.
 
     Returns:
-      The step. `batch["inputs"]` holds frames (B, T, D), or uint8 images (B, 32, W, 3) with
-      `encode`; the rest is `head.targets`. Metrics: `loss`, `grad_norm`, scalars.
+      The step. `batch["rows"]` are places in `constants["memory"]`, which holds `inputs` and what
+      `loss` needs, or `batch` holds these itself; `batch["index"]` is the place of each word in the
+      run. `inputs` are frames (B, T, D), or uint8 images (B, 32, W, 3) with `encode`. A step whose
+      loss or gradient is not finite changes nothing but its own counters and `step`.
     """
 
     def step(
-        state: RecognitionState, batch: Mapping[str, Any]
+        state: RecognitionState, batch: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> tuple[RecognitionState, dict[str, Any]]:
-        inputs = batch["inputs"]
-        if encode is not None:
-            inputs = images_to_float(inputs)
-            if view_ops:
-                key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), VIEW_PURPOSE)
-                inputs = make_view(key, inputs, max_ops=view_ops)
+        if "rows" in batch:
+            memory = jax.tree.map(lambda column: column[batch["rows"]], constants["memory"])
+            batch = {**memory, "index": batch["index"]}
 
-        def objective(params: Tree) -> tuple[Any, Tree]:
-            frames, statistics = inputs, state.batch_stats
+        def part_gradients(part: Mapping[str, Any]) -> Any:
+            inputs = part["inputs"]
             if encode is not None:
-                frames, statistics = encode(params.get("encoder"), state.batch_stats, inputs)
-            total, count = head.loss(params["decoder"], frames.astype(jnp.float32), batch)
-            return total / jnp.maximum(count, 1.0), statistics
+                inputs = images_to_float(inputs)
+                if view_ops:
+                    base = jax.random.wrap_key_data(state.key_data)
+                    key = jax.random.fold_in(jax.random.fold_in(base, state.step), VIEW_PURPOSE)
+                    inputs = make_view(key, inputs, indices=part["index"], max_ops=view_ops)
 
-        (loss, statistics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+            def objective(params: Tree) -> tuple[Float[Array, ""], Any]:
+                frames, statistics = inputs, state.batch_stats
+                if encode is not None:
+                    encoder = params.get("encoder")
+                    frames, statistics = encode(encoder, state.batch_stats, inputs, constants)
+                total, count = loss(params["decoder"], frames.astype(jnp.float32), part)
+                return total, (count, statistics)
+
+            found, gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+            return gradients, found
+
+        # Sums over parts and devices, each of which may hold another number of tokens.
+        found = mean_over_parts(part_gradients, dict(batch), accumulation)
+        gradients, (total, (count, statistics)) = mean_over_devices(found, axis_name)
+        count = jnp.maximum(count, 1e-9)
+        gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params, averaged = optax.apply_updates(state.params, updates), state.averaged
         if averaged:
             # At the beginning the average is that of few steps: it must not remember the start.
             kept = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
             now = {"params": params, "batch_stats": statistics}
             averaged = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, averaged, now)
-        state = state.replace(
-            step=state.step + 1,
+        proposed = dataclasses.replace(
+            state,
             params=params,
             batch_stats=statistics,
             opt_state=opt_state,
             averaged=averaged,
         )
-        return state, metrics
+        metrics = {
+            "loss": total / count,
+            "grad_norm": optax.global_norm(gradients),
+            "learning_rate": schedule(state.step),
+        }
+        return keep_finite(proposed, state, metrics)
 
     return step
-
-
-def make_chunk(
-    step: Callable[..., tuple[RecognitionState, dict[str, Any]]],
-) -> Callable[..., tuple[RecognitionState, dict[str, Any]]]:
-    """Several steps in one compiled call, over words that lie in device memory.
-
-    Returns:
-      `chunk(state, memory, rows, active) -> (state, metrics)`: `memory` holds arrays with one
-      row per word, `rows` (steps, batch) int32 says which words enter each step, `active`
-      (steps,) bool is False for steps that only fill the last call up (they are skipped, so that
-      one compilation serves all calls). Metrics are arrays (steps,), NaN for skipped steps.
-    """
-
-    def body(
-        memory: Tree, state: RecognitionState, x: tuple[Int[Array, "batch"], Bool[Array, ""]]
-    ) -> tuple[RecognitionState, dict[str, Any]]:
-        rows, active = x
-
-        def run(state: RecognitionState) -> tuple[RecognitionState, dict[str, Any]]:
-            state, metrics = step(state, jax.tree.map(lambda column: column[rows], memory))
-            return state, {name: value.astype(jnp.float32) for name, value in metrics.items()}
-
-        def skip(state: RecognitionState) -> tuple[RecognitionState, dict[str, Any]]:
-            return state, {"loss": jnp.float32(jnp.nan), "grad_norm": jnp.float32(jnp.nan)}
-
-        return jax.lax.cond(active, run, skip, state)
-
-    def chunk(
-        state: RecognitionState,
-        memory: Tree,
-        rows: Int[Array, "steps batch"],
-        active: Bool[Array, "steps"],
-    ) -> tuple[RecognitionState, dict[str, Any]]:
-        if rows.shape[0] == 1:
-            # Convolutions inside a loop or a branch run several times slower on CPU.
-            state, metrics = step(state, jax.tree.map(lambda column: column[rows[0]], memory))
-            return state, {name: value.astype(jnp.float32)[None] for name, value in metrics.items()}
-
-        def scanned(
-            state: RecognitionState, x: tuple[Any, Any]
-        ) -> tuple[RecognitionState, dict[str, Any]]:
-            return body(memory, state, x)
-
-        return jax.lax.scan(scanned, state, (rows, active))
-
-    return jax.jit(chunk, donate_argnums=0)
-
-
-def epoch_rows(
-    seed: int, num_words: int, batch_size: int, first_step: int, steps: int
-) -> np.ndarray:
-    """Which words enter the steps `first_step … first_step + steps - 1`.
-
-    Words are shuffled anew in every epoch, and the epochs follow one another without a gap, so that
-    every word is seen equally often and a batch may be larger than the set. A pure function of its
-    arguments: a continued run draws the same rows.
-
-    Returns:
-      int32 (steps, batch_size), values in [0, num_words).
-    """
-    start, stop = first_step * batch_size, (first_step + steps) * batch_size
-    epochs = range(start // num_words, (stop - 1) // num_words + 1)
-    orders = [np.random.default_rng((seed, epoch)).permutation(num_words) for epoch in epochs]
-    offset = start - epochs.start * num_words
-    flat = np.concatenate(orders)[offset : offset + stop - start]
-    return flat.astype(np.int32).reshape(steps, batch_size)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import flax
 import jax
@@ -15,9 +18,10 @@ from rcmstr_jax.models.rcmstr import FROZEN_PARTS, MOMENTUM_PARTS, RCMSTR
 from rcmstr_jax.ssl.queue import KeyQueue, init_queue
 
 Variables = dict[str, Any] | FrozenDict
+State = TypeVar("State")
 
 # Purposes folded into the base key before the first step; the step's own live in pretrain_step.
-_INIT, _QUEUES, _RUN = 0, 1, 2
+INIT_PURPOSE, _QUEUES, _RUN = 0, 1, 2
 
 
 @flax.struct.dataclass
@@ -51,24 +55,36 @@ class PretrainState:
     skipped_in_row: Int[Array, ""]
 
 
+def keep_finite(
+    proposed: State, old: State, metrics: dict[str, Any]
+) -> tuple[State, dict[str, Any]]:
+    """The one policy for steps without a finite loss or gradient: they change no array, and count.
+
+    Args:
+      proposed: the state after the step, but for its counters.
+      old: the state before it.
+      metrics: `loss` and `grad_norm` decide.
+
+    Returns:
+      `proposed` or `old`, with `step`, `skipped` and `skipped_in_row` brought up to date, and the
+      metrics with both counts.
+    """
+    before: Any = old
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    kept: Any = jax.tree.map(lambda new, was: jnp.where(finite, new, was), proposed, old)
+    kept = dataclasses.replace(
+        kept,
+        step=before.step + 1,
+        skipped=before.skipped + ~finite,
+        skipped_in_row=jnp.where(finite, 0, before.skipped_in_row + 1),
+    )
+    counts = {"skipped": kept.skipped, "skipped_in_row": kept.skipped_in_row}
+    return kept, {**metrics, **counts}
+
+
 def select_parts(tree: Variables, parts: tuple[str, ...]) -> dict[str, Any]:
     """The named top-level parts of a parameter or statistics tree, where they exist."""
     return {name: tree[name] for name in parts if name in tree}
-
-
-def init_variables(
-    model: RCMSTR, key: Array, image_size: tuple[int, int], mask_grid: tuple[int, int] | None
-) -> Variables:
-    """Initialises the network; the same key gives the same encoder with and without MIM."""
-    images = jnp.zeros((2, *image_size, 3))
-    mask = None
-    if mask_grid is not None:
-        rows, columns = mask_grid
-        visible = model.visible_count or rows * (columns - 1)
-        mask = jnp.arange(rows * columns).reshape(columns, rows).T >= visible
-        mask = jnp.broadcast_to(mask, (2, rows, columns))
-    # Images are an argument: of constants, the compiler would evaluate the whole network.
-    return jax.jit(model.init)(key, images, mask)
 
 
 def create_state(
@@ -78,10 +94,12 @@ def create_state(
     *,
     image_size: tuple[int, int],
     mask_grid: tuple[int, int] | None,
-    queue_sizes: dict[str, int],
+    queue_sizes: Mapping[str, int],
     predict_dim: int,
 ) -> PretrainState:
     """Fresh state: random network, momentum branch equal to the online one, random queues.
+
+    One compiled call; the same key gives the same encoder with and without MIM.
 
     Args:
       model: the network.
@@ -92,7 +110,27 @@ def create_state(
       queue_sizes: entries by hierarchy.
       predict_dim: length of a key.
     """
-    variables = init_variables(model, jax.random.fold_in(key, _INIT), image_size, mask_grid)
+    mask = None
+    if mask_grid is not None:
+        rows, columns = mask_grid
+        visible = model.visible_count or rows * (columns - 1)
+        mask = jnp.arange(rows * columns).reshape(columns, rows).T >= visible
+        mask = jnp.broadcast_to(mask, (2, rows, columns))
+    create = functools.partial(_create, model, optimizer, dict(queue_sizes), predict_dim)
+    # Images are an argument: of constants, the compiler would evaluate the whole network.
+    return jax.jit(create)(key, jnp.zeros((2, *image_size, 3)), mask)
+
+
+def _create(
+    model: RCMSTR,
+    optimizer: optax.GradientTransformation,
+    queue_sizes: dict[str, int],
+    predict_dim: int,
+    key: Array,
+    images: Array,
+    mask: Array | None,
+) -> PretrainState:
+    variables = model.init(jax.random.fold_in(key, INIT_PURPOSE), images, mask)
     trained = {k: v for k, v in variables["params"].items() if k not in FROZEN_PARTS}
     stats = dict(variables.get("batch_stats", {}))
     queues = {}

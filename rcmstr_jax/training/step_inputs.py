@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
-from ml_collections import ConfigDict
 
 from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.ssl.rearrange import draw_permutation
-from rcmstr_jax.training.build import mask_grid
+from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, RearrangePlan
 
 # Purposes folded into a step's key: what one draws never moves what another draws.
 VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)
@@ -30,7 +29,7 @@ def _keys_by_index(key: Array, indices: Array) -> Array:
 
 
 def draw_inputs(
-    config: ConfigDict,
+    plan: PretrainPlan,
     key: PRNGKeyArray,
     images: Shaped[Array, "batch height width 3"],
     indices: Int[Array, " batch"],
@@ -41,7 +40,7 @@ def draw_inputs(
     devices share the batch.
 
     Args:
-      config: a pretraining config.
+      plan: of the run.
       key: the step's key.
       images: uint8 or float `(B, 32, W, 3)`.
       indices: int `(B,)`, position of each image within the data.
@@ -51,34 +50,40 @@ def draw_inputs(
     """
     images = images_to_float(images)
     out = {"view_q": images, "view_k": images}
-    if config.views.enabled:
+    if plan.view_ops:
         for name, purpose in (("view_q", VIEW_Q), ("view_k", VIEW_K)):
-            out[name] = make_view(
-                jax.random.fold_in(key, purpose),
-                images,
-                indices=indices,
-                max_ops=config.views.max_ops,
-            )
-    if config.rearrange.enabled:
-        r = config.rearrange
-        group_keys = _keys_by_index(
-            jax.random.fold_in(key, REARRANGE),
-            jnp.zeros_like(indices[:: r.group]) if r.shared_permutation else indices[:: r.group],
-        )
-        out["permutation"] = jax.vmap(
-            lambda k: draw_permutation(k, 1, group_size=r.group, blocks=r.blocks)[0]
-        )(group_keys)
-    if config.mim.enabled:
-        m, grid = config.mim, mask_grid(config)
-        image_keys = _keys_by_index(jax.random.fold_in(key, MASK), indices)
-        out["mask"] = jax.vmap(
-            lambda k: draw_mask(
-                k,
-                1,
-                grid=grid,
-                mask_ratio=m.mask_ratio,
-                block_ratio=m.block_ratio,
-                kind=m.kind,
-            )[0]
-        )(image_keys)
+            view_key = jax.random.fold_in(key, purpose)
+            out[name] = make_view(view_key, images, indices=indices, max_ops=plan.view_ops)
+    if plan.rearrange is not None:
+        group_key = jax.random.fold_in(key, REARRANGE)
+        out["permutation"] = draw_permutations(plan.rearrange, group_key, indices)
+    if plan.mask is not None:
+        out["mask"] = draw_masks(plan.mask, jax.random.fold_in(key, MASK), indices)
     return out
+
+
+def draw_permutations(
+    plan: RearrangePlan, key: PRNGKeyArray, indices: Int[Array, " batch"]
+) -> Int[Array, "groups blocks"]:
+    """The permutation of every group, keyed by the place of its first image (METHOD.md 2)."""
+    firsts = indices[:: plan.group]
+    group_keys = _keys_by_index(key, jnp.zeros_like(firsts) if plan.shared_permutation else firsts)
+    return jax.vmap(lambda k: draw_permutation(k, 1, group_size=plan.group, blocks=plan.blocks)[0])(
+        group_keys
+    )
+
+
+def draw_masks(
+    plan: MaskPlan, key: PRNGKeyArray, indices: Int[Array, " batch"]
+) -> Shaped[Array, "batch rows columns"]:
+    """The mask of every image, keyed by its place (METHOD.md 5); True = hidden."""
+    return jax.vmap(
+        lambda k: draw_mask(
+            k,
+            1,
+            grid=plan.grid,
+            mask_ratio=plan.mask_ratio,
+            block_ratio=plan.block_ratio,
+            kind=plan.kind,
+        )[0]
+    )(_keys_by_index(key, indices))

@@ -14,6 +14,7 @@ from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
 from rcmstr_jax.training.state import PretrainState
 
@@ -36,15 +37,21 @@ def make_config(**changes: Any) -> ConfigDict:
     return config
 
 
+def make_plan(config: ConfigDict) -> PretrainPlan:
+    """Its plan; how many devices share the batch is what the tests vary."""
+    return pretrain_plan(config)
+
+
 def make_state(config: ConfigDict, model: RCMSTR) -> PretrainState:
-    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    return fresh_state(config, model, optimizer)
+    plan = make_plan(config)
+    return fresh_state(plan, model, make_optimizer(plan.optimizer)[0])
 
 
 def make_step(config: ConfigDict, axis_name: str | None) -> Callable[..., Result]:
-    optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    model = build_model(config, axis_name if config.key_norm == "sync" else None)
-    return make_pretrain_step(config, model, optimizer, schedule, axis_name)
+    plan = make_plan(config)
+    optimizer, schedule = make_optimizer(plan.optimizer)
+    model = build_model(plan, axis_name)
+    return make_pretrain_step(plan, model, optimizer, schedule, axis_name)
 
 
 def to_double(tree: Any) -> Any:

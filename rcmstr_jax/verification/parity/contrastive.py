@@ -7,14 +7,12 @@ and permutations) are those of the file instead of drawn ones.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import BRANCH
@@ -22,13 +20,13 @@ from rcmstr_jax.interop.torch_weights import export_weights, flatten
 from rcmstr_jax.ssl.objective import (
     HIERARCHIES,
     PAIRS,
+    ContrastOptions,
     contrastive_objective,
     contrastive_terms,
     term_queue,
 )
 from rcmstr_jax.ssl.queue import KeyQueue
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
-from rcmstr_jax.training.build import contrast_options
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.verification.parity.fixture import Fixture
 from rcmstr_jax.verification.parity.networks import branch_network, template
@@ -49,31 +47,29 @@ ONLINE_AFTER = (
 )
 
 
-Config = Callable[..., ConfigDict]
-
-
 def check(fixture: Fixture) -> None:
     """Terms, totals, gradients, queues, momentum weights, and three SGD steps."""
     images = fixture.images("im_q"), fixture.images("im_k")
     batch = images[0].shape[0]
     subwords = fixture.shape("subword/positive_logit")[0] // (2 * batch)
-    run = Run(branch_network(fixture, "sd/encoder_q.", subwords), images)
-    start = _start_state(fixture, run)
     blocks = fixture.shape("permutation")[0] // GROUP
-
-    def config(**contrast: Any) -> ConfigDict:
-        return _config(fixture, subwords, blocks, **contrast)
-
-    permutation = _permutation(fixture, "permutation", fixture.raw("permutation"), batch)
-    state, keys = _check_terms(fixture, run, start, permutation, config)
-    _check_gradients(fixture, run, start, state, keys, permutation, config(pairs=PAIRS))
-    step, opt_state = make_step(
-        run,
-        start,
-        config(kl_reduction="mean"),
-        float(fixture.raw("sgd/lr")),
-        float(fixture.raw("momentum")),
+    run = Run(branch_network(fixture, "sd/encoder_q.", subwords), images, blocks)
+    start = _start_state(fixture, run)
+    contrast = ContrastOptions(
+        temperature=float(fixture.raw("temperature")),
+        relation_temperature=float(fixture.raw("relation_temperature")),
+        alpha=ALPHA,
+        chunk=512,
     )
+    all_pairs = dataclasses.replace(contrast, pairs=PAIRS)
+    momentum = float(fixture.raw("momentum"))
+    permutation = _permutation(fixture, "permutation", fixture.raw("permutation"), batch)
+    state, keys = _check_terms(
+        fixture, run, start, permutation, momentum, dataclasses.replace(all_pairs, beta=1.0)
+    )
+    _check_gradients(fixture, run, start, state, keys, permutation, all_pairs)
+    averaged = dataclasses.replace(contrast, kl_reduction="mean")
+    step, opt_state = make_step(run, start, averaged, float(fixture.raw("sgd/lr")), momentum)
     start = start.replace(opt_state=opt_state)
     fixture.compare("total_loss_mean", step(start, permutation)[1])
     final = start
@@ -126,33 +122,6 @@ def _pointers_are_final(fixture: Fixture) -> bool:
     )
 
 
-def _config(fixture: Fixture, subwords: int, blocks: int, **contrast: Any) -> ConfigDict:
-    """The fields that the passes and the objective read."""
-    settings = {
-        "hierarchies": HIERARCHIES,
-        "pairs": PAIRS[:2],
-        "subwords": subwords,
-        "temperature": float(fixture.raw("temperature")),
-        "relation_temperature": float(fixture.raw("relation_temperature")),
-        "alpha": ALPHA,
-        "beta": 0.0,
-        "relation": True,
-        "kl_reduction": "batchmean",
-        "chunk": 512,
-        **contrast,
-    }
-    return ConfigDict(
-        {
-            "model": {"dtype": "float32"},
-            "contrast": settings,
-            "rearrange": {"enabled": True, "group": GROUP, "blocks": blocks},
-            "mim": {"enabled": False},
-            "key_norm": "local",
-            "accumulation": 1,
-        }
-    )
-
-
 def _permutation(fixture: Fixture, name: str, permutation: np.ndarray, batch: int) -> Array:
     """One permutation for every group of the batch, as the ancestor draws it."""
     if sorted(permutation) != list(range(len(permutation))):
@@ -162,12 +131,14 @@ def _permutation(fixture: Fixture, name: str, permutation: np.ndarray, batch: in
 
 
 def _check_terms(
-    fixture: Fixture, run: Run, before: State, permutation: Array, config: Config
+    fixture: Fixture,
+    run: Run,
+    before: State,
+    permutation: Array,
+    momentum: float,
+    options: ContrastOptions,
 ) -> tuple[State, dict[str, Array]]:
     """Every term by itself, the contrast between hierarchies included, in both reductions."""
-    blocks = config().rearrange.blocks
-    momentum = float(fixture.raw("momentum"))
-    options = contrast_options(config(pairs=PAIRS, beta=1.0))
 
     @jax.jit
     def compute(before: State, permutation: Array) -> tuple[Any, Any, Any]:
@@ -179,9 +150,9 @@ def _check_terms(
             )
             return frames
 
-        after, keys = encode(run, before, config(), momentum)
-        shuffled = rearrange_images(run.images[0], permutation, blocks=blocks)
-        aligned = align_frames(project(shuffled), permutation, blocks=blocks)
+        after, keys = encode(run, before, momentum)
+        shuffled = rearrange_images(run.images[0], permutation, blocks=run.blocks)
+        aligned = align_frames(project(shuffled), permutation, blocks=run.blocks)
         views = [
             run.network.apply(variables, frames, method="predict")
             for frames in (project(run.images[0]), aligned)
@@ -219,14 +190,14 @@ def _check_gradients(
     after: State,
     keys: dict[str, Array],
     permutation: Array,
-    config: ConfigDict,
+    contrast: ContrastOptions,
 ) -> None:
     """The whole objective with all pairs, and its gradient for every online parameter."""
 
     @jax.jit
     def compute(params: Any, after: State, keys: Any, permutation: Array) -> Any:
         return jax.value_and_grad(
-            lambda p: losses(run, before.replace(params=p), after, keys, permutation, config),
+            lambda p: losses(run, before.replace(params=p), after, keys, permutation, contrast),
             has_aux=True,
         )(params)
 

@@ -1,0 +1,392 @@
+"""A config becomes the plan of a run, once: frozen, typed, checked. Nothing below takes a config.
+
+`pretrain_plan` and `evaluation_plan` resolve what `configs/` describe: sizes, queues, hierarchies,
+the mask's grid, schedules, parts of a batch. All that cannot work is found here, before anything is
+built; `plan_checks.py` holds the checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rcmstr_jax.models.vit import VIT_SIZES
+from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
+from rcmstr_jax.ssl.masking import visible_count
+from rcmstr_jax.ssl.objective import ContrastOptions
+from rcmstr_jax.ssl.queue import queue_size
+from rcmstr_jax.training import plan_checks
+
+IMAGE_HEIGHT = 32
+Section = TypeVar("Section")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlan:
+    """Architecture of a branch: `config.model`, with width, depth and heads resolved."""
+
+    encoder: str = "cnn"
+    width: int = 512
+    blocks: tuple[int, ...] = (1, 2, 5, 3)
+    size: str = "tiny"
+    depth: int = 0
+    heads: int = 0
+    image_width: int = 100
+    rectifier: bool = False
+    rectifier_from: str = ""
+    projector: str = "bilstm"
+    projector_hidden: int = 256
+    predict_dim: int = 128
+    dtype: str = "float32"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return IMAGE_HEIGHT, self.image_width
+
+    @property
+    def frames(self) -> int:
+        """Frames per image: W/4 + 1 for the CNN, W/4 for the ViT (METHOD.md, words and shapes)."""
+        return self.image_width // 4 + (self.encoder == "cnn")
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width in pixels of a maskable patch: 8 x 4 for the CNN, 4 x 4 for the ViT."""
+        return (8, 4) if self.encoder == "cnn" else (4, 4)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return IMAGE_HEIGHT // self.patch[0], self.image_width // self.patch[1]
+
+    @property
+    def compute_dtype(self) -> Any:
+        """None for float32, so that float64 inputs stay float64 in tests."""
+        return None if self.dtype == "float32" else jnp.bfloat16
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopPlan:
+    """Lengths and habits of the training loop, whatever it trains.
+
+    The fields are those of a pretraining config and of `config.train` of an evaluation; times are
+    in steps. `checkpoint_every=0` saves only when asked to stop and at the end.
+    """
+
+    total_steps: int
+    batch_size: int
+    accumulation: int = 1
+    steps_per_call: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    keep_period: int = 0
+    max_skipped: int = 10
+    picture_every: int = -1
+    prefetch: int = 2
+    compilation_cache: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlan:
+    """Unlabelled images: `config.data`."""
+
+    source: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    cache: bool = False
+    synthetic: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RearrangePlan:
+    """Groups of images that exchange blocks: `config.rearrange`."""
+
+    group: int = 2
+    blocks: int = 2
+    shared_permutation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskPlan:
+    """Masked image modelling: `config.mim`, on a grid of patches of a size in pixels."""
+
+    grid: tuple[int, int]
+    patch: tuple[int, int]
+    weight: float = 1.0
+    mask_ratio: float = 0.7
+    block_ratio: float = 0.15
+    kind: str = "patch_block"
+    coupled: bool = False
+    form: str = "auto"
+    normalize_targets: bool = True
+
+    @property
+    def visible(self) -> int:
+        """Patches of an image that stay visible; the same for every mask.
+
+        Raises:
+          ValueError: the ratios hide nothing, everything, or less than the block.
+        """
+        return visible_count(self.grid, self.mask_ratio, self.block_ratio, self.kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentumPlan:
+    """The moving average of the momentum branch; `final` is None for a constant one."""
+
+    value: float = 0.999
+    final: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerPlan:
+    """Optimiser and schedule: `config.optimizer` (METHOD.md 7).
+
+    `peak` is the rate at the top of the schedule for this batch size, `total_steps` the length of
+    the schedule with its warm-up.
+    """
+
+    name: str = "sgd"
+    peak: float = 0.0015
+    total_steps: int = 1
+    schedule: str = "constant"
+    milestones: tuple[float, ...] = ()
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 1e-4
+    decay_vectors: bool = True
+    clip: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainPlan:
+    """Everything about a pretraining run; `configs/pretrain/common.py` explains the fields.
+
+    None stands for what is switched off (`rearrange`, `mask`; 0 for `view_ops`). `queue_sizes` are
+    rounded to whole steps. `config` is the resolved config, JSON-ready, as results keep it.
+    """
+
+    seed: int
+    loop: LoopPlan
+    data: DataPlan
+    model: ModelPlan
+    view_ops: int
+    rearrange: RearrangePlan | None
+    contrast: ContrastOptions
+    subwords: int
+    queue_sizes: Mapping[str, int]
+    mask: MaskPlan | None
+    momentum: MomentumPlan
+    key_norm: str
+    optimizer: OptimizerPlan
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def keys_per_image(self) -> dict[str, int]:
+        """How many keys an image adds to the queue of each hierarchy."""
+        return keys_per_image(self.model, self.subwords)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderPlan:
+    """The decoder of a recogniser: `config.decoder`."""
+
+    name: str = "ctc"
+    hidden: int = 256
+    depth: int = 6
+    beams: int = 1
+    charset: str = "94"
+    max_length: int = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelPlan:
+    """Which labelled words are trained on, and how: `config.train` less `LoopPlan`."""
+
+    source: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    labels: float = 1.0
+    subset_seed: int | None = None
+    validation: int = 0
+    validate_every: int = 500
+    patience: int = 0
+    learning_rate: float = 5e-4
+    warmup_share: float = 0.3
+    clip: float = 5.0
+    probe_steps: int = 0
+    encoder_multiplier: float = 1.0
+    layer_decay: float = 1.0
+    weight_decay: float = 0.0
+    average: float = 0.0
+    view_ops: int = 0
+    feature_dtype: str = "float32"
+    memory_gib: float = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """Everything about an evaluation; `configs/evaluate/common.py` explains the fields."""
+
+    seed: int
+    protocol: str
+    branch: str
+    benchmarks: str
+    policy: str
+    workers: int
+    eval_batch_size: int
+    calibrate_random_statistics: bool
+    decoder: DecoderPlan
+    train: LabelPlan
+    loop: LoopPlan
+    model: ModelPlan
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder stays as it is."""
+        return self.protocol == "frozen"
+
+
+def keys_per_image(model: ModelPlan, subwords: int) -> dict[str, int]:
+    """How many vectors of each hierarchy an image has."""
+    return {"frame": model.frames, "subword": subwords, "word": 1}
+
+
+def model_plan(section: Mapping[str, Any]) -> ModelPlan:
+    """The `model` section of a config, sizes resolved.
+
+    Raises:
+      ConfigError: a geometry that cannot work.
+    """
+    plan = _section(ModelPlan, section)
+    if plan.encoder == "vit":
+        width, depth, heads = VIT_SIZES[plan.size]
+        plan = dataclasses.replace(
+            plan,
+            width=plan.width or width,
+            depth=plan.depth or depth,
+            heads=plan.heads or heads,
+        )
+    plan_checks.check_model(plan)
+    return plan
+
+
+def pretrain_plan(
+    config: ConfigDict | Mapping[str, Any], *, devices: int = 1, hosts: int = 1
+) -> PretrainPlan:
+    """Resolves and checks a pretraining config.
+
+    Args:
+      config: as `configs/pretrain/common.py` describes, or as a run stored it.
+      devices: over all hosts, which the batch is divided over.
+      hosts: processes of the run.
+
+    Raises:
+      ConfigError: naming field, value and remedy.
+    """
+    config = _as_config(config)
+    plan_checks.check_pretrain_values(config)
+    model = model_plan(config.model)
+    contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
+    rearrange = _section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
+    mask = _section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
+    options = _section(
+        ContrastOptions,
+        contrast,
+        product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
+    )
+    loop = _section(LoopPlan, config, prefetch=config.data.prefetch, steps_per_call=1)
+    per_image = keys_per_image(model, contrast.subwords)
+    plan_checks.check_rearrangement(config, model)
+    plan_checks.check_batch(config, options, per_image, devices=devices, hosts=hosts)
+    plan_checks.check_mask(config, mask)
+    plan_checks.check_data(config)
+    plan_checks.check_schedule(config)
+    scale = config.batch_size / optimizer.reference_batch if optimizer.reference_batch else 1.0
+    return PretrainPlan(
+        seed=config.seed,
+        loop=loop,
+        data=_section(DataPlan, config.data, source=plan_checks.specs(config.data.source)),
+        model=model,
+        view_ops=config.views.max_ops if config.views.enabled else 0,
+        rearrange=rearrange,
+        contrast=options,
+        subwords=contrast.subwords,
+        queue_sizes={
+            name: queue_size(contrast.queue_size, config.batch_size * per_image[name])
+            for name in options.queues
+        },
+        mask=mask,
+        momentum=_section(MomentumPlan, config.momentum),
+        key_norm=config.key_norm,
+        optimizer=_section(
+            OptimizerPlan,
+            optimizer,
+            peak=optimizer.learning_rate * scale,
+            total_steps=config.total_steps,
+        ),
+        config=config_to_jsonable(config),
+    )
+
+
+def evaluation_plan(
+    config: ConfigDict | Mapping[str, Any], *, devices: int = 1, hosts: int = 1
+) -> EvaluationPlan:
+    """Resolves and checks an evaluation config.
+
+    Args:
+      config: as `configs/evaluate/common.py` describes, or as a run stored it.
+      devices: over all hosts, which the batches are divided over.
+      hosts: processes of the run.
+
+    Raises:
+      ConfigError: naming field, value and remedy.
+    """
+    config = _as_config(config)
+    plan_checks.check_evaluation_values(config)
+    train = config.train
+    loop = _section(
+        LoopPlan,
+        train,
+        total_steps=train.steps,
+        keep_checkpoints=1,
+        keep_period=0,
+        picture_every=-1,
+        prefetch=2,
+        compilation_cache=config.compilation_cache,
+    )
+    plan_checks.check_evaluation_batch(config, devices=devices, hosts=hosts)
+    return _section(
+        EvaluationPlan,
+        config,
+        decoder=_section(DecoderPlan, config.decoder),
+        train=_section(LabelPlan, train, source=plan_checks.specs(train.source)),
+        loop=loop,
+        model=model_plan(config.model),
+        benchmarks=str(config.benchmarks),
+        config=config_to_jsonable(config),
+    )
+
+
+def _as_config(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
+    return config if isinstance(config, ConfigDict) else config_from_jsonable(config)
+
+
+def _section(kind: type[Section], section: Mapping[str, Any], **given: Any) -> Section:
+    """The dataclass `kind` from the fields of a section that have its names."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    values = {name: _plain(section[name]) for name in names if name not in given}
+    return kind(**values, **given)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfigDict):
+        return value.to_dict()
+    return tuple(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,200 @@
+"""Pretraining: the job that a config describes (METHOD.md 1 to 7)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rcmstr_jax.data.cache import DecodedCache
+from rcmstr_jax.data.faults import FaultLog
+from rcmstr_jax.data.pipeline import train_batches
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.digest import named_arrays
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.runtime.weights import read_weights
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.loop import Batch, Job, Outcome, Session, open_session, train
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
+from rcmstr_jax.training.state import PretrainState
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    profile_steps: tuple[int, int] | None = None,
+    stall_timeout: float = 600.0,
+) -> Outcome:
+    """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
+
+    Args:
+      config: as `configs/pretrain/common.py` describes.
+      workdir: folder of the run; created.
+      profile_steps: see `training.loop.open_session`.
+      stall_timeout: see `training.loop.open_session`.
+
+    Raises:
+      ConfigError: if the config, the data or the workdir cannot work; before any long work.
+      CheckpointMismatch: if the workdir holds a run of another architecture or other data.
+      CheckpointError: if no checkpoint can be written, or none of those there can be read.
+      TrainingDiverged: if loss or gradient stay infinite or undefined.
+    """
+    plan = pretrain_plan(config, devices=jax.device_count(), hosts=jax.process_count())
+    with open_session(
+        workdir,
+        compilation_cache=plan.loop.compilation_cache,
+        stall_timeout=stall_timeout,
+        profile_steps=profile_steps,
+    ) as session:
+        return train(session, pretraining_job(plan, session))
+
+
+def pretraining_job(plan: PretrainPlan, session: Session) -> Job:
+    """Opens the data and puts the job together.
+
+    Raises:
+      ConfigError: if the data cannot be opened.
+    """
+    source = _open(plan)
+    fingerprint = source_fingerprint(source)
+    logger.info(
+        "%s: %s on %d %s device(s), %d host(s)", session.workdir, fingerprint,
+        jax.device_count(), jax.devices()[0].platform, jax.process_count(),
+    )  # fmt: skip
+    model = build_model(plan, parallel.AXIS)
+    optimizer, schedule = make_optimizer(plan.optimizer)
+    step = make_pretrain_step(plan, model, optimizer, schedule)
+    faults = session.faults()
+    pictures = None
+    if session.leads and plan.loop.picture_every >= 0:
+        from rcmstr_jax.training.pictures import Pictures  # brings matplotlib, which is slow
+
+        pictures = Pictures(plan, build_model(plan), session.workdir).save
+    keys = ", ".join(f"{name} {size:,}" for name, size in plan.queue_sizes.items())
+    logger.info("keys queued: %s", keys)
+    return Job(
+        plan=plan.loop,
+        config=plan.config,
+        position=DataPosition(fingerprint, plan.seed, plan.loop.batch_size),
+        fresh=functools.partial(fresh_state, plan, model, optimizer),
+        prepare=functools.partial(with_rectifier, workdir=plan.model.rectifier_from),
+        step=lambda state, batch, constants: step(state, batch),
+        feed=ImageFeed(plan, source, faults),
+        faults=faults,
+        pictures=pictures,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFeed:
+    """Unlabelled images, in the seeded order of the run."""
+
+    plan: PretrainPlan
+    source: RecordSource
+    faults: FaultLog
+    constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def batches(self, start: int) -> Iterator[Iterator[Batch]]:
+        """Batches from the step after `start`: `image` uint8, `index` int64."""
+        plan, size = self.plan, self.plan.model.image_size
+        source: RecordSource | DecodedCache = self.source
+        if plan.data.cache:
+            try:
+                source = DecodedCache.build(
+                    self.source, size, workers=plan.data.workers, faults=self.faults
+                )
+            except ValueError as error:
+                raise ConfigError(f"config.data.cache=True: {error}") from error
+        with train_batches(
+            source,
+            batch_size=plan.loop.batch_size,
+            image_size=size,
+            seed=plan.seed,
+            start_step=start,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+            workers=plan.data.workers,
+            prefetch=plan.loop.prefetch,
+            faults=self.faults,
+        ) as batches:
+            yield batches
+
+
+def _open(plan: PretrainPlan) -> RecordSource:
+    """Opens the data; what is wrong with them is a mistake in the config."""
+    try:
+        return open_source(
+            plan.data.source,
+            weights=plan.data.weights or None,
+            seed=plan.seed,
+            labels=False,
+            synthetic_options=dict(plan.data.synthetic),
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config.data.source={plan.data.source}: {error}") from error
+
+
+def with_rectifier(state: PretrainState, workdir: str) -> PretrainState:
+    """The state with the frozen rectifier of another workdir, for example a converted one.
+
+    Args:
+      state: a fresh state whose network has a rectifier.
+      workdir: as `launch/convert_weights.py` writes it; empty leaves the state as it is.
+
+    Raises:
+      ConfigError: if there is no checkpoint, or its rectifier has other parts or sizes.
+    """
+    if not workdir:
+        return state
+    field = f"config.model.rectifier_from={workdir}"
+    try:
+        weights = read_weights(workdir)
+    except CheckpointError as error:
+        raise ConfigError(f"{field}: {error}") from error
+    found = {
+        "params": weights.params.get("rectifier", {}),
+        "statistics": weights.batch_stats.get("rectifier", {}),
+    }
+    own = {
+        "params": state.frozen_params["rectifier"],
+        "statistics": state.batch_stats["rectifier"],
+    }
+    shapes, needed = (
+        {name: array.shape for name, array in named_arrays(tree).items()} for tree in (found, own)
+    )
+    wrong = [
+        f"{name} is {shapes.get(name, 'missing')}, needs {needed.get(name, 'nothing')}"
+        for name in sorted(shapes.keys() | needed.keys())
+        if shapes.get(name) != needed.get(name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{field} holds no rectifier that fits: {'; '.join(wrong[:6])}. Convert one with "
+            "launch/convert_weights.py --kind=tps"
+        )
+    new = jax.tree.map(lambda a, b: np.asarray(a, b.dtype), found, own)
+    statistics = {"rectifier": new["statistics"]}
+    return dataclasses.replace(
+        state,
+        frozen_params={"rectifier": new["params"]},
+        batch_stats={**state.batch_stats, **statistics},
+        momentum_batch_stats={**state.momentum_batch_stats, **statistics},
+    )
