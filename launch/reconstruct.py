@@ -75,12 +75,12 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
         steps = reconstruction.checkpoint_steps(pretrained)
         steps = steps if ALL_CHECKPOINTS.value else steps[-1:]
         networks = [reconstruction.load_network(pretrained, step) for step in steps]
-        config = networks[-1][1]
+        plan = networks[-1][1]
         faults = FaultLog(workdir / "faults.json")
         sources = {
             spec: reconstruction.load_images(
                 open_source(spec, labels=False),
-                config,
+                plan,
                 words=WORDS.value,
                 seed=SEED.value,
                 faults=faults,
@@ -90,9 +90,9 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
         faults.write()
     rows = []
     print("  ".join(f"{name:>12}" for name in COLUMNS))
-    for kind in KINDS_OF_MASK.value or [config.mim.kind]:
+    for kind in KINDS_OF_MASK.value or [reconstruction.mask_of(plan).kind]:
         with reported_as_config_error():  # shares that these masks cannot have
-            masked = reconstruction.with_masks(config, kind, MASK_RATIO.value, BLOCK_RATIO.value)
+            masked = reconstruction.with_masks(plan, kind, MASK_RATIO.value, BLOCK_RATIO.value)
             scorer = reconstruction.make_scorer(
                 masked, batch_size=BATCH_SIZE.value, seed=SEED.value
             )
@@ -101,7 +101,7 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
                 row = {
                     "source": spec,
                     "masks": kind,
-                    "hidden": masked.mim.mask_ratio,
+                    "hidden": reconstruction.mask_of(masked).mask_ratio,
                     "step": step,
                     **dataclasses.asdict(scorer(variables, images)),
                 }

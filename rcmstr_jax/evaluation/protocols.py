@@ -177,7 +177,9 @@ def reported_as_config_error(*kept: type[Exception]) -> Iterator[None]:
     """What is wrong before any work begins is a mistake in what was asked for; `kept` pass."""
     try:
         yield
-    except (ConfigError, *kept):
+    except ConfigError:
+        raise
+    except kept:
         raise
     except (ValueError, OSError, CheckpointError) as error:
         raise ConfigError(str(error)) from error

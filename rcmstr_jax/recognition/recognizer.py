@@ -97,7 +97,7 @@ class Recognizer:
         """
 
         def read(weights: Tree, images: Any) -> Any:
-            frames = self.encoder.infer(*weights[:2], images)
+            frames = self.encoder.infer(weights[0], weights[1], images)
             return self.head.read(weights[2], frames.astype(jnp.float32))
 
         weights = self.encoder.params, self.encoder.batch_stats, self.decoder_params

@@ -69,40 +69,52 @@ def shard_batch(batch: dict[str, Any], *, stacked: bool = False) -> dict[str, An
     return jax.device_put(jax.tree.map(split, batch), sharding)
 
 
+def on_every_device(tree: Tree) -> Tree:
+    """Copies every leaf to all devices of all hosts, which have to have the same values."""
+    return jax.tree.map(lambda x: _place(x), tree)
+
+
+def spread_rows(tree: Tree) -> Tree:
+    """Divides the rows of every leaf over all devices; rows they do not divide go to all.
+
+    Several hosts have to call it together, with the same rows. A jitted function of the result
+    works on all devices and returns what it returns on one.
+    """
+    count = jax.device_count()
+    return jax.tree.map(lambda x: _place(x, *(() if np.shape(x)[0] % count else (AXIS,))), tree)
+
+
+def _place(x: Any, *axes: str) -> jax.Array:
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, _sharding(*axes), lambda index: x[index])
+
+
+def _sharding(*axes: str) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
 class RowMap:
     """A function of rows on all devices of all hosts, every host getting all results."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         """Takes `(weights, rows) -> results` with a row per row; compiled once per shape."""
-        mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
-        self._everywhere, self._divided = (
-            jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-            for axes in ((), (AXIS,))
-        )
-        self._compiled = jax.jit(function, out_shardings=self._everywhere)
+        self._compiled = jax.jit(function, out_shardings=_sharding())
 
     def with_weights(self, weights: Any) -> Callable[[Any], Any]:
         """Puts weights on every device, once.
 
         Returns:
-          A function of arrays on the host with a common number of rows. Several hosts have to call
-          it together, with the same rows. Results are host arrays. Rows that the devices do not
-          divide go to all of them.
+          A function of arrays on the host with a common number of rows, see `spread_rows`. Results
+          are host arrays.
         """
-        held = jax.tree.map(lambda x: self._place(x, self._everywhere), weights)
+        held = on_every_device(weights)
 
         def run(rows: Any) -> Any:
-            count = jax.tree.leaves(rows)[0].shape[0]
-            sharding = self._everywhere if count % jax.device_count() else self._divided
-            found = self._compiled(held, jax.tree.map(lambda x: self._place(x, sharding), rows))
+            found = self._compiled(held, spread_rows(rows))
             return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), found)
 
         return run
-
-    @staticmethod
-    def _place(x: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def map_rows(function: Callable[[Any, Any], Any], weights: Any) -> Callable[[Any], Any]:

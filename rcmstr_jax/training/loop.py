@@ -46,13 +46,11 @@ _QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 class Feed(Protocol):
-    """Batches of a job.
+    """Batches of a job."""
 
-    Attributes:
-      constants: arrays that every step reads, put on every device once; empty without.
-    """
-
-    constants: Mapping[str, Any]
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """Arrays that every step reads, put on every device once; empty without."""
 
     def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Batch]]:
         """This host's rows from the step after `start`, one batch for each call of the step.

@@ -31,7 +31,7 @@ class ModelPlan:
 
     encoder: str = "cnn"
     width: int = 512
-    blocks: tuple[int, ...] = (1, 2, 5, 3)
+    blocks: tuple[int, int, int, int] = (1, 2, 5, 3)
     size: str = "tiny"
     depth: int = 0
     heads: int = 0
