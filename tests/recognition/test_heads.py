@@ -91,6 +91,37 @@ def test_the_linear_probe_is_one_map_with_a_ctc_loss() -> None:
     assert float(count) == 2 and float(total) > 0
 
 
+@pytest.mark.parametrize("name", ["linear", "attention"])
+def test_a_weight_of_zero_leaves_a_word_out_of_sum_and_count(name: str) -> None:
+    """Logits that are one known row everywhere, so that every loss is a sum of its logarithms."""
+    head = make_head(name, CHARSET, hidden=2, max_length=2)
+    frames = jax.random.normal(jax.random.key(3), (3, 1, 2))
+    by_frame = name == "linear"
+    row = np.linspace(-1.0, 1.5, 6 if by_frame else 7, dtype=np.float32)
+    params = jax.tree.map(np.zeros_like, head.init(jax.random.key(4), frames))
+    if by_frame:
+        params["bias"] = row
+    else:
+        params["reader"]["generator_bias"] = row
+    logs = np.log(np.exp(row) / np.exp(row).sum())
+    a, b = (len(CTC_SPECIALS if by_frame else ATTENTION_SPECIALS) + i for i in range(2))
+    # One frame spells one character; steps spell a character and the end.
+    losses = [-logs[a], 0.0, -logs[b]] if by_frame else [-logs[[a, CHARSET.eos_token]].sum()] * 3
+    if not by_frame:
+        losses[1] = -logs[[a, b, CHARSET.eos_token]].sum()
+        losses[2] = -logs[[b, CHARSET.eos_token]].sum()
+    counts = [1, 1, 1] if by_frame else [2, 3, 2]
+    targets = head.targets(["a", "ab", "b"])  # "ab" fits no single frame: a word of loss zero
+    for weight in ([1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]):
+        total, count = head.loss(
+            params, frames, {**targets, "weight": np.asarray(weight, np.float32)}
+        )
+        assert float(total) == pytest.approx(np.dot(weight, losses), rel=1e-6)
+        assert float(count) == np.dot(weight, counts)
+    whole = head.loss(params, frames, targets)
+    assert whole == head.loss(params, frames, {**targets, "weight": np.ones(3, np.float32)})
+
+
 def test_only_the_transformer_searches() -> None:
     with pytest.raises(ValueError, match="decoder.beams=5 belongs to decoder.name='transformer'"):
         make_head("attention", CHARSET, beams=5)
