@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rcmstr_jax.models.rcmstr import RCMSTR
+from rcmstr_jax.models.backbone import Backbone
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
@@ -47,7 +46,7 @@ class Encoder:
       origin: what to say about it in a report, JSON-ready.
     """
 
-    model: RCMSTR
+    model: Backbone
     params: Tree
     batch_stats: Tree
     image_size: tuple[int, int]
@@ -56,9 +55,7 @@ class Encoder:
     def infer(self, params: Tree, batch_stats: Tree, images: Any) -> Float[Array, "b t d"]:
         """Frames in inference mode, normalised by `batch_stats`; images uint8 or in [-1, 1]."""
         variables = {"params": params, "batch_stats": batch_stats}
-        frames: Any = self.model.apply(
-            variables, images_to_float(images), train=False, method="encode"
-        )
+        frames: Any = self.model.apply(variables, images_to_float(images))
         return frames
 
     def train(
@@ -69,7 +66,6 @@ class Encoder:
             {"params": params, "batch_stats": batch_stats},
             images_to_float(images),
             train=True,
-            method="encode",
             mutable=["batch_stats"],
         )
         return frames, {**batch_stats, **changed.get("batch_stats", {})}
@@ -126,12 +122,10 @@ def read_description(folder: str) -> ConfigDict:
     return config_from_jsonable(json.loads(path.read_text(encoding="utf-8")))
 
 
-def encoder_network(config: ConfigDict) -> RCMSTR:
-    """The network of a pretraining config as far as `encode` needs it; the heads stay empty."""
-    return RCMSTR(
+def encoder_network(config: ConfigDict) -> Backbone:
+    """Encoder and rectifier of a pretraining config."""
+    return Backbone(
         encoder=build_encoder(config),
-        projector=nn.Sequential([]),
-        predictors=nn.Sequential([]),
         rectifier=TpsRectifier(size=image_size(config)) if config.model.rectifier else None,
     )
 
@@ -154,13 +148,13 @@ def random_encoder(config: ConfigDict, origin: dict[str, Any] | None = None) -> 
 
 
 def initializer(config: ConfigDict) -> Callable[[], Tree]:
-    """A function that makes the variables `encode` needs, with pretraining's keys."""
+    """A function that makes the variables of `encoder_network`, with pretraining's keys."""
     images = jnp.zeros((2, *image_size(config), 3))
     model = encoder_network(config)
 
     def init() -> Tree:
         key = jax.random.fold_in(jax.random.key(config.seed), INIT_PURPOSE)
-        return model.init(key, images, method="encode")
+        return model.init(key, images)
 
     return init
 
@@ -219,7 +213,7 @@ def load_encoder(pretrained: str, config: ConfigDict) -> Encoder:
 
 
 def pick(tree: Mapping[str, Tree]) -> dict[str, Tree]:
-    """The parts of a parameter or statistics tree that `encode` uses."""
+    """The parts of a parameter or statistics tree that a `Backbone` uses."""
     return {name: tree[name] for name in ENCODER_PARTS if name in tree}
 
 
