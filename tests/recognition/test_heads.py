@@ -8,8 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rcmstr_jax.data.charset import ATTENTION_SPECIALS, CTC_SPECIALS, Charset
+from rcmstr_jax.data.charset import (
+    ATTENTION_SPECIALS,
+    CTC_SPECIALS,
+    UNKNOWN_CHARACTER,
+    Charset,
+)
 from rcmstr_jax.models.decoders.ctc import ctc_greedy
 from rcmstr_jax.recognition.heads import Reading, make_head
 
@@ -19,6 +26,11 @@ BLANK, A, B = 0, len(CTC_SPECIALS), len(CTC_SPECIALS) + 1
 
 def reading(tokens, probabilities, confidence) -> Reading:
     return Reading(np.array(tokens), np.array(probabilities), np.array(confidence))
+
+
+def certain(tokens) -> Reading:
+    shape = np.shape(tokens)
+    return reading(tokens, np.ones(shape), np.ones(shape[0]))
 
 
 def test_a_ctc_character_is_as_sure_as_the_surest_of_its_frames() -> None:
@@ -62,7 +74,6 @@ def test_the_confidence_of_a_word_is_the_product_up_to_its_end(name: str, beams:
     params = head.init(jax.random.key(1), frames)
     read = head.read(params, frames)
     words = head.words(read)
-    assert [word.text for word in words] == CHARSET.decode_attention(np.asarray(read.tokens))
     for tokens, sure, word in zip(np.asarray(read.tokens), read.probabilities, words, strict=True):
         ends = np.flatnonzero(tokens == CHARSET.eos_token)
         stop = ends[0] + 1 if len(ends) else len(tokens)
@@ -80,6 +91,19 @@ def test_a_word_without_end_keeps_its_last_character() -> None:
         ("aba", (0.5, 0.25, 1.0)),
         ("b", (0.5,)),
     ]
+
+
+def test_special_tokens_write_nothing_but_the_unknown_character() -> None:
+    head = make_head("attention", Charset("abc"), hidden=4)
+    texts = [word.text for word in head.words(certain([[0, 2, 1, 4, 5], [3, 5, 5, 5, 5]]))]
+    assert texts == [UNKNOWN_CHARACTER + " a", ""]
+
+
+@given(st.lists(st.text(alphabet="ab ", max_size=6), max_size=4))
+def test_reading_undoes_the_targets(texts: list[str]) -> None:
+    head = make_head("transformer", CHARSET, max_length=6)
+    read = certain(head.targets(texts)["tokens"][:, 1:])
+    assert [word.text for word in head.words(read)] == texts
 
 
 def test_the_linear_probe_is_one_map_with_a_ctc_loss() -> None:
