@@ -172,7 +172,7 @@ class Charset:
             if len(text) > max_length:
                 raise ValueError(
                     f"word {text!r} has {len(text)} characters, max_length={max_length}: "
-                    "filter the source by length or raise max_length"
+                    "leave it out or raise max_length"
                 )
             row[: len(text)] = [indices.get(c, unknown) for c in text]
         return np.array([len(text) for text in texts], np.int32)
@@ -192,24 +192,6 @@ class Charset:
         for row in np.asarray(tokens):
             first = np.r_[True, row[1:] != row[:-1]] if len(row) else np.zeros(0, bool)
             words.append("".join(alphabet[i] for i in row[first]))
-        return words
-
-    def decode_attention(
-        self, tokens: Iterable[Sequence[int]] | np.ndarray, *, specials: bool = False
-    ) -> list[str]:
-        """Reads each row up to its first [EOS]; a row without one is read to its end.
-
-        The published code cuts such a row one character short (method section 9).
-
-        Args:
-          tokens: (n, steps) most likely classes of every step.
-          specials: spell [PAD], [UNK] and [SOS] out; otherwise only [UNK] shows, as U+FFFD.
-        """
-        alphabet = self.attention_alphabet(specials=specials)
-        words = []
-        for row in np.asarray(tokens):
-            end = np.flatnonzero(row == self.eos_token)
-            words.append("".join(alphabet[i] for i in (row[: end[0]] if len(end) else row)))
         return words
 
     def ctc_alphabet(self, *, specials: bool = False) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,6 @@ class FaultLog:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path) if path is not None else None
         self._faults: dict[tuple[str, str], Fault] = {}
-        self._filtered: dict[str, dict[str, int]] = {}
         self._changed = False
         self._written = 0.0
         if self.path is not None and self.path.exists():
@@ -87,14 +86,7 @@ class FaultLog:
 
     def clear(self) -> None:
         """Forgets everything, also what an earlier report held."""
-        self._faults, self._filtered, self._changed = {}, {}, True
-
-    def add_filtered(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Notes records left out on purpose: `{source: {reason: count}}` (see LMDB filters)."""
-        for source, reasons in counts.items():
-            if self._filtered.get(source) != dict(reasons):
-                self._filtered[source] = dict(reasons)
-                self._changed = True
+        self._faults, self._changed = {}, True
 
     def faults(self) -> list[Fault]:
         """All faults, ordered by source and key."""
@@ -111,7 +103,6 @@ class FaultLog:
             "total": len(self._faults),
             "by_reason": self.counts(),
             "by_source": dict(sorted(by_source.items())),
-            "filtered": self._filtered,
             "records": [fault._asdict() for fault in self.faults()],
         }
 
@@ -137,10 +128,8 @@ class FaultLog:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             found = [Fault(**fields) for fields in report["records"]]
-            filtered = {str(name): dict(counts) for name, counts in report["filtered"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not a report of unusable records ({error}); move it away or delete it"
             ) from error
         self._faults = {(fault.source, fault.key): fault for fault in found}
-        self._filtered = filtered

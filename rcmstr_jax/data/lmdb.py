@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-import numpy as np
 
 from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index
 
@@ -38,45 +37,32 @@ class LmdbSource:
       path: folder that holds `data.mdb` (or the file itself).
       name: "lmdb:" and the path.
       labelled: whether labels are read and the set has some.
-      filtered: number of records left out, per reason.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        max_length: int | None = None,
-        labels: bool = True,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, labels: bool = True) -> None:
         """Opens the LMDB and checks that it is one of this layout.
 
         Args:
           path: folder that holds `data.mdb`, or such a file.
-          max_length: leave out labels of more characters (reads all labels once); sets
-            without labels are kept whole.
           labels: whether to read labels; without them every text is None.
 
         Raises:
-          ValueError: missing, foreign, truncated or empty LMDB, or nothing passes the filter.
+          ValueError: missing, foreign, truncated or empty LMDB.
         """
         self.path = Path(path)
         self.name = f"lmdb:{self.path}"
-        self.filtered: dict[str, int] = {}
         self._pid = -1
         self._env: lmdb.Environment | None = None
-        self._numbers: np.ndarray | None = None
         self._size = 0  # until it has been opened
         self._size = self._count_records()
         self.labelled = labels and self._has_labels()
-        if max_length is not None:
-            self._filter(max_length)
 
     def __len__(self) -> int:
-        return self._size if self._numbers is None else len(self._numbers)
+        return self._size
 
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self), self.name)
-        number = index + 1 if self._numbers is None else int(self._numbers[index])
+        number = index + 1
         key = f"image-{number:09d}"
         try:
             with self._environment().begin() as transaction:
@@ -148,28 +134,6 @@ class LmdbSource:
         numbers = range(1, min(self._size, _LABEL_PROBES) + 1)
         with self._environment().begin() as transaction:
             return any(transaction.get(b"label-%09d" % n) is not None for n in numbers)
-
-    def _filter(self, max_length: int) -> None:
-        if max_length < 1:
-            raise ValueError(f"max_length is {max_length}; it must be at least 1")
-        if not self.labelled:
-            return
-        keep = np.ones(self._size, np.bool_)
-        with self._environment().begin() as transaction:
-            for number in range(1, self._size + 1):
-                label = transaction.get(b"label-%09d" % number)
-                # Characters are at most bytes; one that is not UTF-8 stays, to be reported.
-                if label is not None and len(label) > max_length:
-                    keep[number - 1] = len(label.decode("utf-8", "replace")) <= max_length
-        if keep.all():
-            return
-        self._numbers = np.flatnonzero(keep) + 1
-        self.filtered = {f"label longer than {max_length} characters": int((~keep).sum())}
-        if not len(self._numbers):
-            raise ValueError(
-                f"{self.path}: none of {self._size} labels has {max_length} characters or fewer; "
-                "raise max_length"
-            )
 
 
 def find_lmdbs(root: str | os.PathLike[str]) -> list[Path]:

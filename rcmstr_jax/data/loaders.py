@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,20 +30,6 @@ class Notes:
 
     texts: list[str | None] | None
     faults: list[Fault]
-
-
-class Reader(Protocol):
-    """Decoded words by position: in the training order, or plainly by index."""
-
-    image_size: tuple[int, int]
-    size: int
-    name: str
-
-    def index_at(self, position: int, seed: int) -> int: ...
-
-    def read(
-        self, index: int, out: UInt8[np.ndarray, "height width 3"], require_text: bool
-    ) -> tuple[str | None, Fault | None]: ...
 
 
 class RecordReader:
@@ -136,14 +121,12 @@ class TrainLoader:
         batch_size: int,
         rows: range,
         seed: int,
-        labels: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None,
         with_text: bool,
     ) -> None:
         self._reader = reader
         self._batch_size = batch_size
         self._rows = rows
         self._seed = seed
-        self._labels = labels
         self._with_text = with_text
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -155,19 +138,16 @@ class TrainLoader:
             self._read(position, out, faults)
             for position, out in zip(positions, images, strict=True)
         ]
-        batch: dict[str, Any] = {
+        return {
             "image": images,
             "index": np.asarray(positions, np.int64),
             "notes": Notes(texts if self._with_text else None, faults),
         }
-        if self._labels is not None:
-            batch.update(self._labels([text for text in texts if text is not None]))
-        return batch
 
     def _read(self, position: int, out: np.ndarray, faults: list[Fault]) -> str | None:
         for tried in range(min(MAX_FAULTS_IN_A_ROW, 2 * self._reader.size)):
             index = self._reader.index_at(position + tried, self._seed)
-            text, fault = self._reader.read(index, out, self._labels is not None)
+            text, fault = self._reader.read(index, out, require_text=False)
             if fault is None:
                 return text
             # The rows of a cache were named when it was built.

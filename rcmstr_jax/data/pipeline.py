@@ -13,18 +13,17 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import grain
-import numpy as np
 from absl import flags
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.decode import prepare_process
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.loaders import CachedReader, EvalLoader, Notes, RecordReader, TrainLoader
-from rcmstr_jax.data.records import DataLost, RecordSource, filtered_counts, is_endless
+from rcmstr_jax.data.records import DataLost, RecordSource, is_endless
 
 Batch = dict[str, Any]
 _T = TypeVar("_T")
@@ -33,12 +32,6 @@ _U = TypeVar("_U")
 _LAST_STEP = 2**40
 _PARENT_POLL_SECONDS = 2.0
 _NOTES = "notes"
-
-
-class LabelEncoder(Protocol):
-    """Turns the words of a batch into arrays that are added to it. Must be picklable."""
-
-    def __call__(self, texts: Sequence[str], /) -> Mapping[str, np.ndarray]: ...
 
 
 class BatchIterator(Iterator[Batch]):
@@ -101,7 +94,6 @@ def train_batches(
     host_count: int = 1,
     workers: int = 0,
     prefetch: int = 2,
-    labels: LabelEncoder | None = None,
     with_text: bool = False,
     faults: FaultLog | None = None,
 ) -> BatchIterator:
@@ -121,14 +113,13 @@ def train_batches(
       host_count: number of hosts; divides the batch.
       workers: worker processes; 0 decodes in threads of this one.
       prefetch: batches kept ready (by each worker); 0 decodes when asked.
-      labels: encoder of the words; records without a label then count as unusable.
       with_text: add the words.
       faults: takes the unusable records as their batches are taken.
 
     Returns:
       Iterator of batches of b = batch_size / host_count rows: `image` uint8 (b, height, width,
       3) RGB; `index` int64 (b,), the example's number in the run, step * batch_size + row;
-      what `labels` makes; with `with_text` `text`, a list of str or None.
+      with `with_text` `text`, a list of str or None.
 
     Raises:
       ValueError: an argument out of range or an empty source, at once; when a batch is taken,
@@ -139,10 +130,7 @@ def train_batches(
     if len(source) == 0:
         raise ValueError(f"source {source.name!r} is empty: there is nothing to train on")
     reader = _reader(source, image_size)
-    load = TrainLoader(
-        reader, batch_size=batch_size, rows=rows, seed=seed, labels=labels, with_text=with_text
-    )
-    _note_filtered(source, faults)
+    load = TrainLoader(reader, batch_size=batch_size, rows=rows, seed=seed, with_text=with_text)
     return _iterate(load, start_step, _LAST_STEP, reader, workers, prefetch, faults)
 
 
@@ -190,7 +178,6 @@ def eval_batches(
         raise ValueError(f"source {source.name!r} is empty: there is nothing to evaluate on")
     reader = _reader(source, image_size)
     load = EvalLoader(reader, batch_size=batch_size, rows=rows, require_text=require_text)
-    _note_filtered(source, faults)
     stop = -(-len(source) // batch_size)
     return _iterate(load, 0, stop, reader, workers, prefetch, faults)
 
@@ -281,11 +268,6 @@ def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_SECONDS)
     os._exit(1)
-
-
-def _note_filtered(source: RecordSource | DecodedCache, faults: FaultLog | None) -> None:
-    if faults is not None:
-        faults.add_filtered(filtered_counts(source))
 
 
 def _host_rows(batch_size: int, host_index: int, host_count: int) -> range:

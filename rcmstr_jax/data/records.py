@@ -100,17 +100,6 @@ def is_endless(source: Sized) -> bool:
     return bool(getattr(source, "endless", False)) or len(source) >= ENDLESS
 
 
-def filtered_counts(source: object) -> dict[str, dict[str, int]]:
-    """Records that a source left out on purpose, `{source name: {reason: count}}`."""
-    counts: dict[str, dict[str, int]] = {}
-    for part in getattr(source, "components", ()):
-        counts.update(filtered_counts(part))
-    own = getattr(source, "filtered", None)
-    if own:
-        counts[str(getattr(source, "name", "source"))] = dict(own)
-    return counts
-
-
 def check_index(index: int, size: int, name: str) -> int:
     """Returns `index`, or raises IndexError if it is outside `[0, size)` (no negative indices)."""
     if not 0 <= index < size:

@@ -32,7 +32,6 @@ def open_source(
     weights: Sequence[float] | None = None,
     seed: int = 0,
     labels: bool = True,
-    max_length: int | None = None,
     synthetic_options: Mapping[str, Any] | None = None,
 ) -> RecordSource:
     """Opens a source, or several as one.
@@ -43,7 +42,6 @@ def open_source(
         finite sources follow one another, so that each counts by its size.
       seed: seed of the mixture's order.
       labels: whether to read labels.
-      max_length: LMDB records with longer labels are left out.
       synthetic_options: fields of `RenderOptions`, the look of rendered words.
 
     Raises:
@@ -53,10 +51,7 @@ def open_source(
     specs = (spec,) if isinstance(spec, str) else tuple(spec)
     if not specs or not all(specs):
         raise ValueError(f"data.source is {spec!r}: name at least one source ({_FORMS})")
-    opened = [
-        _open_one(one, labels=labels, max_length=max_length, options=synthetic_options or {})
-        for one in specs
-    ]
+    opened = [_open_one(one, labels=labels, options=synthetic_options or {}) for one in specs]
     if weights:
         return MixtureSource(opened, weights, seed)
     if len(opened) == 1:
@@ -67,9 +62,7 @@ def open_source(
         raise ValueError(f"data.source: {error} (data.weights)") from error
 
 
-def _open_one(
-    spec: str, *, labels: bool, max_length: int | None, options: Mapping[str, Any]
-) -> RecordSource:
+def _open_one(spec: str, *, labels: bool, options: Mapping[str, Any]) -> RecordSource:
     kind, _, rest = spec.partition(":")
     if kind == "synthetic":
         return _open_synthetic(spec, rest, options)
@@ -79,9 +72,7 @@ def _open_one(
     if not rest:
         raise ValueError(f"data.source: {spec!r} names no place; known are {_FORMS}")
     if kind == "lmdb":
-        parts = [
-            LmdbSource(path, max_length=max_length, labels=labels) for path in find_lmdbs(rest)
-        ]
+        parts = [LmdbSource(path, labels=labels) for path in find_lmdbs(rest)]
         return parts[0] if len(parts) == 1 else ConcatSource(parts, name=spec)
     if kind == "folder":
         return FolderSource(rest, labels=labels)

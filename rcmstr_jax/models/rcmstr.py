@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Bool, Float
 
+from rcmstr_jax.models.backbone import rectify
 from rcmstr_jax.models.hierarchy import pool_frames
 
 MOMENTUM_PARTS = ("encoder", "projector", "predictors")
@@ -39,14 +39,12 @@ class RCMSTR(nn.Module):
         self, images: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch height width 3"]:
         """Straightens images with the frozen rectifier; without one they pass unchanged."""
-        if self.rectifier is None:
-            return images
-        return jax.lax.stop_gradient(self.rectifier(images))
+        return rectify(self.rectifier, images)
 
     def encode(
         self, images: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch frames dim"]:
-        """Frames of the encoder, what frozen evaluation uses: no projector, no predictors."""
+        """Frames of the encoder, as `Backbone` gives them."""
         features, _ = self.encoder(self.rectify(images), train=train)
         return pool_frames(features)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int32, Key
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.models.decoders.attention import AttentionDecoder
@@ -23,7 +24,6 @@ Tree = Any
 Targets = Mapping[str, Any]
 # "linear" is a CTC decoder of one linear map, a probe of what single frames hold.
 DECODERS = ("ctc", "linear", "attention", "transformer")
-BY_FRAME = ("ctc", "linear")
 
 
 class Reading(NamedTuple):
@@ -60,7 +60,7 @@ NO_WORD = Word("", 0.0, ())
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderHead:
+class DecoderHead(abc.ABC):
     """A decoder together with its alphabet: the one thing that knows how text becomes targets.
 
     Attributes:
@@ -79,40 +79,107 @@ class DecoderHead:
     beams: int = 1
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def init(self, key: Array, frames: Float[Array, "batch frames dim"]) -> Tree:
+    @abc.abstractmethod
+    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
         """Fresh parameters for frames of this shape."""
-        if self.name in BY_FRAME:
-            return self.module.init(key, frames)["params"]
-        tokens = jnp.zeros((frames.shape[0], self.max_length + 1), jnp.int32)
-        return self.module.init(key, frames, tokens)["params"]
 
-    def targets(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Token arrays of n words, int32: what `loss` takes, one row per word."""
-        if self.name in BY_FRAME:
-            tokens, lengths = self.charset.encode_ctc(texts, self.max_length)
-        else:
-            tokens, lengths = self.charset.encode_attention(texts, self.max_length)
-        return {"tokens": np.asarray(tokens, np.int32), "lengths": np.asarray(lengths, np.int32)}
+    @abc.abstractmethod
+    def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
+        """What `loss` takes, one row per word: `tokens` and `lengths`."""
+
+    @abc.abstractmethod
+    def loss(
+        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sum of the losses and what to divide it by: words for `FrameHead`, else tokens.
+
+        Args:
+          params: from `init`.
+          frames: of the words' images.
+          targets: from `targets`; a float `weight` (batch,) beside them multiplies the share of
+            each word in both results. 0 leaves a word out, such as the padding of a batch.
+        """
+
+    @abc.abstractmethod
+    def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
+        """Tokens and confidences of greedy decoding, or of the beam search."""
+
+    @abc.abstractmethod
+    def _alphabet(self) -> list[str]:
+        """What each class reads as, "" for those that write nothing."""
+
+    @abc.abstractmethod
+    def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes and probabilities of the characters in one word's row of a reading."""
+
+    def words(self, reading: Reading) -> list[Word]:
+        """Texts with the confidence of every character."""
+        alphabet = self._alphabet()
+        words = []
+        for row, sure, whole in zip(*map(np.asarray, reading), strict=True):
+            pairs = zip(*self._characters(row, sure), strict=True)
+            seen = [(alphabet[i], float(p)) for i, p in pairs if alphabet[i]]
+            text = "".join(character for character, _ in seen)
+            words.append(Word(text, float(whole), tuple(p for _, p in seen)))
+        return words
+
+    def _apply(self, params: Tree, *arguments: Any, method: str | None = None) -> Any:
+        return self.module.apply({"params": params}, *arguments, method=method)
+
+
+class FrameHead(DecoderHead):
+    """One class per frame (CTC): `ctc` and `linear`."""
+
+    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
+        return self.module.init(key, frames)["params"]
+
+    def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
+        tokens, lengths = self.charset.encode_ctc(texts, self.max_length)
+        return {"tokens": tokens, "lengths": lengths}
 
     def loss(
         self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Sum of the losses and what to divide it by (words for CTC, tokens for attention)."""
-        tokens, lengths = targets["tokens"], targets["lengths"]
-        if self.name in BY_FRAME:
-            return ctc_loss(self._apply(params, frames), tokens, lengths)
-        logits = self._apply(params, frames, tokens[:, :-1])
-        wanted = tokens[:, 1:]
+        logits = self._apply(params, frames)
+        return ctc_loss(logits, targets["tokens"], targets["lengths"], targets.get("weight"))
+
+    def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
+        return Reading(*ctc_greedy(self._apply(params, frames)))
+
+    def _alphabet(self) -> list[str]:
+        return self.charset.ctc_alphabet()
+
+    def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # A character is as sure as the surest of its frames.
+        begins = np.flatnonzero(np.r_[True, tokens[1:] != tokens[:-1]])
+        return tokens[begins], np.maximum.reduceat(sure, begins)
+
+
+class TokenHead(DecoderHead):
+    """One character after the other, to an [EOS]: `attention` and `transformer`."""
+
+    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
+        tokens = jnp.zeros((frames.shape[0], self.max_length + 1), jnp.int32)
+        return self.module.init(key, frames, tokens)["params"]
+
+    def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
+        tokens, lengths = self.charset.encode_attention(texts, self.max_length)
+        return {"tokens": tokens, "lengths": lengths}
+
+    def loss(
+        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        tokens = targets["tokens"]
+        logits, wanted = self._apply(params, frames, tokens[:, :-1]), tokens[:, 1:]
         per_token = optax.softmax_cross_entropy_with_integer_labels(
             logits.astype(jnp.float32), wanted
         )
         weights = (wanted != self.charset.pad_token).astype(jnp.float32)
+        if "weight" in targets:
+            weights = weights * targets["weight"].astype(jnp.float32)[:, None]
         return jnp.sum(per_token * weights), jnp.sum(weights)
 
     def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
-        """Tokens and confidences of greedy decoding, or of the beam search."""
-        if self.name in BY_FRAME:
-            return Reading(*ctc_greedy(self._apply(params, frames)))
         steps, start = self.max_length + 1, self.charset.sos_token
         if self.beams > 1:
             arguments = (frames, steps, self.beams, start, self.charset.eos_token)
@@ -125,30 +192,13 @@ class DecoderHead:
         within = jnp.cumsum(ended, axis=1) - ended == 0  # up to the first [EOS], with it
         return Reading(tokens, jnp.exp(logs), jnp.exp(jnp.sum(logs * within, axis=1)))
 
-    def _apply(self, params: Tree, *arguments: Any, method: str | None = None) -> Any:
-        return self.module.apply({"params": params}, *arguments, method=method)
+    def _alphabet(self) -> list[str]:
+        return self.charset.attention_alphabet()
 
-    def words(self, reading: Reading) -> list[Word]:
-        """Texts with the confidence of every character.
-
-        By frames, a character is as sure as the surest of its frames.
-        """
-        tokens, probabilities, confidence = (np.asarray(part) for part in reading)
-        by_frame = self.name in BY_FRAME
-        alphabet = self.charset.ctc_alphabet() if by_frame else self.charset.attention_alphabet()
-        words = []
-        for row, sure, whole in zip(tokens, probabilities, confidence, strict=True):
-            if by_frame:
-                begins = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
-                row, sure = row[begins], np.maximum.reduceat(sure, begins)
-            else:
-                end = np.flatnonzero(row == self.charset.eos_token)
-                stop = end[0] if len(end) else len(row)
-                row, sure = row[:stop], sure[:stop]
-            seen = [(alphabet[i], float(p)) for i, p in zip(row, sure, strict=True) if alphabet[i]]
-            text = "".join(character for character, _ in seen)
-            words.append(Word(text, float(whole), tuple(p for _, p in seen)))
-        return words
+    def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        end = np.flatnonzero(tokens == self.charset.eos_token)
+        stop = end[0] if len(end) else len(tokens)
+        return tokens[:stop], sure[:stop]
 
 
 def make_head(
@@ -177,16 +227,15 @@ def make_head(
         raise ValueError(
             f"decoder.beams={beams} belongs to decoder.name='transformer': set it to 1 for {name!r}"
         )
-    module: nn.Module
-    if name == "ctc":
-        module = CtcDecoder(num_classes=charset.num_ctc_classes, hidden=hidden)
-    elif name == "attention":
-        module = AttentionDecoder(num_classes=charset.num_attention_classes, hidden=hidden)
-    elif name == "linear":
-        module = Linear(charset.num_ctc_classes)
-    elif name == "transformer":
-        module = TransformerDecoder(charset.num_attention_classes, width=hidden, depth=depth)
-    else:
-        raise ValueError(f"decoder.name={name!r} is unknown: choose one of {', '.join(DECODERS)}")
+    by_frame, by_token = charset.num_ctc_classes, charset.num_attention_classes
     sizes = {"hidden": hidden, "depth": depth}
-    return DecoderHead(name, module, charset, max_length, beams, sizes)
+    options = (charset, max_length, beams, sizes)
+    if name == "ctc":
+        return FrameHead(name, CtcDecoder(by_frame, hidden), *options)
+    if name == "linear":
+        return FrameHead(name, Linear(by_frame), *options)
+    if name == "attention":
+        return TokenHead(name, AttentionDecoder(by_token, hidden), *options)
+    if name == "transformer":
+        return TokenHead(name, TransformerDecoder(by_token, hidden, depth), *options)
+    raise ValueError(f"decoder.name={name!r} is unknown: choose one of {', '.join(DECODERS)}")

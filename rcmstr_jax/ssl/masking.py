@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 Grid = tuple[int, int]
@@ -47,8 +48,23 @@ def hidden_count(
 def visible_count(
     grid: Grid, mask_ratio: float = 0.7, block_ratio: float = 0.15, kind: str = "patch_block"
 ) -> int:
-    """Number of patches that `draw_mask` leaves visible in every image; static."""
-    return grid[0] * grid[1] - hidden_count(grid, mask_ratio, block_ratio, kind)
+    """Number of patches that `draw_mask` leaves visible in every image; static.
+
+    Raises:
+      ValueError: see `hidden_count`; or the mask hides nothing, or everything.
+    """
+    rows, columns = grid
+    patches, hidden = rows * columns, hidden_count(grid, mask_ratio, block_ratio, kind)
+    if 0 < hidden < patches:
+        return patches - hidden
+    field, ratio, parts, default = "mask_ratio", mask_ratio, patches, 0.7
+    if kind == "block":
+        field, ratio, parts, default = "block_ratio", block_ratio, columns, 0.15
+    raise ValueError(
+        f"{field}={ratio} hides {hidden} of the {patches} patches of an image, and some must be "
+        f"hidden and some visible: use a ratio between {1 / parts:.4g} and {1 - 1 / parts:.4g} "
+        f"(the default is {default})"
+    )
 
 
 def draw_mask(
@@ -88,5 +104,5 @@ def draw_mask(
         in_block = (column >= start) & (column < start + width)
         order = jnp.where(in_block[:, None, :], -1.0, order)
     # Ranks, not a threshold: equal draws must not hide one patch too many.
-    ranks = jnp.argsort(jnp.argsort(order.reshape(batch, -1), axis=1), axis=1)
-    return (ranks < hidden).reshape(batch, rows, columns)
+    ranks = jnp.argsort(jnp.argsort(rearrange(order, "b r c -> b (r c)"), axis=1), axis=1)
+    return rearrange(ranks < hidden, "b (r c) -> b r c", r=rows)

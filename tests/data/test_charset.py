@@ -44,15 +44,8 @@ def test_ctc_reading_joins_repeats_before_it_drops_blanks() -> None:
     assert ABC.decode_ctc([[1, 2, 0, 4]], specials=True) == ["[PAD][UNK]a"]
 
 
-def test_attention_reading_keeps_the_last_character_without_eos() -> None:
-    assert ABC.decode_attention([[5, 6, 7], [5, 3, 6], [3, 5, 5]]) == ["abc", "a", ""]
-    assert ABC.decode_attention([[0, 2, 1, 4, 5]]) == [UNKNOWN_CHARACTER + " a"]
-
-
 @given(st.lists(st.text(alphabet="abc ", max_size=6), max_size=4))
 def test_reading_undoes_encoding(words: list[str]) -> None:
-    tokens, _ = ABC.encode_attention(words, 6)
-    assert ABC.decode_attention(tokens[:, 1:]) == words
     tokens, lengths = ABC.encode_ctc(words, 6)
     separated = np.zeros((len(words), 12), int)
     separated[:, ::2] = np.where(np.arange(6) < lengths[:, None], tokens, 0)

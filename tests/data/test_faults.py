@@ -12,13 +12,11 @@ def test_each_record_is_named_once(tmp_path) -> None:
     assert log.add(Fault("lmdb:a", "2", "empty image"))
     assert not log.add(Fault("lmdb:a", "2", "empty image"))
     log.extend([Fault("lmdb:a", "1", "truncated JPEG"), Fault("lmdb:b", "2", "empty image", "why")])
-    log.add_filtered({"lmdb:a": {"label longer than 25 characters": 3}})
     log.write()
     assert json.loads((tmp_path / "faults.json").read_text()) == {
         "total": 3,
         "by_reason": {"empty image": 2, "truncated JPEG": 1},
         "by_source": {"lmdb:a": 2, "lmdb:b": 1},
-        "filtered": {"lmdb:a": {"label longer than 25 characters": 3}},
         "records": [
             {"source": "lmdb:a", "key": "1", "reason": "truncated JPEG", "detail": ""},
             {"source": "lmdb:a", "key": "2", "reason": "empty image", "detail": ""},
@@ -55,7 +53,7 @@ def test_only_the_first_is_announced(caplog) -> None:
     assert "lmdb:a 1: empty image" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"records": [{"no": 1}], "filtered": {}}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"records": [{"no": 1}]}'])
 def test_a_foreign_report_is_refused(tmp_path, content) -> None:
     (tmp_path / "faults.json").write_text(content)
     with pytest.raises(ValueError, match=r"faults\.json is not a report .*delete it"):

@@ -51,22 +51,10 @@ def test_layout_is_the_published_one(make_lmdb) -> None:
 
 
 def test_unlabelled_and_labels_off(make_lmdb) -> None:
-    bare = LmdbSource(make_lmdb("bare", labelled=False), max_length=1)
+    bare = LmdbSource(make_lmdb("bare", labelled=False))
     assert not bare.labelled and bare[0].text is None and len(bare) == 7
     off = LmdbSource(make_lmdb("full"), labels=False)
     assert not off.labelled and off[0].text is None
-
-
-def test_length_filter_keeps_keys_and_counts(tmp_path, encode) -> None:
-    texts = ["abc", "abcdef", "äöü", "x"]
-    write_lmdb(tmp_path / "a", (Record(encode(i), text, "t") for i, text in enumerate(texts)))
-    source = LmdbSource(tmp_path / "a", max_length=3)
-    assert [source[i].text for i in range(len(source))] == ["abc", "äöü", "x"]
-    assert source[1].key == "image-000000003"
-    assert source.filtered == {"label longer than 3 characters": 1}
-    write_lmdb(tmp_path / "long", [Record(b"x", "abcdef", "t")])
-    with pytest.raises(ValueError, match="raise max_length"):
-        LmdbSource(tmp_path / "long", max_length=3)
 
 
 def test_opens_once_and_survives_pickling(make_lmdb) -> None:

@@ -20,7 +20,7 @@ from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches, train_batches
 from rcmstr_jax.metrics.words import score_words
 
-MUTATED, MISSING_AT_THE_END, LONGEST = 2000, 40, 25
+MUTATED, MISSING_AT_THE_END = 2000, 40
 SIZE = (32, 100)
 BATCH = 64
 USABLE = ""
@@ -128,12 +128,11 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "one column": (lambda rng: saved(picture(rng, size=(1, 900)), "PNG"), USABLE),
     "one row": (lambda rng: saved(picture(rng, size=(900, 1)), "PNG"), USABLE),
 }
-# What becomes of the keys beside a whole image -> reason; None: left out by the length filter.
-KEYS: dict[str, str | None] = {
+# What becomes of the keys beside a whole image -> reason.
+KEYS: dict[str, str] = {
     "missing key": "missing image key",
     "missing label": "no label",
     "label not UTF-8": "label is not UTF-8",
-    "label too long": None,
 }
 KINDS = (*IMAGES, *KEYS)
 LABEL_FAULTS = ("no label", "label is not UTF-8")
@@ -141,21 +140,18 @@ LABEL_FAULTS = ("no label", "label is not UTF-8")
 
 @pytest.fixture(scope="module")
 def mutated(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """An LMDB of mutated records; and `{image key: expected reason}`, without filtered ones."""
+    """An LMDB of mutated records; and `{image key: expected reason}`."""
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("mutated") / "words"
     pairs: dict[bytes, bytes] = {b"num-samples": b"%d" % (MUTATED + MISSING_AT_THE_END)}
     expected: dict[str, str] = {}
     for i, kind in enumerate(rng.permutation(np.resize(KINDS, MUTATED)), start=1):
         key = f"image-{i:09d}"
-        make, reason = IMAGES.get(kind, (jpeg, KEYS.get(kind)))
-        label = b"x" * (LONGEST + 1) if kind == "label too long" else f"w{i}".encode()
+        make, expected[key] = IMAGES.get(kind) or (jpeg, KEYS[kind])
         if kind != "missing key":
             pairs[key.encode()] = make(rng)
         if kind != "missing label":
-            pairs[b"label-%09d" % i] = b"\xc3(" if kind == "label not UTF-8" else label
-        if reason is not None:
-            expected[key] = reason
+            pairs[b"label-%09d" % i] = b"\xc3(" if kind == "label not UTF-8" else b"w%d" % i
     for i in range(MUTATED + 1, MUTATED + MISSING_AT_THE_END + 1):
         expected[f"image-{i:09d}"] = "missing image key"
     with lmdb.open(str(path), map_size=1 << 26, lock=False, sync=False) as env:
@@ -178,13 +174,9 @@ def damaged(expected: dict[str, str]) -> dict[str, str]:
     return {k: reason for k, reason in expected.items() if reason not in (USABLE, ANYTHING)}
 
 
-def encode_words(texts):
-    return {"number": np.array([int(text[1:]) for text in texts], np.int64)}
-
-
 def test_evaluation_counts_each_as_an_error(mutated, tmp_path) -> None:
     path, expected = mutated
-    source = LmdbSource(path, max_length=LONGEST)
+    source = LmdbSource(path)
     log = FaultLog(tmp_path / "faults.json")
     with eval_batches(
         source, batch_size=BATCH, image_size=SIZE, require_text=True, faults=log
@@ -205,32 +197,33 @@ def test_evaluation_counts_each_as_an_error(mutated, tmp_path) -> None:
     kinds = Counter(expected.values())
     assert score.unlabelled == sum(kinds[k] for k in LABEL_FAULTS) + MISSING_AT_THE_END
 
-    # The report on the disk: one entry per record, counts by kind, and what was left out.
+    # The report on the disk: one entry per record, and counts by kind.
     report = json.loads((tmp_path / "faults.json").read_text())
-    too_long = MUTATED + MISSING_AT_THE_END - len(expected)
     assert report["total"] == len(found) == len(report["records"])
     assert report["by_reason"] == dict(Counter(found.values()))
-    assert report["filtered"] == {source.name: {"label longer than 25 characters": too_long}}
     assert set(damaged(expected).values()) <= set(report["by_reason"])
     print(f"{len(found)} of {len(expected)} refused: {report['by_reason']}")
 
 
 def test_training_goes_on_without_them(mutated) -> None:
     path, expected = mutated
-    source = LmdbSource(path, max_length=LONGEST)
+    source = LmdbSource(path)
     log = FaultLog()
     numbers: set[int] = set()
     with train_batches(
-        source, batch_size=BATCH, image_size=SIZE, seed=1, labels=encode_words, faults=log
+        source, batch_size=BATCH, image_size=SIZE, seed=1, with_text=True, faults=log
     ) as batches:
         for _ in range(-(-len(source) // BATCH)):
             batch = next(batches)
             assert batch["image"].shape == (BATCH, *SIZE, 3)
-            numbers.update(batch["number"].tolist())
+            numbers.update(int(text[1:]) for text in batch["text"] if text is not None)
     found = reasons(log)
-    assert certain(found, expected) == damaged(expected)
-    # One epoch: every record is either learnt from or reported.
-    assert numbers == {int(key[6:]) for key in expected if key not in found}
+    bare = {key for key, reason in expected.items() if reason == "no label"}
+    assert bare and certain(found, expected) == {
+        key: reason for key, reason in damaged(expected).items() if key not in bare
+    }
+    # One epoch: every record is either learnt from or reported; a bare one has no number.
+    assert numbers == {int(key[6:]) for key in expected if key not in found and key not in bare}
 
 
 def test_pretraining_asks_for_no_labels(mutated) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.lmdb import LmdbSource
+from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.mixture import MixtureSource
 from rcmstr_jax.data.pipeline import eval_batches, prefetch_to_device, train_batches
+from rcmstr_jax.data.records import Record
 
 SIZE = (32, 100)
 
@@ -40,8 +41,9 @@ def source(make_lmdb):
     return LmdbSource(path)
 
 
-def labels_of(texts):
-    return {"labels": np.array([int(text[1:]) for text in texts], np.int32)}
+def numbers_of(batches) -> np.ndarray:
+    """The numbers of the words, which the fixture calls w0, w1, ..."""
+    return np.array([int(text[1:]) for batch in batches for text in batch["text"]])
 
 
 def test_batches_are_uint8_and_numbered(source) -> None:
@@ -53,8 +55,7 @@ def test_batches_are_uint8_and_numbered(source) -> None:
 
 
 def test_every_epoch_has_every_usable_record(source) -> None:
-    batches = take(source, 21, batch_size=4, labels=labels_of)
-    words = np.concatenate([batch["labels"] for batch in batches])
+    words = numbers_of(take(source, 21, batch_size=4, with_text=True))
     # The usable ones once in each of four epochs, and in the place of each unusable one another.
     for epoch in words.reshape(4, 21):
         assert set(epoch) == set(range(21)) - {2, 10}
@@ -63,7 +64,7 @@ def test_every_epoch_has_every_usable_record(source) -> None:
 
 def test_seed_decides(source) -> None:
     def order(seed):
-        return np.concatenate([b["labels"] for b in take(source, 3, seed=seed, labels=labels_of)])
+        return numbers_of(take(source, 3, seed=seed, with_text=True))
 
     assert np.array_equal(order(1), order(1))
     assert not np.array_equal(order(1), order(2))
@@ -101,8 +102,8 @@ def test_cache_changes_nothing(source) -> None:
     cache = DecodedCache.build(source, SIZE, faults=log)
     assert len(log) == 2 and int((~cache.valid).sum()) == 2
     assert_same(
-        take(source, 5, labels=labels_of, with_text=True),
-        take(cache, 5, labels=labels_of, with_text=True, workers=3),
+        take(source, 5, with_text=True),
+        take(cache, 5, with_text=True, workers=3),
     )
     mixture = MixtureSource([source, source], (2, 1), seed=4)
     assert_same(take(mixture, 5), take(DecodedCache.build(mixture, SIZE), 5))
@@ -158,8 +159,12 @@ def test_records_without_label_count_when_labels_are_wanted(make_lmdb) -> None:
     ) as batches:
         assert not next(batches)["valid"].any()
     assert log.counts() == {"no label": 7}
-    with pytest.raises(ValueError, match="14 records in a row cannot be used.*no label"):
-        take(bare, 1, labels=labels_of, prefetch=0)
+
+
+def test_training_ends_where_nothing_can_be_used(tmp_path) -> None:
+    write_lmdb(tmp_path / "empty", (Record(b"", "w", "t") for _ in range(7)))
+    with pytest.raises(ValueError, match="14 records in a row cannot be used.*empty image"):
+        take(LmdbSource(tmp_path / "empty"), 1, prefetch=0)
 
 
 def test_report_is_written(source, tmp_path) -> None:

@@ -14,7 +14,7 @@ def test_lmdb_roots_follow_one_another(make_lmdb, tmp_path) -> None:
     assert isinstance(source, ConcatSource) and source.name == f"lmdb:{tmp_path}/root"
     assert [source[i].text for i in range(len(source))] == ["a0", "a1", "b0", "b1", "b2"]
     assert source[3].source == f"lmdb:{tmp_path}/root/deep/b"
-    assert len(open_source(f"lmdb:{tmp_path}/root", max_length=1, labels=False)) == 5
+    assert len(open_source(f"lmdb:{tmp_path}/root", labels=False)) == 5
 
 
 def test_several_with_and_without_weights(make_lmdb, tmp_path, encode) -> None:

@@ -36,7 +36,8 @@ def test_every_image_hides_the_exact_number(
     assert mask.shape == (3, *grid) and mask.dtype == bool
     hidden = masking.hidden_count(grid, mask_ratio, block_ratio, kind)
     assert (mask.sum(axis=(1, 2)) == hidden).all()
-    assert masking.visible_count(grid, mask_ratio, block_ratio, kind) == mask[0].size - hidden
+    if 0 < hidden < mask[0].size:
+        assert masking.visible_count(grid, mask_ratio, block_ratio, kind) == mask[0].size - hidden
     width = masking.block_columns(grid[1], block_ratio)
     if kind == "block":
         assert hidden == width * grid[0]
@@ -118,3 +119,17 @@ def test_key_decides() -> None:
 def test_impossible_masks_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         masking.draw_mask(jax.random.key(0), 1, (4, 25), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "patch", "mask_ratio": 0.004}, "mask_ratio=0.004 hides 0 of the 100 .*0.01 and"),
+        ({"mask_ratio": 1.0}, r"mask_ratio=1.0 hides 100 .*and 0.99 \(the default is 0.7\)"),
+        ({"kind": "block", "block_ratio": 0.01}, "block_ratio=0.01 hides 0 .*between 0.04 and"),
+        ({"kind": "block", "block_ratio": 0.99}, "block_ratio=0.99 hides 100 .*and 0.96"),
+    ],
+)
+def test_masks_that_hide_nothing_or_all_leave_no_count(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        masking.visible_count((4, 25), **options)
