@@ -24,16 +24,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Types and shapes that meet by accident are errors, in the processes that tests start as well.
-os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 import jax  # noqa: E402  (the environment above must be set first)
-import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
-
-# Shapes and types of annotations are checked at every call.
-jaxtyping.install_import_hook("rcmstr_jax", "beartype.beartype")
 
 from tests.processes import Processes  # noqa: E402
 
