@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,18 @@ for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Every program is compiled once for the session, its xdist workers and the processes that tests
+# start: they inherit the folder, which the process that made it removes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="rcmstr_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402  (the environment above must be set first)
 import pytest  # noqa: E402
+
+from tests.processes import Processes  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -64,3 +74,9 @@ def x64() -> Iterator[None]:
     """Runs the test with 64-bit numbers enabled in JAX."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Processes:
+    """Runs launchers and functions in processes of their own, without waiting for imports."""
+    return Processes(tmp_path_factory.mktemp("process"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VisionTransformer
 from rcmstr_jax.verification.parity.networks import template
+from tests.processes import Done, Processes
 
 IMAGES = jnp.zeros((1, 32, 100, 3))
 
@@ -169,7 +168,7 @@ def test_workdir_holds_config_and_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_command_line_both_ways(tmp_path: Path, repository: Path) -> None:
+def test_command_line_both_ways(tmp_path: Path, repository: Path, processes: Processes) -> None:
     """A real PyTorch file where torch is installed, otherwise safetensors."""
     try:
         import torch  # noqa: F401
@@ -179,10 +178,10 @@ def test_command_line_both_ways(tmp_path: Path, repository: Path) -> None:
         suffix = ".safetensors"
     exported = export_checkpoint(KINDS["vit"], workdir_arrays("vit"))
     write_arrays(tmp_path / f"in{suffix}", exported)
-    convert = [sys.executable, str(repository / "launch" / "convert_weights.py"), "--kind=vit"]
+    launcher = repository / "launch" / "convert_weights.py"
 
-    def run(*flags: str) -> subprocess.CompletedProcess:
-        return subprocess.run([*convert, *flags], capture_output=True, text=True, cwd=tmp_path)
+    def run(*flags: str) -> Done:
+        return processes.script(launcher, "--kind=vit", *flags, cwd=tmp_path)
 
     done = run(f"--from=in{suffix}", "--to=run")
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from rcmstr_jax.metrics import intervals
 from rcmstr_jax.metrics.words import judge_word, score_words
+from tests.processes import Done, Processes
 
 
 def lines(predictions: list[str], labels: list[str], name: str = "S") -> list[dict[str, Any]]:
@@ -132,15 +131,14 @@ def test_runs_of_other_words_are_refused(second: list[dict[str, Any]]) -> None:
         intervals.compare_predictions(lines(["a", "b"], ["a", "b"]), second)
 
 
-def test_command(tmp_path: Path, repository: Path) -> None:
+def test_command(tmp_path: Path, repository: Path, processes: Processes) -> None:
     for name, run in (("a", noisy(0.3, seed=1)), ("b", noisy(0.9, seed=2))):
         (tmp_path / name).mkdir()
         text = "".join(json.dumps(line) + "\n" for line in run)
         (tmp_path / name / "predictions.jsonl").write_text(text)
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(repository / "launch/compare.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    def call(*arguments: str) -> Done:
+        return processes.script(repository / "launch/compare.py", *arguments, cwd=tmp_path)
 
     out = tmp_path / "new/paired.json"
     done = call("--first=a", "--second=b/predictions.jsonl", f"--out={out}")

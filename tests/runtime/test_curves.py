@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +45,10 @@ def test_runs_without_a_step_in_common_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(("within", "code"), [("0.2", 0), ("0.02", 1)])
-def test_command_judges_by_the_largest_difference(tmp_path, repository, within, code):
+def test_command_judges_by_the_largest_difference(tmp_path, repository, processes, within, code):
     write(tmp_path / "a", {"step": 1, "loss": 9.0}, {"step": 2, "loss": 10.0})
     write(tmp_path / "b", {"step": 1, "loss": 10.0}, {"step": 2, "loss": 10.0})
-    command = [sys.executable, str(repository / "launch" / "compare_losses.py")]
-    command += [f"--first={tmp_path / 'a'}", f"--second={tmp_path / 'b'}", f"--within={within}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    arguments = f"--first={tmp_path / 'a'}", f"--second={tmp_path / 'b'}", f"--within={within}"
+    done = processes.script(repository / "launch" / "compare_losses.py", *arguments)
     assert done.returncode == code, done.stderr
     assert "loss: at most 10.00% (step 1), mean 5.00%" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from rcmstr_jax.verification.parity import contrastive, decoders, encoder, spars
 from rcmstr_jax.verification.parity.fixture import Fixture, Row, relative_error
 from rcmstr_jax.verification.parity.networks import template
 from rcmstr_jax.verification.parity.report import CHECKS, check_file, check_folder, summary, table
+from tests.processes import Processes
 
 Arrays = dict[str, np.ndarray]
 
@@ -237,20 +236,17 @@ def test_large_fixtures_agree(module, golden_dir: Path, x64: None) -> None:  # t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("double", ["1", "0"])
-def test_command_line(double: str, golden_dir: Path, repository: Path) -> None:
+def test_command_line(
+    double: str, golden_dir: Path, repository: Path, processes: Processes
+) -> None:
     # Fiducial points are looked at twice more where float64 allows it.
     count = 25 if double == "1" else 23
     only = f"{vit.FILE},{tps.FILE},{decoders.FILE}"
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(repository / "launch" / "check_parity.py"),
-            f"--golden={golden_dir}",
-            f"--only={only}",
-        ],
-        env={**os.environ, "JAX_ENABLE_X64": double},
-        capture_output=True,
-        text=True,
+    done = processes.script(
+        repository / "launch" / "check_parity.py",
+        f"--golden={golden_dir}",
+        f"--only={only}",
+        environment={"JAX_ENABLE_X64": double},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout and f"{count} quantities, 0 failed" in done.stdout

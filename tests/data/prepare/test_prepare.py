@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from scipy.io import savemat
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.prepare.convert import describe, prepare
 from rcmstr_jax.data.prepare.forms import FORMS, Item, read_icdar
+from tests.processes import Processes
 
 Encode = Callable[..., bytes]
 
@@ -201,16 +200,18 @@ def test_icdar_line_keeps_commas_and_quotes_of_the_word(tmp_path: Path) -> None:
     assert found == [Item("a.png", "1,000", "line 1"), Item("b.png", '"x"', "line 2")]
 
 
-def test_command_writes_tfds_too(download, tmp_path: Path, repository: Path) -> None:
+def test_command_writes_tfds_too(
+    download, tmp_path: Path, repository: Path, processes: Processes
+) -> None:
     source = download("cute80")
     arguments = ["--from=cute80", f"--source={source}", f"--out={tmp_path / 'CUTE80'}"]
-    command = [sys.executable, str(repository / "launch/prepare.py"), *arguments]
-    done = subprocess.run([*command, "--format=tfds"], capture_output=True, text=True)
+    launcher = repository / "launch/prepare.py"
+    done = processes.script(launcher, *arguments, "--format=tfds")
     assert done.returncode == 0, done.stderr
     assert "2 of 2 words" in done.stdout and "NOT a published size (288)" in done.stdout
     from rcmstr_jax.data.tfds import TfdsSource
 
     made = TfdsSource("word_crops", data_dir=tmp_path / "CUTE80")
     assert [made[i].text for i in range(len(made))] == WORDS["cute80"]
-    again = subprocess.run(command, capture_output=True, text=True)
+    again = processes.script(launcher, *arguments)
     assert again.returncode == 2 and again.stderr.startswith("error: --out="), again.stderr

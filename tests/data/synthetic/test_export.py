@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,19 +15,12 @@ from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.synthetic import RenderOptions, SyntheticSource
 from rcmstr_jax.data.synthetic.export import export_words, render_many
 from rcmstr_jax.data.synthetic.sheet import contact_sheet, write_sheet
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.processes import Processes
 
 
 @pytest.fixture(scope="module")
 def source() -> SyntheticSource:
     return SyntheticSource(seed=1, length=1000, options=RenderOptions(num_fonts=4))
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch" / "render_words.py"), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def test_lmdb_holds_the_words_and_says_how_they_were_made(
@@ -118,11 +108,15 @@ def test_contact_sheet_shows_crops_side_by_side(tmp_path: Path, source: Syntheti
         contact_sheet([])
 
 
-def test_command_line_renders_words_and_prints_their_rate(tmp_path: Path) -> None:
+def test_command_line_renders_words_and_prints_their_rate(
+    tmp_path: Path, repository: Path, processes: Processes
+) -> None:
     out, sheet = tmp_path / "w", tmp_path / "s.png"
-    done = run("--num=20", f"--out={out}", f"--sheet={sheet}", "--difficulty=easy", "--seed=9",
-               "--alphabet=abcdefghijklmnopqrstuvwxyz", "--max_length=5", "--num_fonts=3",
-               "--split=train", "--holdout=0.2")  # fmt: skip
+    done = processes.script(
+        repository / "launch/render_words.py", "--num=20", f"--out={out}", f"--sheet={sheet}",
+        "--difficulty=easy", "--seed=9", "--alphabet=abcdefghijklmnopqrstuvwxyz",
+        "--max_length=5", "--num_fonts=3", "--split=train", "--holdout=0.2",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 faces" in done.stdout and "words/s" in done.stdout
     words = [record.text for record in map(LmdbSource(out).__getitem__, range(20))]
@@ -130,8 +124,11 @@ def test_command_line_renders_words_and_prints_their_rate(tmp_path: Path) -> Non
     assert Image.open(sheet).width == 1400
 
 
-def test_command_line_names_what_is_wrong(tmp_path: Path) -> None:
-    done = run(f"--out={tmp_path / 'w'}", f"--fonts={tmp_path}", "--num=5")
+def test_command_line_names_what_is_wrong(
+    tmp_path: Path, repository: Path, processes: Processes
+) -> None:
+    arguments = f"--out={tmp_path / 'w'}", f"--fonts={tmp_path}", "--num=5"
+    done = processes.script(repository / "launch/render_words.py", *arguments)
     assert done.returncode != 0
     assert "no usable font among 0 files" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
