@@ -33,7 +33,7 @@ from rcmstr_jax.runtime.digest import (
     state_digest,
 )
 from rcmstr_jax.runtime.distributed import flags_of_hosts
-from rcmstr_jax.runtime.errors import in_one_line
+from rcmstr_jax.runtime.errors import RunFailed, in_one_line
 from rcmstr_jax.runtime.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _Shapes = Mapping[str, list[Any]] | None
 _Found = tuple[int, dict[str, Any], dict[str, np.ndarray]]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunFailed):
     """No checkpoint could be written or read; the message says where and why."""
 
 

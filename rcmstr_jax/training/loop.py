@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from rcmstr_jax.data.cache import DecodedCache
@@ -34,6 +33,7 @@ from rcmstr_jax.runtime.config_files import differences, flatten, write_config
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.memory import return_freed_memory
+from rcmstr_jax.runtime.parameters import parameter_table
 from rcmstr_jax.runtime.profiling import Tracer
 from rcmstr_jax.runtime.progress import Progress, run_log
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
@@ -275,8 +275,7 @@ def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _describe(state: PretrainState, workdir: Path) -> None:
     """Writes the table of parameters, and logs their number per part."""
     params = {**state.params, **state.frozen_params}
-    table = parameter_overview.get_parameter_overview(params, max_lines=None)
-    (workdir / "parameters.txt").write_text(table + "\n", encoding="utf-8")
+    (workdir / "parameters.txt").write_text(parameter_table(params) + "\n", encoding="utf-8")
     sizes = {k: sum(int(np.size(x)) for x in jax.tree.leaves(v)) for k, v in params.items()}
     parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     queues = ", ".join(f"{k} {q.keys.shape[0]}" for k, q in state.queues.items())

@@ -50,7 +50,7 @@ def test_runs_without_a_step_in_common_are_named(tmp_path):
 def test_command_judges_by_the_largest_difference(tmp_path, repository, within, code):
     write(tmp_path / "a", {"step": 1, "loss": 9.0}, {"step": 2, "loss": 10.0})
     write(tmp_path / "b", {"step": 1, "loss": 10.0}, {"step": 2, "loss": 10.0})
-    command = [sys.executable, str(repository / "launch" / "compare_losses.py")]
+    command = [sys.executable, str(repository / "launch" / "compare.py"), "--what=losses"]
     command += [f"--first={tmp_path / 'a'}", f"--second={tmp_path / 'b'}", f"--within={within}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr

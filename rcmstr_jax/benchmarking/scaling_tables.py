@@ -1,40 +1,50 @@
-r"""Predicts a config's step time on many chips, from the exchanges of its compiled step.
-
-  python launch/scaling.py --config=configs/pretrain/rcmstr_cnn.py
-  python launch/scaling.py --config=configs/pretrain/rcmstr_vit.py:small
-
-Compiles the step for eight fake CPU devices (minutes; nothing is run) and prints Markdown:
-the exchanges, the predicted times, the queues. docs/scaling.md explains the model. Any field can be
-overridden, `--config.contrast.queue_size=262144`.
-"""
+"""Tables of a config at scale: what its step exchanges, predicted times, queues."""
 
 from __future__ import annotations
 
 import collections
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-DEVICES = 8
-# Before JAX starts. The machine code is thrown away: it need not be good.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
-)
-
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from rcmstr_jax.benchmarking import scaling
 from rcmstr_jax.benchmarking.collectives import Collective
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
 from rcmstr_jax.training.build import contrast_options, keys_per_image
 from rcmstr_jax.training.config_check import check_config
 from rcmstr_jax.training.pretrain_step import queue_sizes
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
-CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "Numbers of chips.")
-SHARE = flags.DEFINE_float("peak_share", 0.4, "Share of the peak that products reach.", 0.01, 1.0)
-flags.mark_flags_as_required(["config"])
+DEVICES = 8  # that the step is compiled for
+# Before the first device is used. The machine code is thrown away: it need not be good.
+XLA_FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+
+
+def report(config: ConfigDict, chips: Sequence[int], share: float) -> Iterator[str]:
+    """Markdown, part by part; compiles the step (minutes) and runs nothing.
+
+    Args:
+      config: of pretraining; its field `mim.form` is changed where it is "auto".
+      chips: numbers of them.
+      share: of the peak that products reach.
+
+    Raises:
+      ConfigError: if the config cannot work on eight devices.
+    """
+    if config.mim.form == "auto":
+        config.mim.form = "masked_dense"  # what "auto" takes on a TPU, where none was measured
+    check_config(config, devices=DEVICES)
+    found = scaling.step_collectives(config)
+    rows = config.batch_size // DEVICES
+    known: dict[tuple[int, ...], float] = {}  # by the sizes of the queues
+    flops = rows * word_flops(config, known)
+    yield f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device."
+    if config.mim.enabled and config.model.encoder == "cnn":
+        yield f"Masked images: --config.mim.form={config.mim.form}."
+    yield "\n" + "\n".join(exchange_table(found))
+    for fixed in ("words per chip", "global batch"):
+        yield f"\n{scaling.V5P.name}, fixed {fixed}:\n"
+        yield "\n".join(prediction_table(config, found, fixed, known, chips, share))
+    yield f"\nQueues, {rows} words per chip:\n"
+    yield "\n".join(queue_table(config, chips))
 
 
 def row(*cells: object) -> str:
@@ -87,6 +97,8 @@ def prediction_table(
     found: Sequence[Collective],
     fixed: str,
     known: dict[tuple[int, ...], float],
+    numbers: Sequence[int],
+    share: float,
 ) -> list[str]:
     """Predicted steps with the words per chip fixed, or the global batch."""
     lines = [
@@ -95,7 +107,7 @@ def prediction_table(
         row(*["--:"] * 8, "---"),
     ]  # fmt: skip
     group = group_size(config)
-    for chips in CHIPS.value:
+    for chips in numbers:
         rows = config.batch_size // (DEVICES if fixed == "words per chip" else chips)
         if not rows or rows % group:
             lines.append(row(chips, f"fewer than {group}", config.batch_size, *["-"] * 6))
@@ -103,7 +115,7 @@ def prediction_table(
         batch = rows * chips
         flops = rows * word_flops(at_scale(config, chips, rows), known)
         p = scaling.predict(
-            flops, found, chips=chips, rows_factor=batch / config.batch_size, share=SHARE.value
+            flops, found, chips=chips, rows_factor=batch / config.batch_size, share=share
         )
         lines.append(
             row(chips, rows, f"{batch:,}", f"{1e3 * p.compute:.2f}",
@@ -113,7 +125,7 @@ def prediction_table(
     return lines
 
 
-def queue_table(config: ConfigDict) -> list[str]:
+def queue_table(config: ConfigDict, numbers: Sequence[int]) -> list[str]:
     """Replicated against sharded queues."""
     lines = [
         row("chips", "entries", "replicated, bytes per chip", "read ms", "exchange if sharded ms",
@@ -121,7 +133,7 @@ def queue_table(config: ConfigDict) -> list[str]:
         row(*["--:"] * 7),
     ]  # fmt: skip
     rows = config.batch_size // DEVICES
-    for chips in CHIPS.value:
+    for chips in numbers:
         scaled = at_scale(config, chips, rows)
         costs = scaling.queue_costs(scaled, rows, chips)
         lines.append(
@@ -130,32 +142,3 @@ def queue_table(config: ConfigDict) -> list[str]:
                 f"{costs.break_even:,}")
         )  # fmt: skip
     return lines
-
-
-def main(argv: Sequence[str]) -> int:
-    """Prints the tables; returns the exit code."""
-    del argv
-    config = CONFIG.value
-    if config.mim.form == "auto":
-        config.mim.form = "masked_dense"  # what "auto" takes on a TPU, where none was measured
-    with one_line_errors():
-        check_config(config, devices=DEVICES)
-    found = scaling.step_collectives(config)
-    rows = config.batch_size // DEVICES
-    known: dict[tuple[int, ...], float] = {}  # by the sizes of the queues
-    flops = rows * word_flops(config, known)
-    print(f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device.")
-    if config.mim.enabled and config.model.encoder == "cnn":
-        print(f"Masked images: --config.mim.form={config.mim.form}.")
-    print()
-    print("\n".join(exchange_table(found)))
-    for fixed in ("words per chip", "global batch"):
-        print(f"\n{scaling.V5P.name}, fixed {fixed}:\n")
-        print("\n".join(prediction_table(config, found, fixed, known)))
-    print(f"\nQueues, {rows} words per chip:\n")
-    print("\n".join(queue_table(config)))
-    return 0
-
-
-if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
