@@ -29,7 +29,7 @@ from rcmstr_jax.evaluation.runs import run_all
 from rcmstr_jax.evaluation.watch import watch
 from rcmstr_jax.recognition.fit_loop import Stopped
 from rcmstr_jax.runtime import command_line
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")

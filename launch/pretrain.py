@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.runtime import command_line
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.loop import pretrain
 

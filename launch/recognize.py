@@ -24,8 +24,7 @@ from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED
+from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")

@@ -87,6 +87,12 @@ def test_slow_packages_are_not_imported_before_they_are_used() -> None:
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", ["render_words", "prepare"])
+def test_what_needs_no_accelerator_does_not_wait_for_jax(name: str) -> None:
+    done = python(f"import sys, rcmstr_jax.launch.{name}; sys.exit('jax' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_inserts_into_the_import_path() -> None:
     for folder in ("rcmstr_jax", "configs", "launch"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -16,8 +16,7 @@ from typing import Any
 from absl import app, flags
 
 from rcmstr_jax.runtime.config_files import flatten
-from rcmstr_jax.runtime.errors import ConfigError, RunFailed, closest
-from rcmstr_jax.runtime.interrupts import EXIT_CONFIG, EXIT_FAILED
+from rcmstr_jax.runtime.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, RunFailed, closest
 
 # Full, over quota, larger than a file may be, or read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

@@ -23,8 +23,7 @@ from typing import Any
 
 import jax
 
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED, EXIT_LOST
+from rcmstr_jax.runtime.errors import EXIT_FAILED, EXIT_LOST, ConfigError
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 
 logger = logging.getLogger(__name__)
