@@ -7,8 +7,13 @@ r"""Measures time, memory and operations of pretraining and of its parts.
 --what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
 anew for this platform, precision and width, and writes it to rcmstr_jax/models/forms.json.
 
---what=costs measures no case: it counts what every term of a step computes and moves, and prints
-the least time that takes at the speed of this machine's fastest matrix operations and memory.
+Three subjects measure no case, they count:
+  costs         what every term of a step computes and moves, and the least time that takes at the
+                speed of this machine's fastest matrix operations and memory
+  sparse_costs  what the masked pass computes and moves, by the share that is hidden; --drawing=FILE
+                shows which sites of every resolution one random mask keeps active (SVG)
+  scaling       the exchanges of the compiled step of --config=NAME[:variant] on many chips, and the
+                predicted times (docs/scaling.md; minutes, on eight fake CPU devices)
 
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
@@ -28,30 +33,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-if __name__ == "__main__":
-    # Before JAX is imported: the processes that measure memory load what this one compiles, so
-    # that the compiler's memory does not count. They need a device that this one has not filled.
-    _compiled = tempfile.TemporaryDirectory(prefix="rcmstr-benchmark-")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
 import jax
+import numpy as np
+from absl import flags, logging
+from ml_collections import config_flags
 
-from rcmstr_jax.benchmarking import pipeline, report, sparse, step, step_costs, suite
+from rcmstr_jax.benchmarking import (
+    pipeline,
+    report,
+    scaling_tables,
+    sparse,
+    sparse_costs,
+    step,
+    step_costs,
+    suite,
+)
 from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings
 from rcmstr_jax.benchmarking.memory import run_for_peak
 from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.models.forms import measured_table
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.plotting.sites import draw_sites
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.ssl.masking import draw_mask
 
-WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, "costs", "all"], "What to measure.")
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Not measured, but counted.
+COUNTED = ("costs", "sparse_costs", "scaling")
+WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, *COUNTED, "all"], "What to measure.")
 MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")
 WIDTH = flags.DEFINE_integer("width", 512, "Output width of the CNN.")
 BATCH = flags.DEFINE_integer("batch", 32, "Words per step.")
@@ -72,6 +82,10 @@ OUT = flags.DEFINE_string("out", None, "File of JSON lines to add to.")
 BASELINE = flags.DEFINE_string("baseline", None, "File of JSON lines to compare with.")
 UPDATE_TABLE = flags.DEFINE_boolean("update_table", False, "Choose anew what auto takes (sparse).")
 PEAK_OF = flags.DEFINE_string("peak_of", None, "Run this one case and print its peak memory.")
+DRAWING = flags.DEFINE_string("drawing", None, "sparse_costs: SVG file of a mask's sites to write.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "scaling: NAME or FILE.py[:variant].")
+CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "scaling: numbers of chips.")
+SHARE = flags.DEFINE_float("peak_share", 0.4, "scaling: of the peak, by products.", 0.01, 1.0)
 flags.mark_flag_as_required("what")
 
 
@@ -118,52 +132,101 @@ def peak_command(case: Case) -> list[str]:
     return [sys.executable, *sys.argv, *kept]
 
 
+def share_compiled_programs() -> tempfile.TemporaryDirectory:
+    """A cache of compiled programs for this process and those that it starts.
+
+    The processes that measure memory load what this one compiles, so that the compiler's memory
+    does not count. They need a device that this one has not filled.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="rcmstr-benchmark-")
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": folder.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }
+    for name, value in settings.items():
+        if name not in os.environ:
+            os.environ[name] = str(value)
+            jax.config.update(name.lower(), value)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return folder
+
+
+def count(settings: Settings) -> None:
+    """Prints what one of `COUNTED` finds."""
+    if WHAT.value == "costs":
+        plan = plan_with(settings, step.step_fields(settings))
+        print(step_costs.report(plan, REPEATS.value))
+    elif WHAT.value == "sparse_costs":
+        rows = sparse_costs.cost_table(settings.width, settings.ratios)
+        for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]:
+            print(f"| {' | '.join(row)} |")
+        if DRAWING.value:
+            mask = draw_mask(jax.random.key(0), 1, (sparse_costs.ROWS, 25))
+            drawing = draw_sites(np.asarray(mask[0]), (32, 100))
+            Path(DRAWING.value).write_text(drawing, encoding="utf-8")
+            print(f"written: {DRAWING.value}")
+    else:
+        if CONFIG.value is None:
+            raise ConfigError("--what=scaling: give --config=NAME, rcmstr_cnn for example")
+        os.environ["XLA_FLAGS"] = scaling_tables.XLA_FLAGS
+        jax.config.update("jax_platforms", "cpu")
+        for part in scaling_tables.report(CONFIG.value, CHIPS.value, SHARE.value):
+            print(part, flush=True)
+
+
+def measure(settings: Settings) -> None:
+    """Measures the cases of the tables that are asked for, and prints and writes them."""
+    make_plan = functools.partial(plan_with, settings)
+    try:
+        if UPDATE_TABLE.value:
+            sparse.check_update(str(WHAT.value), settings, CASES.value)
+        baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
+        tables = {
+            what: suite.choose_cases(suite.find_cases(what, settings, make_plan), CASES.value)
+            for what in suite.tables_of(str(WHAT.value), settings)
+        }
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if PEAK_OF.value:
+        (case,) = (case for case in tables[str(WHAT.value)] if case.name == PEAK_OF.value)
+        print(json.dumps(run_for_peak(case)))
+        return
+    for cases in tables.values():
+        rows = suite.measure(
+            cases,
+            settings,
+            repeats=REPEATS.value,
+            peak_command=peak_command if MEMORY.value else None,
+        )
+        print(f"\n{report.table(rows)}", flush=True)
+        if rows and rows[0]["what"] == "sparse" and not CASES.value:
+            if UPDATE_TABLE.value:
+                sparse.update_table(rows)
+                measured_table.cache_clear()
+            print("\n".join(sparse.describe_choice(rows)), flush=True)
+        if rows and rows[0]["what"] == "pipeline":
+            print("\n".join(pipeline.describe_workers(rows)), flush=True)
+        if BASELINE.value:
+            print(f"\n{report.compare(rows, baseline)}", flush=True)
+        if OUT.value:
+            report.append_rows(Path(OUT.value), rows)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Measures, prints and writes; returns the exit code."""
+    """Measures or counts; returns the exit code."""
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
-    with one_line_errors(RuntimeError):
+    with command_line.one_line_errors(RuntimeError), share_compiled_programs():
         settings = settings_from_flags()
-        if WHAT.value == "costs":
-            plan = plan_with(settings, step.step_fields(settings))
-            print(step_costs.report(plan, REPEATS.value))
-            return 0
-        try:
-            if UPDATE_TABLE.value:
-                sparse.check_update(str(WHAT.value), settings, CASES.value)
-            make_plan = functools.partial(plan_with, settings)
-            baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
-            tables = {
-                what: suite.choose_cases(suite.find_cases(what, settings, make_plan), CASES.value)
-                for what in suite.tables_of(str(WHAT.value), settings)
-            }
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if PEAK_OF.value:
-            (case,) = (case for case in tables[str(WHAT.value)] if case.name == PEAK_OF.value)
-            print(json.dumps(run_for_peak(case)))
-            return 0
-        for cases in tables.values():
-            rows = suite.measure(
-                cases,
-                settings,
-                repeats=REPEATS.value,
-                peak_command=peak_command if MEMORY.value else None,
-            )
-            print(f"\n{report.table(rows)}", flush=True)
-            if rows and rows[0]["what"] == "sparse" and not CASES.value:
-                if UPDATE_TABLE.value:
-                    sparse.update_table(rows)
-                    measured_table.cache_clear()
-                print("\n".join(sparse.describe_choice(rows)), flush=True)
-            if rows and rows[0]["what"] == "pipeline":
-                print("\n".join(pipeline.describe_workers(rows)), flush=True)
-            if BASELINE.value:
-                print(f"\n{report.compare(rows, baseline)}", flush=True)
-            if OUT.value:
-                report.append_rows(Path(OUT.value), rows)
+        (count if WHAT.value in COUNTED else measure)(settings)
     return 0
 
 
+def run() -> None:
+    """The command `rcmstr-benchmark`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

@@ -14,7 +14,6 @@ Exit codes: 0 nothing failed; 1 a quantity differs or is missing, or no check re
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +23,10 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.verification.parity.report import check_folder, summary, table
 
 GOLDEN = flags.DEFINE_string(
@@ -36,23 +37,21 @@ ONLY = flags.DEFINE_list("only", [], "File names to check; empty for all.")
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table; returns the exit code."""
-    if len(argv) > 1:
-        print(f"unexpected arguments {argv[1:]}: give flags only", file=sys.stderr)
-        return 2
+    del argv
     # Accelerators would multiply float32 in bfloat16 or TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
     rows = []
-    try:
-        for of_file in check_folder(Path(GOLDEN.value), ONLY.value):
-            rows += of_file
-            print(table(of_file), flush=True)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with command_line.one_line_errors():
+        try:
+            for of_file in check_folder(Path(GOLDEN.value), ONLY.value):
+                rows += of_file
+                print(table(of_file), flush=True)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     failed = sum(row.verdict == "FAIL" for row in rows)
     print(f"\n{summary(rows)}\n{len(rows)} quantities, {failed} failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

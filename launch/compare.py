@@ -9,6 +9,11 @@ below DIR (`frozen_random_init`, `frozen_pretrained`, `finetuned_random_init`,
 Two of them, word by word: a paired bootstrap over the words that both have read:
 
   python launch/compare.py --first=WORKDIR --second=WORKDIR [--policy=POLICY] [--out=FILE.json]
+
+Losses of two trainings, bfloat16 and float32 for example: the largest relative difference of each
+loss over the steps that both have logged. Exit code 1 if one of them exceeds --within:
+
+  python launch/compare.py --what=losses --first=WORKDIR --second=WORKDIR [--within=0.02]
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from rcmstr_jax.evaluation.analysis import read_predictions
 from rcmstr_jax.evaluation.comparison import (
@@ -29,14 +34,18 @@ from rcmstr_jax.evaluation.comparison import (
 from rcmstr_jax.evaluation.report import text_table
 from rcmstr_jax.metrics.intervals import compare_predictions
 from rcmstr_jax.metrics.words import POLICIES
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.curves import relative_differences
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.writers import METRICS
 
+WHAT = flags.DEFINE_enum("what", "words", ["words", "losses"], "What the runs are compared by.")
 RUNS = flags.DEFINE_string("runs", None, "Folder that holds the four workdirs.")
-FIRST = flags.DEFINE_string("first", None, "Workdir of an evaluation, or its predictions.jsonl.")
+FIRST = flags.DEFINE_string("first", None, "Workdir, or the predictions.jsonl of an evaluation.")
 SECOND = flags.DEFINE_string("second", None, "Another, of the same words.")
 POLICY = flags.DEFINE_string("policy", "alphanumeric", f"One of {', '.join(POLICIES)}.")
 OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+WITHIN = flags.DEFINE_float("within", 0.02, "Losses: largest relative difference.", 0.0)
 
 
 def compare() -> tuple[dict[str, Any], str]:
@@ -59,13 +68,34 @@ def compare() -> tuple[dict[str, Any], str]:
     return comparison, f"{text_table(paired_rows(comparison))}\n{note}"
 
 
+def compare_losses() -> int:
+    """Prints the differences; returns the exit code.
+
+    Raises:
+      ValueError: a run is not given, or they share no step.
+      OSError: one has no metrics.
+    """
+    if not (FIRST.value and SECOND.value):
+        raise ValueError("give --first=WORKDIR and --second=WORKDIR")
+    found = relative_differences(Path(FIRST.value) / METRICS, Path(SECOND.value) / METRICS)
+    for name, (steps, apart) in found.items():
+        print(
+            f"{name}: at most {apart.max():.2%} (step {steps[apart.argmax()]}), mean "
+            f"{apart.mean():.2%}, {(apart <= WITHIN.value).mean():.0%} of {len(steps)} steps "
+            f"within {WITHIN.value:.0%}"
+        )
+    return 0 if all(apart.max() <= WITHIN.value for _, apart in found.values()) else 1
+
+
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON; returns the exit code."""
     del argv
-    with one_line_errors():
+    with command_line.one_line_errors():
         try:
+            if WHAT.value == "losses":
+                return compare_losses()
             table, text = compare()
-        except ValueError as error:
+        except (FileNotFoundError, ValueError) as error:
             raise ConfigError(str(error)) from error
     if OUT.value:
         out = Path(OUT.value)
@@ -76,4 +106,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main)

@@ -27,10 +27,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# Config files are not installed: they are found beside this folder.
+# Before JAX is imported: nothing here needs an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from rcmstr_jax.configs.pretrain.common import get_config, use_vit
 from rcmstr_jax.interop.architectures import WrongKind
@@ -43,6 +43,7 @@ from rcmstr_jax.interop.kinds import (
 )
 from rcmstr_jax.interop.torch_weights import WeightMismatch
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
@@ -56,9 +57,8 @@ flags.mark_flags_as_required(["from", "to", "kind"])
 def main(argv: Sequence[str]) -> int:
     """Converts in the direction that --from tells; returns the exit code."""
     logging.set_verbosity(logging.WARNING)  # of the libraries below
+    del argv
     try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected arguments {argv[1:]}: give flags only")
         source, target = Path(str(FROM.value)), Path(str(TO.value))
         if source.is_dir():
             print(export_workdir(source, target))
@@ -107,5 +107,10 @@ def export_workdir(source: Path, target: Path) -> str:
     return f"{len(arrays)} arrays from {source} to {target}{left_out}"
 
 
+def run() -> None:
+    """The command `rcmstr-convert`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    run()

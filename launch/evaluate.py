@@ -1,7 +1,9 @@
 r"""Trains a recogniser on a pretrained encoder and scores it on every benchmark below a folder.
 
-  python launch/evaluate.py --config=configs/evaluate/FILE.py[:variant] --workdir=DIR \
-    --pretrained=DIR2 [--config.field=value ...] [--watch]
+  python launch/evaluate.py --config=NAME[:variant] --workdir=DIR --pretrained=DIR2 \
+    [--config.field=value ...] [--watch]
+
+NAME is one of configs/evaluate/ (frozen_ctc, score, ...), or the path of a file of your own.
 
 `--pretrained=random:DIR2` takes the encoder that the pretraining run in DIR2 started from,
 `--pretrained=random` the config's own model, untrained. With configs/evaluate/score.py DIR2 is the
@@ -20,18 +22,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from rcmstr_jax.evaluation.runs import run_all
 from rcmstr_jax.evaluation.watch import watch
 from rcmstr_jax.recognition.fitting import Stopped
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 from rcmstr_jax.training.plan import evaluation_plan
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")
 PRETRAINED = flags.DEFINE_string(
     "pretrained", None, "Workdir of a pretraining run, or random; of an evaluation to be scored."
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
     workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
-    with one_line_errors(TrainingDiverged):
+    with command_line.one_line_errors(TrainingDiverged):
         try:
             if WATCH.value:
                 watch(evaluation_plan(CONFIG.value), pretrained, workdir, every=WATCH_EVERY.value)
@@ -58,5 +60,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def run() -> None:
+    """The command `rcmstr-evaluate`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from rcmstr_jax.data.benchmarks import RULES
 from rcmstr_jax.data.prepare.convert import FORMATS, NOTE, describe, prepare
 from rcmstr_jax.data.prepare.forms import FORMS
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
 
 FROM = flags.DEFINE_enum("from", None, list(FORMS), "Form of the download.")
@@ -42,7 +42,7 @@ flags.mark_flags_as_required(["from", "source", "out"])
 def main(argv: Sequence[str]) -> int:
     """Converts and prints the counts; returns the exit code."""
     del argv
-    with one_line_errors():
+    with command_line.one_line_errors():
         try:
             counts = prepare(
                 str(FROM.value),
@@ -67,5 +67,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def run() -> None:
+    """The command `rcmstr-prepare`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

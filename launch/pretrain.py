@@ -1,7 +1,8 @@
 r"""Pretrains RCMSTR.
 
-  python launch/pretrain.py --config=configs/pretrain/FILE.py[:variant] --workdir=DIR \
-    [--config.field=value ...]
+  python launch/pretrain.py --config=NAME[:variant] --workdir=DIR [--config.field=value ...]
+
+NAME is one of configs/pretrain/ (mini, rcmstr_cnn, ...), or the path of a file of your own.
 
 The same command on the same workdir continues after its newest checkpoint.
 
@@ -18,52 +19,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
-from rcmstr_jax.runtime.distributed import MODES, connect
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
-from rcmstr_jax.runtime.profiling import parse_steps
-from rcmstr_jax.runtime.skipped import TrainingDiverged
+from rcmstr_jax.launch import distributed_flags
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.pretraining import pretrain
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:variant.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created, or continued.")
-DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "none", MODES, "How several processes find each other."
-)
-COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
-PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, over all hosts.")
-PROCESS = flags.DEFINE_integer("process_id", None, "This process, 0 to num_processes - 1.")
-PROFILE = flags.DEFINE_string(
-    "profile_steps", None, "FIRST-LAST: trace these steps into WORKDIR/profile."
-)
-STALL = flags.DEFINE_float(
-    "stall_timeout",
-    600.0,
-    "Seconds without progress until the log says which host is stuck; 0: never.",
-    lower_bound=0.0,
-)
 flags.mark_flags_as_required(["config", "workdir"])
+flags.adopt_module_key_flags(distributed_flags)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
-    with leave_at_once_on_failure(), one_line_errors(TrainingDiverged):
-        profile = parse_steps(PROFILE.value)
-        connect(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    with leave_at_once_on_failure(), command_line.one_line_errors():
+        watched = distributed_flags.join()
         outcome = pretrain(
             CONFIG.value,
             str(WORKDIR.value),
-            profile_steps=profile,
-            stall_timeout=STALL.value,
+            profile_steps=watched.profile_steps,
+            stall_timeout=watched.stall_timeout,
         )
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 
+def run() -> None:
+    """The command `rcmstr-pretrain`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

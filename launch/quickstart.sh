@@ -3,7 +3,7 @@
 # labels, and scores its encoder beside the same encoder at random initialisation, frozen and fine-tuned.
 #
 # Usage: bash launch/quickstart.sh [OUTDIR]          (default: out)
-#   PYTHON   interpreter of a new .venv (default: python3.11 or python3.12 on PATH)
+#   PYTHON   interpreter of a new .venv (default: python3.11, python3.12 or python3.13 on PATH)
 #   SEED     seed of words, initialisation and everything drawn later (default: 0)
 #   SIZE     full (default), or test: a few steps on a few words, to see that everything runs
 #
@@ -45,7 +45,7 @@ esac
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 SECONDS=0
-ensure_venv
+ensure_venv render
 python="$PWD/.venv/bin/python"
 installed=$SECONDS
 timings=()

@@ -18,26 +18,18 @@ import sys
 import time
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
-from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED
+from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per call.", lower_bound=1)
 flags.mark_flag_as_required("checkpoint")
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Absl's parsing, which leaves the paths; a mistake is one line."""
-    with one_line_errors():
-        return flags.FLAGS(tuple(argv))
-    raise AssertionError("unreachable")
 
 
 def line(answer: Answer) -> str:
@@ -52,7 +44,7 @@ def line(answer: Answer) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries below; what cannot be read is printed
-    with one_line_errors():
+    with command_line.one_line_errors():
         try:
             images, skipped = find_images(argv[1:])
             enable_compilation_cache("auto")
@@ -76,5 +68,10 @@ def main(argv: Sequence[str]) -> int:
     return 0 if read else EXIT_FAILED
 
 
+def run() -> None:
+    """The command `rcmstr-recognize`."""
+    command_line.run(main, positional=True)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

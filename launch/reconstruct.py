@@ -21,15 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-# Config files are not installed: they are found beside this folder.
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import reconstruction
 from rcmstr_jax.evaluation.protocols import reported_as_config_error
 from rcmstr_jax.plotting import figures
-from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.ssl.masking import KINDS
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
     logging.set_verbosity(logging.WARNING)  # of the libraries below
-    with one_line_errors():
+    with command_line.one_line_errors():
         workdir = Path(str(WORKDIR.value))
         rows = measure(workdir)
     report = {"command": shlex.join(sys.argv), "rows": rows}
@@ -140,4 +139,4 @@ def _draw_curves(workdir: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

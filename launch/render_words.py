@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 
 import cv2
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from rcmstr_jax.data.synthetic.export import FORMATS, check_target, export_words
 from rcmstr_jax.data.synthetic.options import DIFFICULTIES, RenderOptions
 from rcmstr_jax.data.synthetic.sheet import write_sheet
 from rcmstr_jax.data.synthetic.source import SyntheticSource
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.errors import ConfigError
 
 _NUM = flags.DEFINE_integer("num", 10_000, "number of words")
 _OUT = flags.DEFINE_string("out", None, "folder to write; it appears when it is complete")
@@ -57,24 +60,35 @@ def options_from_flags() -> RenderOptions:
     return RenderOptions.preset(_DIFFICULTY.value, **changes)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; flags look like --num=1000")
-    if _OUT.value is None and _SHEET.value is None:
-        raise app.UsageError("give --out=FOLDER, or --sheet=PNG, or both")
+def main(argv: Sequence[str]) -> int:
+    """Renders, and prints the rate; returns the exit code."""
+    del argv
     cv2.setNumThreads(1)  # words are small, and workers share the cores already
-    try:
-        if _OUT.value is not None:
-            check_target(_OUT.value, _NUM.value, _FORMAT.value, _OVERWRITE.value)
-        source = SyntheticSource(_SEED.value, _NUM.value, options_from_flags())
-        print(f"{len(source.faces)} faces; {_NUM.value} words, seed {_SEED.value}")
-        if _SHEET.value is not None:
-            write_sheet((source[i] for i in range(min(_SHEET_WORDS, _NUM.value))), _SHEET.value)
-            print(f"contact sheet: {_SHEET.value}")
-        if _OUT.value is not None:
-            _export(source, _OUT.value)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    with command_line.one_line_errors():
+        try:
+            render()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return 0
+
+
+def render() -> None:
+    """Does what the flags ask for.
+
+    Raises:
+      ValueError: on flags that cannot work.
+    """
+    if _OUT.value is None and _SHEET.value is None:
+        raise ValueError("nothing to write: give --out=FOLDER, or --sheet=PNG, or both")
+    if _OUT.value is not None:
+        check_target(_OUT.value, _NUM.value, _FORMAT.value, _OVERWRITE.value)
+    source = SyntheticSource(_SEED.value, _NUM.value, options_from_flags())
+    print(f"{len(source.faces)} faces; {_NUM.value} words, seed {_SEED.value}")
+    if _SHEET.value is not None:
+        write_sheet((source[i] for i in range(min(_SHEET_WORDS, _NUM.value))), _SHEET.value)
+        print(f"contact sheet: {_SHEET.value}")
+    if _OUT.value is not None:
+        _export(source, _OUT.value)
 
 
 def _export(source: SyntheticSource, out: str) -> None:
@@ -102,5 +116,10 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def run() -> None:
+    """The command `rcmstr-render`."""
+    command_line.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    run()

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from rcmstr_jax.reporting.page import WORDS, write_page
-from rcmstr_jax.runtime.command_line import one_line_errors
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.runtime.errors import ConfigError
 
@@ -32,7 +32,7 @@ flags.mark_flag_as_required("out")
 def main(argv: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
     logging.set_verbosity(logging.WARNING)  # of the libraries below
-    with one_line_errors():
+    with command_line.one_line_errors():
         try:
             enable_compilation_cache("auto")
             out = write_page(
@@ -50,12 +50,10 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """Flags; what is left over are the workdirs."""
-    with one_line_errors():
-        return flags.FLAGS(tuple(argv))
-    raise AssertionError("unreachable")
+def run() -> None:
+    """The command `rcmstr-report`."""
+    command_line.run(main, positional=True)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    run()

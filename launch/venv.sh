@@ -1,10 +1,11 @@
 # Sourced by quickstart.sh and test.sh from the checkout's root: makes .venv and installs this checkout in it.
 #
-#   ensure_venv        the package alone
-#   ensure_venv dev    with the extra "dev" (any extra of setup.cfg)
+#   ensure_venv           the package alone
+#   ensure_venv render    with the extra "render"
+#   ensure_venv dev       with the extra "dev", which holds "render"
 #
 # The environment variable PYTHON names the interpreter of a new .venv; otherwise the first of
-# python3.11, python3.12, python3, python that runs and is new enough. A stamp in .venv remembers what
+# python3.11, python3.12, python3.13, python3, python that runs and is new enough. A stamp in .venv remembers what
 # was installed, so that nothing is asked of the network while setup.cfg and constraints.txt stay as they are.
 
 fail() {
@@ -25,11 +26,11 @@ find_python() {
   if [ -n "${PYTHON:-}" ]; then
     version=$(python_version "$PYTHON")
     is_supported "$version" ||
-      fail "PYTHON=$PYTHON is ${version:-no working Python}; name a Python 3.11 or 3.12"
+      fail "PYTHON=$PYTHON is ${version:-no working Python}; name a Python 3.11 to 3.13"
     printf '%s\n' "$PYTHON"
     return
   fi
-  for candidate in python3.11 python3.12 python3 python; do
+  for candidate in python3.11 python3.12 python3.13 python3 python; do
     version=$(python_version "$candidate")
     if is_supported "$version"; then
       printf '%s\n' "$candidate"
@@ -37,7 +38,7 @@ find_python() {
     fi
     seen="$seen $candidate=${version:-absent}"
   done
-  fail "needs Python 3.11 or 3.12 on PATH (found:$seen); install one, or name it: PYTHON=/path/to/python3.11 bash $0"
+  fail "needs Python 3.11 to 3.13 on PATH (found:$seen); install one, or name it: PYTHON=/path/to/python3.11 bash $0"
 }
 
 ensure_venv() {
@@ -57,7 +58,7 @@ ensure_venv() {
     "$python" -m venv .venv || fail "'$python -m venv .venv' failed; see above"
   fi
   key="$(cat setup.cfg pyproject.toml constraints.txt | cksum) $PWD"
-  stamps=(".venv/installed-$extra")
+  stamps=(".venv/installed-${extra:-base}" .venv/installed-dev)
   [ -n "$extra" ] || stamps=(.venv/installed-*) # any extra brings the package itself along
   if ! cat "${stamps[@]}" 2>/dev/null | grep -qxF -- "$key"; then
     echo "installing $target with constraints.txt in .venv (a few minutes on a first run)"

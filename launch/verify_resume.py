@@ -15,13 +15,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
-from rcmstr_jax.runtime.command_line import one_line_errors, parse_flags
+from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.verification.resume import ResumeFailed, verify_resume
+from rcmstr_jax.verification.resume import verify_resume
 
 KILLS = flags.DEFINE_integer("kills", 20, "Kills per signal.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of their moments.")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the report; returns the exit code."""
     del argv
     config = str(ROOT / "configs" / "pretrain" / "mini.py:test")
-    with one_line_errors(ResumeFailed), tempfile.TemporaryDirectory() as temporary:
+    with command_line.one_line_errors(), tempfile.TemporaryDirectory() as temporary:
         folder = Path(WORKDIR.value or temporary).absolute()
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(f"--workdir={folder} is not empty: give a new folder")
@@ -45,4 +45,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main)

@@ -10,7 +10,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from rcmstr_jax.data.records import ENDLESS, Record, RecordSource, is_endless
 
@@ -52,6 +51,8 @@ def _permuted(place: int, size: int, seed: int) -> int:
     """Where a seeded permutation of `[0, size)` takes `place`."""
     if size <= _LARGEST_TABLE:
         return int(_permutation(size, seed)[place])
+    from grain.experimental import index_shuffle  # slow to import, and small sets need none
+
     return index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)
 
 

@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-import grain
 from absl import flags
 
 from rcmstr_jax.data.cache import DecodedCache
@@ -218,6 +217,8 @@ def _iterate(
     if isinstance(reader, CachedReader):
         workers = 0  # Copying a cache to other processes costs more than indexing it here.
     prepare_process()
+    import grain  # a second or more, which nothing else here needs
+
     steps = grain.MapDataset.range(start, stop).map(load)
     if workers == 0:
         threads = min(prefetch, os.cpu_count() or 1)

@@ -11,6 +11,8 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from rcmstr_jax.runtime.errors import RunFailed
+
 # A source that is this long is not gone through once.
 ENDLESS = 2**40
 
@@ -66,7 +68,7 @@ class BadRecord(ValueError):
         return (_rebuild_bad_record, (type(self), *fields))
 
 
-class DataLost(ValueError):
+class DataLost(RunFailed):
     """Data that could be read when a run began, and no longer can; the message is for its user."""
 
 

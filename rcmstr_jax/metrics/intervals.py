@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from rcmstr_jax.metrics.words import Outcome, judge_word, percent
 
@@ -63,6 +62,8 @@ def bootstrap(
     """
     if len(numerator) < 2:
         return np.zeros(0)
+    from scipy import stats  # takes a second
+
     return stats.bootstrap(
         (numerator, denominator),
         lambda above, below, axis: above.sum(axis) / below.sum(axis),

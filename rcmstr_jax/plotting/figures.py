@@ -1,7 +1,8 @@
 """Pictures of a run, as PNG files: views, rearranged pairs, reconstructions, curves.
 
 NumPy, Pillow and Matplotlib, no display needed and no global state: figures are drawn with
-Matplotlib's own objects, never through `pyplot`. Images are uint8, or floats in [-1, 1].
+Matplotlib's own objects, never through `pyplot`, and it is imported with the first of them. Images
+are uint8, or floats in [-1, 1].
 """
 
 from __future__ import annotations
@@ -13,11 +14,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from rcmstr_jax.runtime.curves import moving_average, read_metrics
@@ -75,7 +71,7 @@ def _require_alike(**images: Any) -> list[np.ndarray]:
     return [array if array.ndim == 4 else array[None] for array in arrays.values()]
 
 
-def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
+def _show(axes: Any, image: np.ndarray, title: str = "") -> None:
     pixels = to_pixels(image)
     pixels = pixels.repeat(3, -1) if pixels.shape[-1] == 1 else pixels
     axes.imshow(pixels, interpolation="nearest", aspect="equal")
@@ -88,8 +84,11 @@ def _show(axes: Axes, image: np.ndarray, title: str = "") -> None:
 
 def _grid(
     rows: int, columns: int, image: np.ndarray, title: str, *, label: int = 0
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Axes for rows x columns images, each twice its size, and room for labels in pixels."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     height, width = image.shape[:2]
     size = ((label + columns * (2 * width + 8)) / _DPI, (rows * (2 * height + 8) + 60) / _DPI)
     spacing = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0, wspace=0)
@@ -98,8 +97,10 @@ def _grid(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Figure, path: str | Path, *, colours: int = 0) -> None:
+def _save(figure: Any, path: str | Path, *, colours: int = 0) -> None:
     """Writes a PNG file, with a palette of so many colours if given."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas = FigureCanvasAgg(figure)
@@ -184,7 +185,9 @@ def save_rearranged(
     _save(figure, path)
 
 
-def _outline(axes: Axes, numbers: Sequence[int], size: tuple[int, ...]) -> None:
+def _outline(axes: Any, numbers: Sequence[int], size: tuple[int, ...]) -> None:
+    from matplotlib.patches import Rectangle
+
     height, width = size[0], size[1] / len(numbers)
     for place, number in enumerate(numbers):
         colour = COLOURS[number % len(COLOURS)]
@@ -247,6 +250,8 @@ def save_curves(path: str | Path, metrics_jsonl_path: str | Path) -> None:
     Raises:
       ValueError: if the file holds no numbers, or a broken line before its last.
     """
+    from matplotlib.figure import Figure
+
     curves = read_metrics(metrics_jsonl_path)
     if not curves:
         raise ValueError(f"{metrics_jsonl_path} holds no metrics; is the run at its first log yet?")

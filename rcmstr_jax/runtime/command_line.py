@@ -1,36 +1,74 @@
-"""Flags of the launchers: a mistake becomes one line that names the remedy, and exit code 2."""
+"""Command lines: configs found by name, and mistakes answered by one line and exit code 2."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import importlib.util
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 
-from rcmstr_jax.data.records import DataLost
-from rcmstr_jax.runtime.checkpoint import CheckpointError, CheckpointMismatch
 from rcmstr_jax.runtime.config_files import flatten
-from rcmstr_jax.runtime.errors import ConfigError, closest
-from rcmstr_jax.runtime.interrupts import EXIT_CONFIG, EXIT_FAILED
+from rcmstr_jax.runtime.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, RunFailed, closest
 
 # Full, over quota, larger than a file may be, or read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
+# Where configs are that can be given by name. Looked up, not imported: they lie above this room.
+_SHIPPED = ("rcmstr_jax.configs.pretrain", "rcmstr_jax.configs.evaluate")
+
+
+def shipped_configs() -> dict[str, str]:
+    """Paths of the configs that are installed with the package, by name."""
+    found = {}
+    for package in _SHIPPED:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            found.update({path.stem: str(path) for path in _configs_in(Path(folder))})
+    return found
+
+
+def _configs_in(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.py"))
+    return [path for path in files if path.stem not in ("__init__", "common")]
+
+
+def config_path(spec: str) -> str:
+    """`FILE.py` or `FILE.py:variant`, where FILE.py may be given by its name alone.
+
+    Args:
+      spec: a path (which ends with .py), or a name like `mini` or `frozen_ctc:mini`.
+
+    Raises:
+      ConfigError: naming the closest config.
+    """
+    name, colon, variant = spec.partition(":")
+    if name.endswith(".py") or "/" in name:
+        if Path(name).is_file():
+            return spec
+        files = [str(path) for path in _configs_in(Path(name).parent)]
+        hint = f": did you mean {closest(name, files)}?" if files else ""
+        raise ConfigError(f"--config={spec}: there is no file {name}{hint}")
+    known = shipped_configs()
+    if name not in known:
+        raise ConfigError(
+            f"--config={spec}: no config has this name: did you mean {closest(name, known)}? "
+            "A path to one of your own ends with .py"
+        )
+    return f"{known[name]}{colon}{variant}"
+
+
 def _load(spec: str) -> Any:
-    """Runs `get_config` of `FILE.py` or `FILE.py:variant`."""
-    path, _, variant = spec.partition(":")
-    if not Path(path).is_file():
-        folder = Path(path).parent
-        files = sorted(str(p) for p in folder.glob("*.py") if p.stem not in ("__init__", "common"))
-        hint = f": did you mean {closest(path, files)}?" if files else ""
-        raise ConfigError(f"--config={spec}: there is no file {path}{hint}")
+    """Runs `get_config` of a config given by path or name."""
+    path, _, variant = config_path(spec).partition(":")
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
         raise ConfigError(f"--config={spec}: {path} defines no get_config()")
@@ -38,6 +76,18 @@ def _load(spec: str) -> Any:
         return get_config(variant) if variant else get_config()
     except ValueError as error:
         raise ConfigError(f"--config={spec}: {error}") from error
+
+
+def _given_config(argv: Sequence[str], name: str) -> tuple[int, str, str] | None:
+    """Place of the (last) `--config` in `argv`, what stands there before its value, the value."""
+    found = None
+    for place, argument in enumerate(argv):
+        given = re.fullmatch(rf"(--?{name}=)(.*)", argument, re.DOTALL)
+        if given:
+            found = place, given[1], given[2]
+        elif re.fullmatch(rf"--?{name}", argument) and place + 1 < len(argv):
+            found = place + 1, "", argv[place + 1]
+    return found
 
 
 def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]:
@@ -51,21 +101,15 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]
     Raises:
       ConfigError: naming the closest field.
     """
-    spec: str | None = None
-    overrides: list[str] = []
-    for place, argument in enumerate(argv):
-        given = re.fullmatch(rf"--?{name}(?:=(.*))?", argument, re.DOTALL)
-        if given:
-            spec = given[1] if given[1] is not None else " ".join(argv[place + 1 : place + 2])
-        overridden = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
-        if overridden:
-            overrides.append(overridden[1])
-    if spec is None:
+    given = _given_config(argv, name)
+    if given is None:
         return {}
-    fields = dict(flatten(_load(spec)))
-    for override in overrides:
-        if override in fields:
+    fields = dict(flatten(_load(given[2])))
+    for argument in argv:
+        overridden = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
+        if not overridden or overridden[1] in fields:
             continue
+        override = overridden[1]
         inside = [field for field in fields if field.startswith(f"{override}.")]
         if inside:
             switches = [field for field in inside if field.endswith(".enabled")]
@@ -89,7 +133,7 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, CheckpointMismatch, flags.Error) as error:
+    except (ConfigError, flags.Error) as error:
         _fail(error, EXIT_CONFIG)
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -101,7 +145,7 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
             EXIT_FAILED,
         )
     except Exception as error:
-        if not isinstance(error, (CheckpointError, DataLost, *others)):
+        if not isinstance(error, (RunFailed, *others)):
             raise
         _fail(error, EXIT_FAILED)
 
@@ -125,10 +169,21 @@ def _illegal_value(said: str, fields: Mapping[str, Any]) -> str:
     return said
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """For `app.run(main, flags_parser=parse_flags)`: absl's parsing with the checks above."""
+def parse_flags(argv: Sequence[str], *, positional: bool = False) -> list[str]:
+    """absl's parsing with the checks above; `--config` may be a name.
+
+    Args:
+      argv: the command line.
+      positional: whether it may hold arguments that are no flags.
+
+    Returns:
+      What is no flag, the program's name first.
+    """
     with one_line_errors():
         fields = check_overrides(argv)
+        argv, given = list(argv), _given_config(argv, "config")
+        if given:
+            argv[given[0]] = given[1] + config_path(given[2])
         try:
             rest = flags.FLAGS(tuple(argv))
         except flags.IllegalFlagValueError as error:
@@ -139,7 +194,21 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
                 f"--{error.flagname}: there is no such flag: did you mean "
                 f"--{closest(error.flagname, known)}?"
             ) from error
-        if len(rest) > 1:
+        if len(rest) > 1 and not positional:
             raise ConfigError(f"{rest[1]!r} is no flag: write --config.field=value")
         return rest
     raise AssertionError("unreachable")
+
+
+def run(main: Callable[[list[str]], Any], *, positional: bool = False) -> None:
+    """Ends the process with what a launcher's `main` returns.
+
+    Args:
+      main: of `launch/FILE.py`, started as a file or as the installed command `rcmstr-...`.
+      positional: as in `parse_flags`.
+    """
+    if main.__module__ != "__main__":  # absl's --help speaks of the flags of the main module
+        sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main, flags_parser=functools.partial(parse_flags, positional=positional))

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from rcmstr_jax.runtime.errors import ConfigError
+
 # Where a checkpoint's metadata hold their own digest.
 METADATA_DIGEST = "metadata_digest"
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointMismatch(ConfigError):
     """A readable checkpoint belongs to another architecture or to other data."""
 
 

@@ -11,10 +11,6 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away. So is 76,
-# where another process of the run was lost, and nothing could be saved any more.
-EXIT_FAILED, EXIT_CONFIG, EXIT_PREEMPTED, EXIT_LOST = 1, 2, 75, 76
-
 
 class StopRequest:
     """Notices SIGINT and SIGTERM within a `with` block; a second one interrupts at once.

@@ -1,21 +1,44 @@
-"""The table of a network's parameters."""
+"""A table of a network's parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from rcmstr_jax.runtime.digest import named_arrays
+from rcmstr_jax.runtime.digest import leaf_name
+
+_COLUMNS = ("name", "type", "shape", "numbers", "mean", "deviation")
 
 
-def parameter_table(params: Any) -> str:
-    """Name, shape and size of every array, and their sum; one line each."""
-    arrays = named_arrays(params)
-    rows = [(name, str(np.shape(a)), f"{a.size:,}", str(a.dtype)) for name, a in arrays.items()]
-    rows = [("parameter", "shape", "size", "type"), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+def parameter_table(params: Mapping[str, Any]) -> str:
+    """One line per array, in order of the names, and their total.
+
+    Args:
+      params: pytree of arrays on the host, or of one device.
+
+    Returns:
+      Lines without a final newline; mean and deviation are those of the values.
+    """
+    rows, total = [], 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values = np.asarray(leaf)
+        total += values.size
+        wide = values.astype(np.float64)
+        mean, deviation = (wide.mean(), wide.std()) if values.size else (0.0, 0.0)
+        rows.append(
+            (leaf_name(path), values.dtype.name, str(values.shape), f"{values.size:,}",
+             f"{mean:.3g}", f"{deviation:.3g}")
+        )  # fmt: skip
+    rows = [_COLUMNS, *sorted(rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = [
-        f"{n:<{widths[0]}}  {s:<{widths[1]}}  {z:>{widths[2]}}  {d}".rstrip() for n, s, z, d in rows
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
-    return "\n".join([*lines, f"total {sum(a.size for a in arrays.values()):,}"])
+    return "\n".join([*lines, f"total: {total:,}"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.errors import RunFailed
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _ORDER = (
 )
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunFailed):
     """Too many steps in a row without a finite loss or gradient."""
 
 

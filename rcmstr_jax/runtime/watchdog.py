@@ -23,9 +23,7 @@ from typing import Any
 
 import jax
 
-from rcmstr_jax.runtime.digest import CheckpointMismatch
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED, EXIT_LOST
+from rcmstr_jax.runtime.errors import EXIT_FAILED, EXIT_LOST, ConfigError
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 
 logger = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ ENDED, FAILED = "ended", "failed"
 # Signs that are waited for where another process is about to end too, and without which it has.
 _FAREWELL, _GONE = 5, 3
 # Errors that every process finds by itself.
-_SAME_ON_ALL = (ConfigError, CheckpointMismatch, TrainingDiverged)
+_SAME_ON_ALL = (ConfigError, TrainingDiverged)
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED, RunFailed
 from rcmstr_jax.runtime.writers import METRICS
 
 # When a process is killed: anywhere between two steps, while a checkpoint is being written, or
@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 
-class ResumeFailed(RuntimeError):
+class ResumeFailed(RunFailed):
     """A process of the check did not do what it was started for."""
 
 

@@ -74,4 +74,4 @@ def test_drawing_shows_the_sites_of_the_encoder() -> None:
 def test_committed_drawing_is_what_the_command_draws(repository: Path) -> None:
     hidden = np.asarray(draw_mask(jax.random.key(0), 1, (4, 25))[0])
     committed = (repository / "docs/sites.svg").read_text(encoding="utf-8")
-    assert committed == draw_sites(hidden, (32, 100)), "see launch/explain_sparse.py --drawing"
+    assert committed == draw_sites(hidden, (32, 100)), "--what=sparse_costs --drawing"

@@ -9,12 +9,13 @@ import sys
 def test_the_page_is_what_the_launchers_answer(repository) -> None:
     # Every line is also checked there: one line, exit code 2.
     done = subprocess.run(
-        [sys.executable, str(repository / "launch/list_mistakes.py")],
+        [sys.executable, "-m", "tests.launch.mistakes"],
+        cwd=repository,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     page = (repository / "docs/mistakes.md").read_text(encoding="utf-8")
-    assert done.stdout == page, "python launch/list_mistakes.py --write renews the page"
+    assert done.stdout == page, "python -m tests.launch.mistakes --write renews the page"
     assert page.count("\n```\n") >= 2 * 20

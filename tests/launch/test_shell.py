@@ -157,7 +157,7 @@ def test_missing_python_is_named_with_the_remedy(checkout: Checkout, tmp_path: P
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
     done = checkout.run("launch/test.sh", PATH=str(tmp_path / "bin"))
     assert done.returncode == 1
-    assert "needs Python 3.11 or 3.12 on PATH" in done.stderr and "PYTHON=" in done.stderr
+    assert "needs Python 3.11 to 3.13 on PATH" in done.stderr and "PYTHON=" in done.stderr
 
 
 def test_installation_is_done_once_per_state_of_its_files(checkout: Checkout) -> None:
@@ -166,7 +166,7 @@ def test_installation_is_done_once_per_state_of_its_files(checkout: Checkout) ->
         return [line.split("-e ")[1].split()[0] for line in pip]
 
     checkout.run("launch/quickstart.sh", "results")
-    assert installs() == ["."]
+    assert installs() == [".[render]"]
     checkout.run("launch/test.sh")
     assert installs() == [".[dev]"]
     checkout.run("launch/test.sh")
@@ -187,3 +187,10 @@ def test_checks_all_run_and_any_failure_counts(checkout: Checkout) -> None:
     assert done.returncode == 1 and "failed: ruff format" in done.stderr
     ran = [line.split()[1] for line in checkout.called if "pip" not in line]
     assert ran == ["ruff", "ruff", "mypy", "pytest"]
+
+
+@pytest.mark.parametrize("script", ["test.sh", "test_wheel.sh", "quickstart.sh", "tpu_pod.sh"])
+def test_help_is_printed_and_nothing_runs(checkout: Checkout, script: str) -> None:
+    done = checkout.run(f"launch/{script}", "--help")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 4 and not done.stderr
+    assert done.stdout.splitlines()[-1].strip() and checkout.called == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +47,11 @@ def test_runs_without_a_step_in_common_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(("within", "code"), [("0.2", 0), ("0.02", 1)])
-def test_command_judges_by_the_largest_difference(tmp_path, repository, processes, within, code):
+def test_command_judges_by_the_largest_difference(tmp_path, repository, within, code):
     write(tmp_path / "a", {"step": 1, "loss": 9.0}, {"step": 2, "loss": 10.0})
     write(tmp_path / "b", {"step": 1, "loss": 10.0}, {"step": 2, "loss": 10.0})
-    arguments = f"--first={tmp_path / 'a'}", f"--second={tmp_path / 'b'}", f"--within={within}"
-    done = processes.script(repository / "launch" / "compare_losses.py", *arguments)
+    command = [sys.executable, str(repository / "launch" / "compare.py"), "--what=losses"]
+    command += [f"--first={tmp_path / 'a'}", f"--second={tmp_path / 'b'}", f"--within={within}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     assert "loss: at most 10.00% (step 1), mean 5.00%" in done.stdout

@@ -9,8 +9,7 @@ import threading
 import jax
 import pytest
 
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_CONFIG, EXIT_FAILED, EXIT_LOST
+from rcmstr_jax.runtime.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_LOST, ConfigError
 from rcmstr_jax.runtime.watchdog import DATA, STEP, Watchdog, leave_at_once_on_failure
 
 Ended = list[tuple[str, int]]

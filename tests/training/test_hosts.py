@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.runtime.checkpoint import Checkpoints
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED, EXIT_LOST, EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_FAILED, EXIT_LOST, EXIT_PREEMPTED
 
 Process = subprocess.Popen[str]
 # Starts a launcher whose disk is full at the fifth step.

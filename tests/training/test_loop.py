@@ -22,8 +22,7 @@ from rcmstr_jax.runtime.checkpoint import CheckpointMismatch, Checkpoints
 from rcmstr_jax.runtime.command_line import one_line_errors
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.runtime.digest import state_digest
-from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.interrupts import EXIT_FAILED
+from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 from rcmstr_jax.training import loop
 from rcmstr_jax.training.loop import Outcome, pretrain

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rcmstr_jax.runtime.interrupts import EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.verification import resume as resume_check
 from rcmstr_jax.verification.resume import (
     STARTING,

@@ -8,8 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
-# Requirements of ours that carry fonts. Others are found by their entry point, or named.
-_PACKAGES = ("matplotlib", "ttf-opensans", "rendercv-fonts")
+# What carries fonts of our requirements and of the extra "render" (a test compares): with a face
+# less the same seed would draw other words. More are found by their entry point, or named.
+PACKAGES = (
+    "font-amatic-sc", "font-caladea", "font-fjallaone", "font-fredoka-one", "font-hanken-grotesk",
+    "font-intuitive", "font-lato", "font-manrope", "font-source-sans-pro", "font-source-serif-pro",
+    "matplotlib", "rendercv-fonts", "ttf-opensans",
+)  # fmt: skip
+INSTALL = "pip install 'rcmstr-jax[render]'"
 _ENTRY_POINTS = ("fonts_ttf", "fonts_otf", "rinoh.typefaces")
 # Symbols, icons and emoji, mathematics, and faces without a licence to hand on.
 _UNWANTED = (
@@ -32,7 +38,8 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
         Python package, "system", a font file, or a folder.
 
     Raises:
-      ValueError: a path that does not exist, or a package that is not installed.
+      ValueError: a path that does not exist, or a package that is not installed; for "packaged"
+        with what installs it.
     """
     found: dict[str, None] = {}
     for source in sources:
@@ -71,7 +78,14 @@ def _packaged_fonts() -> list[str]:
         for point in importlib.metadata.entry_points(group=group)
         if point.dist is not None
     }
-    return [path for name in sorted({*names, *_PACKAGES}) for path in _fonts_of_package(name)]
+    fonts = {name: _fonts_of_package(name) for name in sorted({*names, *PACKAGES})}
+    missing = [name for name in PACKAGES if not fonts[name]]
+    if missing:
+        raise ValueError(
+            f"fonts = 'packaged' takes faces of {', '.join(missing)}, not installed here: "
+            f"{INSTALL}, or name fonts of your own (system, a file or a folder)"
+        )
+    return [path for paths in fonts.values() for path in paths]
 
 
 def _fonts_of_package(name: str) -> list[str]:

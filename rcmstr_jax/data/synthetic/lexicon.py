@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcmstr_jax.data.synthetic.fontfiles import INSTALL
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
 _TRIES = 2000
@@ -185,7 +186,13 @@ def _spell(word: str, case: str) -> str:
 
 
 def _frequent_words(count: int) -> list[tuple[str, float]]:
-    from wordfreq import get_frequency_dict, top_n_list
+    try:
+        from wordfreq import get_frequency_dict, top_n_list
+    except ImportError as error:
+        raise ValueError(
+            f"words_from = '' takes the words of wordfreq, which is not installed: {INSTALL}, or "
+            "name a text file, one word per line"
+        ) from error
 
     frequencies = get_frequency_dict("en", "best")
     # Tokens with digits are left out: wordfreq counts them with zeros for the digits.

@@ -1,7 +1,7 @@
 r"""Runs wrong command lines, and lists what each is answered: docs/mistakes.md.
 
-  python launch/list_mistakes.py            # prints the table
-  python launch/list_mistakes.py --write    # and writes docs/mistakes.md; a test compares the two
+  python -m tests.launch.mistakes            # prints the page
+  python -m tests.launch.mistakes --write    # and writes docs/mistakes.md; a test compares the two
 
 Every line is run by itself, as a user would, in a folder that holds `configs`, an LMDB `data/words`
 with the benchmark `data/benchmark/SVT`, images `data/photos`, an empty `data/nothing` and a file
@@ -22,14 +22,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from absl import app, flags
 
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mistakes.md"
-WRITE = flags.DEFINE_bool("write", False, f"Write {PAGE.relative_to(ROOT)}.")
 
 PRETRAIN = "pretrain.py --config=configs/pretrain/mini.py --workdir=runs/new"
 EVALUATE = "evaluate.py --config=configs/evaluate/frozen_ctc.py --workdir=runs/new"
@@ -101,7 +99,6 @@ def run(arguments: Sequence[str], folder: str, output: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     os.chdir(folder)
-    delattr(flags.FLAGS, WRITE.name)  # the flag of this program is none of that one
     sys.argv = [f"launch/{arguments[0]}", *arguments[1:]]
     runpy.run_path(str(ROOT / "launch" / arguments[0]), run_name="__main__")
 
@@ -134,7 +131,7 @@ def make_page() -> tuple[str, list[str]]:
         "# Wrong command lines, and what they are answered\n\n"
         "Exit code 2, one line, before any long work. All of them start with `python launch/`; "
         "there are eight devices.\n"
-        "Made by `python launch/list_mistakes.py --write`; a test runs every line again and "
+        "Made by `python -m tests.launch.mistakes --write`; a test runs every line again and "
         "compares.\n"
     ]
     with tempfile.TemporaryDirectory() as name:
@@ -150,9 +147,8 @@ def make_page() -> tuple[str, list[str]]:
     return "".join(parts), wrong
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints or writes the page; returns the exit code."""
-    del argv
+def main(write: bool) -> int:
+    """Prints the page, and may write it; returns the exit code."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     page, wrong = make_page()
@@ -160,10 +156,10 @@ def main(argv: Sequence[str]) -> int:
     if wrong:
         print("\n\n".join(wrong), file=sys.stderr)
         return 1
-    if WRITE.value:
+    if write:
         PAGE.write_text(page, encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(write="--write" in sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""The public names, for type checkers and for `__init__.py`, which imports them on first use."""
+
+from rcmstr_jax.augment.views import make_view as make_view
+from rcmstr_jax.data.charset import Charset as Charset
+from rcmstr_jax.data.pipeline import eval_batches as eval_batches
+from rcmstr_jax.data.pipeline import train_batches as train_batches
+from rcmstr_jax.data.sources import open_source as open_source
+from rcmstr_jax.metrics.words import score_words as score_words
+from rcmstr_jax.models.bilstm import BiLSTM as BiLSTM
+from rcmstr_jax.models.bilstm import BiLSTMProjector as BiLSTMProjector
+from rcmstr_jax.models.decoders.attention import AttentionDecoder as AttentionDecoder
+from rcmstr_jax.models.decoders.ctc import CtcDecoder as CtcDecoder
+from rcmstr_jax.models.decoders.transformer import TransformerDecoder as TransformerDecoder
+from rcmstr_jax.models.hierarchy import MlpProjector as MlpProjector
+from rcmstr_jax.models.hierarchy import Predictors as Predictors
+from rcmstr_jax.models.rcmstr import RCMSTR as RCMSTR
+from rcmstr_jax.models.resnet import ResNet as ResNet
+from rcmstr_jax.models.tps import TpsRectifier as TpsRectifier
+from rcmstr_jax.models.vit import VIT_SIZES as VIT_SIZES
+from rcmstr_jax.models.vit import VisionTransformer as VisionTransformer
+from rcmstr_jax.recognition.recognizer import Recognizer as Recognizer
+from rcmstr_jax.ssl.masking import draw_mask as draw_mask
+from rcmstr_jax.ssl.momentum import ema_update as ema_update
+from rcmstr_jax.ssl.momentum import momentum_schedule as momentum_schedule
+from rcmstr_jax.ssl.objective import ContrastOptions as ContrastOptions
+from rcmstr_jax.ssl.objective import contrastive_objective as contrastive_objective
+from rcmstr_jax.ssl.objective import contrastive_terms as contrastive_terms
+from rcmstr_jax.ssl.queue import KeyQueue as KeyQueue
+from rcmstr_jax.ssl.queue import enqueue as enqueue
+from rcmstr_jax.ssl.queue import init_queue as init_queue
+from rcmstr_jax.ssl.rearrange import align_frames as align_frames
+from rcmstr_jax.ssl.rearrange import draw_permutation as draw_permutation
+from rcmstr_jax.ssl.rearrange import rearrange_images as rearrange_images
+from rcmstr_jax.ssl.reconstruction import patch_targets as patch_targets
+from rcmstr_jax.ssl.reconstruction import reconstruction_loss as reconstruction_loss
+from rcmstr_jax.ssl.relational import relational_terms as relational_terms
+from rcmstr_jax.version import __version__ as __version__
