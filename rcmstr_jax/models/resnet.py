@@ -72,7 +72,7 @@ class ResNet(nn.Module):
         mask: Bool[Array, "batch rows columns"] | None = None,
         form: str = "masked_dense",
         visible_count: int | None = None,
-    ) -> tuple[Float[Array, "batch out_height frames width"], Bool[Array, "batch frames"] | None]:
+    ) -> tuple[Float[Array, "batch out_height frames dim"], Bool[Array, "batch frames"] | None]:
         """Encodes images.
 
         Args:

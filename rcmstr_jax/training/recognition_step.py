@@ -241,7 +241,8 @@ def make_step(
         params, averaged = optax.apply_updates(state.params, updates), state.averaged
         if averaged:
             # At the beginning the average is that of few steps: it must not remember the start.
-            kept = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
+            count = state.step.astype(jnp.float32)
+            kept = jnp.minimum(average, (1.0 + count) / (10.0 + count))
             now = {"params": params, "batch_stats": statistics}
             averaged = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, averaged, now)
         proposed = dataclasses.replace(
