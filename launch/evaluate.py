@@ -27,10 +27,11 @@ from ml_collections import config_flags
 
 from rcmstr_jax.evaluation.runs import run_all
 from rcmstr_jax.evaluation.watch import watch
+from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
-from rcmstr_jax.runtime.skipped import TrainingDiverged
+from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.plan import evaluation_plan
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
@@ -41,19 +42,28 @@ PRETRAINED = flags.DEFINE_string(
 WATCH = flags.DEFINE_bool("watch", False, "Evaluate each new checkpoint of a running pretraining.")
 WATCH_EVERY = flags.DEFINE_float("watch_every", 20.0, "Seconds between two looks for checkpoints.")
 flags.mark_flags_as_required(["config", "pretrained"])
+flags.adopt_module_key_flags(distributed_flags)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
     workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
-    with command_line.one_line_errors(TrainingDiverged):
+    with leave_at_once_on_failure(), command_line.one_line_errors():
+        watched = distributed_flags.join()
         try:
             if WATCH.value:
-                watch(evaluation_plan(CONFIG.value), pretrained, workdir, every=WATCH_EVERY.value)
+                plan = evaluation_plan(CONFIG.value)
+                watch(plan, pretrained, workdir, every=WATCH_EVERY.value)
             else:
-                run_all(CONFIG.value, workdir, pretrained)
+                run_all(
+                    CONFIG.value,
+                    workdir,
+                    pretrained,
+                    profile_steps=watched.profile_steps,
+                    stall_timeout=watched.stall_timeout,
+                )
         except Stopped as stopped:
             print(stopped, file=sys.stderr, flush=True)
             return EXIT_PREEMPTED
