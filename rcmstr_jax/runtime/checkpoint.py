@@ -8,10 +8,11 @@ reading, so that a flipped bit is found even where the file format would not not
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -46,6 +47,18 @@ _Found = tuple[int, dict[str, Any], dict[str, np.ndarray]]
 
 class CheckpointError(RunFailed):
     """No checkpoint could be written or read; the message says where and why."""
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps Orbax from warning that a folder that is to be read alone is read-only."""
+    absl = logging.getLogger("absl")
+    before = absl.level
+    absl.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.setLevel(before)
 
 
 class _Unreadable(Exception):
@@ -95,11 +108,13 @@ class Checkpoints:
             keep_period=keep_period or None,
             create=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
             # What a killed process left half-written.
             cleanup_tmp_directories=not read_only,
         )
         try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            with _without_warnings() if read_only else contextlib.nullcontext():
+                self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints below workdir {self.workdir}: {error}"
