@@ -55,8 +55,8 @@ from rcmstr_jax.models.forms import measured_table
 from rcmstr_jax.plotting.sites import draw_sites
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.ssl.masking import draw_mask
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Not measured, but counted.

@@ -16,9 +16,7 @@ DEVICES = 8  # that the step is compiled for
 XLA_FLAGS = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
 
 
-def report(
-    config: Mapping[str, Any], chips: Sequence[int], share: float
-) -> Iterator[str]:
+def report(config: Mapping[str, Any], chips: Sequence[int], share: float) -> Iterator[str]:
     """Markdown, part by part; compiles the step (minutes) and runs nothing.
 
     Args:
