@@ -8,11 +8,10 @@ reading, so that a flipped bit is found even where the file format would not not
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -37,6 +36,8 @@ from rcmstr_jax.runtime.errors import RunFailed, in_one_line
 from rcmstr_jax.runtime.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
+# What is opened to be read alone is read-only: Orbax would warn of it each time.
+logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE = "checkpoints_unreadable"
@@ -47,18 +48,6 @@ _Found = tuple[int, dict[str, Any], dict[str, np.ndarray]]
 
 class CheckpointError(RunFailed):
     """No checkpoint could be written or read; the message says where and why."""
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keeps Orbax from warning that a folder that is to be read alone is read-only."""
-    absl = logging.getLogger("absl")
-    before = absl.level
-    absl.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        absl.setLevel(before)
 
 
 class _Unreadable(Exception):
@@ -109,12 +98,10 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
-            # What a killed process left half-written.
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=not read_only,  # what a killed process left half-written
         )
         try:
-            with _without_warnings() if read_only else contextlib.nullcontext():
-                self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints below workdir {self.workdir}: {error}"
@@ -240,8 +227,7 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint {path} is unreadable: {error}") from error
         if found is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint")
-        at, meta, arrays = found
-        return at, meta["config"], arrays
+        return found[0], found[1]["config"], found[2]
 
     def _newest(self, wanted: _Shapes, position: DataPosition | None) -> _Found | None:
         steps = self.steps()
