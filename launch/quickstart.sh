@@ -35,6 +35,8 @@ finetuned=(--config=configs/evaluate/finetune_ctc.py:mini)
 case "$size" in
   full) ;;
   test)
+    # Programs that run a few steps are compiled without LLVM's optimisations, in half the time.
+    export XLA_FLAGS="--xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
     num_unlabelled=64 num_labelled=40 num_test=24
     pretrain=("${pretrain[0]}:test")
     frozen=("${frozen[0]%:mini}:test") finetuned=("${finetuned[0]%:mini}:test")
@@ -51,7 +53,8 @@ installed=$SECONDS
 timings=()
 chain="" # commands and checksums of code so far: a phase is stale as soon as one before it changes
 resume="interrupted: the same command goes on from here"
-trap 'echo "$resume" >&2; exit 130' INT
+# What runs side by side does not hear Ctrl-C, which ends this script alone.
+trap 'kill $(jobs -p) 2>/dev/null; wait; echo "$resume" >&2; exit 130' INT
 
 stopped() { # CODE NAME COMMAND...; 75 is what training leaves with when it was asked to stop
   [ "$1" -ne 75 ] || fail "$resume"
@@ -64,10 +67,10 @@ depends_on() { # PATHS...: from here on, another content of these files makes a 
   chain+="code $sum"$'\n'
 }
 
-# phase NAME DIR keep|clear COMMAND...: runs the command unless it already finished, unchanged, in DIR.
+# is_left NAME DIR keep|clear COMMAND...: whether the command has to run: not if it finished, unchanged, in DIR.
 # An interrupted DIR is continued (keep) or made anew (clear); a stale one is always made anew.
-phase() {
-  local name="$1" dir="$2" partial="$3" start=$SECONDS
+is_left() {
+  local name="$1" dir="$2" partial="$3"
   shift 3
   chain+="$name: $*"$'\n'
   local key="$dir.command" done_mark="$dir.done" state=none
@@ -80,7 +83,7 @@ phase() {
   if [ "$state" = done ]; then
     echo "== $name: reused from $dir (same flags and code)"
     timings+=("$name"$'\t'"reused, was $(cat "$done_mark") s")
-    return
+    return 1
   fi
   if [ "$state" = stale ] || { [ "$state" = partial ] && [ "$partial" = clear ]; }; then
     rm -rf "$dir"
@@ -89,14 +92,52 @@ phase() {
   mkdir -p "$(dirname "$dir")"
   printf '%s\n' "${chain%$'\n'}" >"$key"
   echo "== $name"
-  "$@" || stopped $? "$name" "$@"
-  echo $((SECONDS - start)) >"$done_mark"
-  timings+=("$name"$'\t'"$((SECONDS - start)) s")
-  echo "== $name: $((SECONDS - start)) s"
+}
+
+finished() { # NAME DIR SECONDS
+  echo "$3" >"$2.done"
+  timings+=("$1"$'\t'"$3 s")
+  echo "== $1: $3 s"
+}
+
+phase() { # NAME DIR keep|clear COMMAND...: runs what is left of it
+  local start=$SECONDS
+  is_left "$@" || return 0
+  "${@:4}" || stopped $? "$1" "${@:4}"
+  finished "$1" "$2" $((SECONDS - start))
+}
+
+# Phases that need nothing of each other: each is begun, and `together` waits for all. Most of their time goes into
+# starting and compiling, which one core does.
+begun=()
+begin() { # NAME DIR keep|clear COMMAND...
+  is_left "$@" || return 0
+  local code=0 start=$SECONDS
+  (
+    "${@:4}" > >(sed -u "s/^/[$1] /") 2>&1 || code=$?
+    echo "$code $((SECONDS - start))" >"$2.ended"
+    exit "$code"
+  ) &
+  begun+=("$1" "$2" "${*:4}")
+}
+
+together() {
+  local name dir command code seconds failed=()
+  wait
+  set -- "${begun[@]}"
+  begun=()
+  while [ $# -gt 0 ]; do
+    name="$1" dir="$2" command="$3"
+    shift 3
+    read -r code seconds <"$dir.ended"
+    rm "$dir.ended"
+    if [ "$code" -eq 0 ]; then finished "$name" "$dir" "$seconds"; else failed=("$code" "$name" "$command"); fi
+  done
+  [ ${#failed[@]} -eq 0 ] || stopped "${failed[@]}"
 }
 
 render() { # NAME COUNT SPLIT DRAW ARGUMENTS...: draws of one seed share no image
-  phase "render $1 words" "$out/words/$1" clear \
+  begin "render $1 words" "$out/words/$1" clear \
     "$python" launch/render_words.py --out="$out/words/$1" --num="$2" --format=lmdb --split="$3" \
     --seed="$((3 * seed + $4))" "${world[@]}" "${@:5}"
 }
@@ -104,6 +145,7 @@ depends_on launch/render_words.py rcmstr_jax/data/synthetic
 render unlabelled "$num_unlabelled" train 0 --sheet="$out/words.png"
 render labelled "$num_labelled" train 1
 render test "$num_test" test 2
+together
 
 depends_on configs/pretrain rcmstr_jax/augment rcmstr_jax/models rcmstr_jax/ssl rcmstr_jax/training
 # Two devices of one core each are faster than one device of two: small operations do not divide well.
@@ -114,15 +156,17 @@ phase "pretrain" "$out/pretrain" keep \
 
 depends_on configs/evaluate rcmstr_jax/data rcmstr_jax/evaluation
 evaluate() { # NAME PRETRAINED CONFIG...
-  phase "evaluate $1" "$out/$1" clear \
+  begin "evaluate $1" "$out/$1" clear \
     "$python" launch/evaluate.py "${@:3}" --workdir="$out/$1" --pretrained="$2" \
     --config.seed="$seed" --config.train.source="lmdb:$out/words/labelled" \
     --config.benchmarks="$out/words/test"
 }
 evaluate frozen_random_init "random:$out/pretrain" "${frozen[@]}"
 evaluate frozen_pretrained "$out/pretrain" "${frozen[@]}"
+together
 evaluate finetuned_random_init "random:$out/pretrain" "${finetuned[@]}"
 evaluate finetuned_pretrained "$out/pretrain" "${finetuned[@]}"
+together
 
 echo
 "$python" launch/compare.py --runs="$out" --out="$out/results.json"

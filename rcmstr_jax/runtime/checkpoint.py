@@ -36,6 +36,8 @@ from rcmstr_jax.runtime.errors import RunFailed, in_one_line
 from rcmstr_jax.runtime.provenance import DataPosition, check_position, code_version
 
 logger = logging.getLogger(__name__)
+# What is opened to be read alone is read-only: Orbax would warn of it each time.
+logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE = "checkpoints_unreadable"
@@ -95,8 +97,8 @@ class Checkpoints:
             keep_period=keep_period or None,
             create=not read_only,
             read_only=read_only,
-            # What a killed process left half-written.
-            cleanup_tmp_directories=not read_only,
+            save_interval_steps=0 if read_only else 1,
+            cleanup_tmp_directories=not read_only,  # what a killed process left half-written
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -225,8 +227,7 @@ class Checkpoints:
                 raise CheckpointError(f"checkpoint {path} is unreadable: {error}") from error
         if found is None:
             raise CheckpointError(f"{self.directory} holds no checkpoint")
-        at, meta, arrays = found
-        return at, meta["config"], arrays
+        return found[0], found[1]["config"], found[2]
 
     def _newest(self, wanted: _Shapes, position: DataPosition | None) -> _Found | None:
         steps = self.steps()

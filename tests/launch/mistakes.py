@@ -29,23 +29,24 @@ from rcmstr_jax.data.records import Record
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mistakes.md"
 
-PRETRAIN = "pretrain.py --config=configs/pretrain/mini.py --workdir=runs/new"
-EVALUATE = "evaluate.py --config=configs/evaluate/frozen_ctc.py --workdir=runs/new"
+PRETRAIN = "pretrain.py --config=mini --workdir=runs/new"
+EVALUATE = "evaluate.py --config=frozen_ctc --workdir=runs/new"
 SCORED = (
     f"{EVALUATE} --pretrained=random --config.train.source=lmdb:data/words "
     "--config.benchmarks=data/benchmark"
 )
-SCORE = "evaluate.py --config=configs/evaluate/score.py --pretrained=runs/old"
+SCORE = "evaluate.py --config=score --pretrained=runs/old"
 # Heading -> command lines, each with one mistake.
 MISTAKES: dict[str, tuple[str, ...]] = {
     "Flags": (
         "pretrain.py --workdir=runs/new",
-        "pretrain.py --config=configs/pretrain/mini.py",
+        "pretrain.py --config=mini",
         f"{PRETRAIN} --seed=1",
         f"{PRETRAIN} config.seed=1",
         "pretrain.py --config=configs/pretrain/rcmstr_cn.py --workdir=runs/new",
-        "pretrain.py --config=configs/pretrain/rcmstr_vit.py:large --workdir=runs/new",
-        "pretrain.py --config=configs/pretrain/mini.py --workdir=notes.txt",
+        "pretrain.py --config=rcmstr_cn --workdir=runs/new",
+        "pretrain.py --config=rcmstr_vit:large --workdir=runs/new",
+        "pretrain.py --config=mini --workdir=notes.txt",
     ),
     "Fields": (
         f"{PRETRAIN} --config.mim.mask_ration=0.5",
@@ -77,7 +78,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
         f"{SCORED} --config.train.source=lmdb:data/benchmark",
         f"{SCORED} --config.train.labels=0",
         f"{SCORED} --config.protocol=linear",
-        "pretrain.py --config=configs/evaluate/frozen_ctc.py --workdir=runs/new",
+        "pretrain.py --config=frozen_ctc --workdir=runs/new",
     ),
 }
 

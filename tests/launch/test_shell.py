@@ -79,12 +79,13 @@ def test_quickstart_runs_every_phase_and_writes_where_it_was_asked(checkout: Che
     out = checkout.root.parent / "results"  # relative to where it was called, not to the checkout
     assert json.loads((out / "results.json").read_text()) == {}
     scored = [line for line in checkout.called if "launch/evaluate" in line]
-    assert [f"--pretrained={start}{out}/pretrain" in line for line, start in zip(
-        scored, ("random:", "", "random:", ""), strict=True
-    )] == [True] * 4  # fmt: skip
+    # Two at a time, in any order.
+    starts = [sorted("random:" in line for line in scored[i : i + 2]) for i in (0, 2)]
+    assert starts == [[False, True]] * 2
+    assert all(f"{out}/pretrain" in line for line in scored)
     # What is scored must be neither pretrained nor trained on.
     rendered = [line for line in checkout.called if "launch/render_words" in line]
-    assert [("--split=test" in line, "words/test" in line) for line in rendered] == [
+    assert sorted(("--split=test" in line, "words/test" in line) for line in rendered) == [
         (False, False), (False, False), (True, True),
     ]  # fmt: skip
     assert len({line.split("--seed=")[1].split()[0] for line in rendered}) == 3
