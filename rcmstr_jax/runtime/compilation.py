@@ -11,6 +11,9 @@ import jax
 from rcmstr_jax.runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+# `compiler_options` of a program that runs once or a few times: on CPU, LLVM's optimisations take
+# most of the compilation.
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def enable_compilation_cache(setting: str) -> Path | None:

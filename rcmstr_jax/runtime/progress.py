@@ -19,6 +19,8 @@ PACKAGE_LOGGER = "rcmstr_jax"
 _logger = logging.getLogger(__name__)
 # What takes longer is announced.
 ANNOUNCE_SECONDS = 2.0
+# Characters of a progress line, with the time before it at most 120.
+LINE = 92
 # Metrics shown beside the bar, where they exist: the loss, and one sign of collapse of each kind.
 SHOWN = ("loss", "accuracy/", "key_variance/", "relation_entropy/")
 
@@ -101,15 +103,24 @@ def readable_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def gauges_line(metrics: Mapping[str, float]) -> str:
-    """Loss and collapse gauges, `loss 9.123  accuracy frame .12 word .30  key_variance ...`."""
+def gauges_line(metrics: Mapping[str, float], width: int = LINE) -> str:
+    """Loss and collapse gauges, `loss 9.123  accuracy frame .12, word .30  key_variance ...`.
+
+    Of the gauges as many groups as fit into `width` characters; metrics.jsonl has all of them.
+    """
     parts: dict[str, list[str]] = {}
     for name in sorted(metrics, key=lambda n: [n.startswith(s) for s in SHOWN], reverse=True):
         if not any(name == s or (s.endswith("/") and name.startswith(s)) for s in SHOWN):
             continue
         group, _, member = name.partition("/")
-        parts.setdefault(group, []).append(f"{member} {metrics[name]:.3g}".strip())
-    return "  ".join(f"{group} {', '.join(values)}" for group, values in parts.items())
+        parts.setdefault(group, []).append(f"{member} {metrics[name]:.2g}".strip())
+    line = ""
+    for group, values in parts.items():
+        longer = f"{line}  {group} {', '.join(values)}" if line else f"{group} {', '.join(values)}"
+        if len(longer) > width:
+            break
+        line = longer
+    return line
 
 
 def device_memory() -> dict[str, float]:
@@ -222,7 +233,8 @@ class Progress:
             left = (self._total - self._step) * elapsed / steps
             parts.append(f"{readable_time(left)} left")
         speed.update(device_memory())
-        line = "  ".join([*parts, gauges_line(metrics)])
+        said = "  ".join(parts)
+        line = f"{said}  {gauges_line(metrics, LINE - len(said) - 2)}".rstrip()
         self._bar.set_postfix_str(line.split("  ", 1)[1], refresh=True)
         self.restart_clock()
         return speed, line

@@ -23,7 +23,7 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.pipeline import prefetch_to_device
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
-from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.compilation import QUICKLY, enable_compilation_cache
 from rcmstr_jax.runtime.config_files import differences, flatten, write_config
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_text
@@ -41,8 +41,6 @@ from rcmstr_jax.training.plan import LoopPlan
 logger = logging.getLogger(__name__)
 State = Any  # a pytree with `step`, `skipped` and `skipped_in_row`
 Batch = dict[str, Any]
-# For a program that runs once: LLVM's optimisations take six sevenths of its compilation.
-_QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 class Feed(Protocol):
@@ -353,7 +351,7 @@ def _initial_state(
         state = restored.state
     else:
         with announced("initialising"):
-            state = (jax.jit(job.fresh, compiler_options=_QUICKLY) if job.drawn else job.fresh)()
+            state = (jax.jit(job.fresh, compiler_options=QUICKLY) if job.drawn else job.fresh)()
             state = job.prepare(state) if job.prepare else state
     if leads:
         write_config(job.config, workdir)

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.plotting import figures
 from rcmstr_jax.runtime import parallel
+from rcmstr_jax.runtime.compilation import QUICKLY
 from rcmstr_jax.runtime.writers import METRICS
 from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
@@ -86,7 +87,8 @@ class Pictures:
 
     def __init__(self, plan: PretrainPlan, model: RCMSTR, workdir: Path) -> None:
         """Takes the model as `make_picture_fn` does; nothing is compiled before the first use."""
-        self._draw = jax.jit(make_picture_fn(plan, model))
+        # Runs a few times: quickly compiled is better than quick.
+        self._draw = jax.jit(make_picture_fn(plan, model), compiler_options=QUICKLY)
         self._group = plan.rearrange.group if plan.rearrange else 1
         self._workdir = workdir
 
