@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 Range = tuple[float, float]
 
@@ -43,8 +43,8 @@ def fold_all(keys: Key[Array, " batch"], purpose: int) -> Key[Array, " batch"]:
 
 
 def per_image(
-    keys: Key[Array, " batch"], draw: Callable[[Array], Float[Array, "..."]]
-) -> Float[Array, "batch ..."]:
+    keys: Key[Array, " batch"], draw: Callable[[Array], Shaped[Array, "..."]]
+) -> Shaped[Array, "batch ..."]:
     """`draw(key)` for the key of every image."""
     return jax.vmap(draw)(keys)
 

@@ -9,6 +9,7 @@ resampled (and softened) once, however many operations made it.
 from __future__ import annotations
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from rcmstr_jax.augment.draws import Range, bounded_normal, fold_all, image_keys, uniform
@@ -18,8 +19,10 @@ GRID = 4  # control points per side of the piecewise affine jitter, imgaug's def
 Coordinates = tuple[Float[Array, "batch height width"], Float[Array, "batch height width"]]
 
 
-def pixel_centres(height: int, width: int, dtype: jnp.dtype) -> Coordinates:
-    """Centres of the output pixels, (1, 1, width) and (1, height, 1), to be broadcast."""
+def pixel_centres(
+    height: int, width: int, dtype: jnp.dtype
+) -> tuple[Float[Array, "1 1 width"], Float[Array, "1 height 1"]]:
+    """Centres of the output pixels, to be broadcast."""
     u = (jnp.arange(width, dtype=dtype) + 0.5) / width
     v = (jnp.arange(height, dtype=dtype) + 0.5) / height
     return u[None, None, :], v[None, :, None]
@@ -45,7 +48,7 @@ def crop_map(
         entries = [kept, zero, low, zero, one, zero, zero, zero, one]
     else:
         raise ValueError(f"axis={axis!r} is no axis of an image; use 'rows' or 'columns'")
-    return jnp.stack(entries, -1).reshape(-1, 3, 3)
+    return rearrange(jnp.stack(entries), "(row column) b -> b row column", row=3)
 
 
 def quad_map(corners: Float[Array, "batch 4 2"]) -> Float[Array, "batch 3 3"]:
@@ -66,7 +69,7 @@ def quad_map(corners: Float[Array, "batch 4 2"]) -> Float[Array, "batch 3 3"]:
     h = (dx1 * sum_y - sum_x * dy1) / det
     entries = [x1 - x0 + g * x1, x3 - x0 + h * x3, x0]
     entries += [y1 - y0 + g * y1, y3 - y0 + h * y3, y0, g, h, jnp.ones_like(g)]
-    return jnp.stack(entries, -1).reshape(-1, 3, 3)
+    return rearrange(jnp.stack(entries), "(row column) b -> b row column", row=3)
 
 
 def apply_homography(homography: Float[Array, "batch 3 3"], u: Array, v: Array) -> Coordinates:
@@ -138,7 +141,7 @@ def resample(
     Returns:
       Images of the type of `images` and the size of `u`.
     """
-    batch, height, width, channels = images.shape
+    batch, height, width, _ = images.shape
     x = jnp.clip(u * width - 0.5, 0, width - 1)
     y = jnp.clip(v * height - 0.5, 0, height - 1)
     # One short of the last pixel, so that the right and lower neighbours always exist.
@@ -147,7 +150,7 @@ def resample(
     across, down = (x - left)[..., None], (y - top)[..., None]
     start = jnp.arange(batch)[:, None, None] * (height * width)
     first = start + top.astype(jnp.int32) * width + left.astype(jnp.int32)
-    pixels = images.reshape(batch * height * width, channels)
+    pixels = rearrange(images, "b h w c -> (b h w) c")
 
     def fetch(offset: int) -> Array:
         # Flat rows in bounds by construction: several times faster on CPUs than map_coordinates.
@@ -173,7 +176,7 @@ def draw_perspective(keys: Key[Array, " batch"], scale: Range) -> Float[Array, "
     draws = jnp.abs(bounded_normal(keys, (4, 2)))
     inset = draws * _own_scale(keys, scale)[:, None, None]
     square = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], jnp.float32)
-    return quad_map(square + (1 - 2 * square) * inset)
+    return quad_map(square[None] + (1 - 2 * square)[None] * inset)
 
 
 def draw_piecewise_affine(keys: Key[Array, " batch"], scale: Range) -> Float[Array, "batch 4 4 2"]:

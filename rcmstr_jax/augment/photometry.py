@@ -7,6 +7,7 @@ and the `random_*` functions draw it. `filter_stage` does all three in one pass 
 from __future__ import annotations
 
 import jax.numpy as jnp
+from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -50,10 +51,10 @@ def _filter_both_ways(rows: Array, weights: list[Array], channels: int) -> Array
 def _gaussian_taps(sigma: Array, active: Array, radius: int, dtype: jnp.dtype) -> list[Array]:
     """Centre and one-sided weights, (batch, 1, 1) each; a unit impulse where not active."""
     safe = jnp.where(active & (sigma > 0), sigma, 1.0).astype(dtype)
-    taps = jnp.exp(-0.5 * (jnp.arange(radius + 1, dtype=dtype) / safe[:, None]) ** 2)
+    taps = jnp.exp(-0.5 * (jnp.arange(radius + 1, dtype=dtype)[None] / safe[:, None]) ** 2)
     taps = taps / (2 * taps.sum(1, keepdims=True) - taps[:, :1])
     impulse = (jnp.arange(radius + 1) == 0).astype(dtype)
-    taps = jnp.where((active & (sigma > 0))[:, None], taps, impulse)
+    taps = jnp.where((active & (sigma > 0))[:, None], taps, impulse[None])
     return [taps[:, i, None, None] for i in range(radius + 1)]
 
 
@@ -92,10 +93,10 @@ def gaussian_blur(
     Returns:
       Images of the same shape and type.
     """
-    batch, height, width, channels = images.shape
+    channels = images.shape[-1]
     sigma = _per_pixel(jnp.asarray(sigma), images)
     taps = _gaussian_taps(sigma, sigma > 0, radius, images.dtype)
-    rows = images.reshape(batch, height, width * channels)
+    rows = rearrange(images, "b h w c -> b h (w c)")
     return _filter_both_ways(rows, taps, channels).reshape(images.shape)
 
 
@@ -161,9 +162,9 @@ def filter_stage(
     Returns:
       Images of the same shape and type, in [-1, 1].
     """
-    batch, height, width, channels = images.shape
+    channels = images.shape[-1]
     dtype = images.dtype
-    rows = images.reshape(batch, height, width * channels)
+    rows = rearrange(images, "b h w c -> b h (w c)")
     smooth = _filter_both_ways(rows, _gaussian_taps(sigma, blur, BLUR_RADIUS, dtype), channels)
     one = jnp.ones((), dtype)
     box = _filter_both_ways(smooth, [one, one], channels)

@@ -156,7 +156,7 @@ def compose_geometry(plan: Plan, height: int, width: int, dtype: jnp.dtype) -> g
     early = jnp.take_along_axis(plan.time, kinds, 1) < plan.time[:, _PIECEWISE, None]
 
     def chain(chosen: Bool[Array, "batch 3"]) -> Float[Array, "batch 3 3"]:
-        kept = jnp.where(chosen[:, :, None, None], maps, jnp.eye(3, dtype=dtype))
+        kept = jnp.where(chosen[:, :, None, None], maps, jnp.eye(3, dtype=dtype)[None, None])
         # A place in the output meets the operation that came last first. Sums of products
         # written out: a matrix unit would round the coordinates.
         first = (kept[:, 0, :, :, None] * kept[:, 1, None, :, :]).sum(2)

@@ -15,10 +15,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
+from einops import rearrange
 from jaxtyping import Array, Float
 
-from rcmstr_jax.models.linear import Linear, uniform_within
+from rcmstr_jax.models.linear import Linear, promote_dtype, uniform_within
 
 DIRECTIONS: tuple[str, ...] = ("forward", "backward")
 
@@ -93,7 +93,7 @@ def _scan_backward(residuals: _Residuals, d_hiddens: jax.Array) -> tuple[jax.Arr
         d_above, by_ifg, by_o, by_cell, f = frame
         d_hidden = d_hidden + d_above
         d_cell = d_cell + d_hidden * by_cell
-        d_ifg = (d_cell[:, :, None] * by_ifg).reshape(*d_cell.shape[:-1], -1)
+        d_ifg = rearrange(d_cell[:, :, None] * by_ifg, "d b gate h -> d b (gate h)")
         d_gates = jnp.concatenate([d_ifg, d_hidden * by_o], axis=-1)
         return (jnp.einsum("dbg,dgh->dbh", d_gates, transposed), d_cell * f), d_gates
 
@@ -143,15 +143,14 @@ class BiLSTM(nn.Module):
         x, weight_ih, weight_hh, bias = promote_dtype(
             x, weight_ih, weight_hh, bias, dtype=self.dtype
         )
-        batch, frames, _ = x.shape
-        time_major = jnp.swapaxes(x, 0, 1).reshape(frames * batch, -1)
-        projected = (time_major @ weight_ih).reshape(frames, batch, len(DIRECTIONS), gates)
-        projected = jnp.swapaxes(projected + bias, 1, 2)
+        projected = rearrange(x, "b t c -> (t b) c") @ weight_ih
+        projected = rearrange(projected, "(t b) (d g) -> t d b g", b=x.shape[0], g=gates)
+        projected = projected + bias[None, :, None]
         projected = jnp.stack([projected[:, 0], projected[::-1, 1]], axis=1)
         states = scan_directions(projected, weight_hh)
         both = jnp.concatenate([states[:, 0], states[::-1, 1]], axis=-1)
         linear = Linear(self.output, dtype=self.dtype, param_dtype=self.param_dtype, name="linear")
-        return linear(jnp.swapaxes(both, 0, 1))
+        return linear(rearrange(both, "t b h -> b t h"))
 
 
 class BiLSTMProjector(nn.Module):

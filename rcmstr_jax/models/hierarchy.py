@@ -12,11 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.linear import Linear
-
-HIERARCHIES: tuple[str, ...] = ("frame", "subword", "word")
+from rcmstr_jax.ssl.objective import HIERARCHIES as HIERARCHIES
 
 
 def pool_frames(feature_map: Float[Array, "batch rows frames dim"]) -> Float[Array, "b frames dim"]:
@@ -86,7 +86,7 @@ class Predictors(nn.Module):
     @nn.compact
     def __call__(
         self, frames: Float[Array, "batch frames dim"], *, normalize: bool = True
-    ) -> dict[str, Float[Array, "batch n dim"]]:
+    ) -> dict[str, Float[Array, "batch _ output"]]:
         """Returns {hierarchy: (B, n, dim)} with n = T, S, 1; `normalize=False` skips the norm.
 
         Raises:
@@ -103,7 +103,7 @@ class Predictors(nn.Module):
             if name != "frame":
                 pooled = adaptive_average_pool(frames, self.subwords if name == "subword" else 1)
             y = Linear(self.dim, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(pooled)
-            y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+            y = y.astype(np.promote_types(y.dtype, np.float32))
             vectors[name] = l2_normalize(y) if normalize else y
         return vectors
 

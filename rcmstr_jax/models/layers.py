@@ -6,7 +6,6 @@ zero on entry and on exit. Maps are channels last. No layer keeps a mask: it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from rcmstr_jax.models import packed
+from rcmstr_jax.models.linear import per_channel, promote_dtype
 from rcmstr_jax.models.normalization import normalize
 from rcmstr_jax.models.sites import Pair, Sites, output_size
 
@@ -51,7 +52,7 @@ class Conv(nn.Module):
         """
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         if sites is not None and sites.packed:
             window = (self.kernel_size, self.strides, self.padding)
             return packed.convolve(x, kernel, sites, window)
@@ -71,10 +72,9 @@ def convolve(
     group = 1
     if jax.default_backend() == "cpu" and (kernel.shape[:2], strides, padding) == _SAME_3X3:
         group = _columns_per_group(x.shape[2], kernel.shape[3])
-    batch, height, width, channels = x.shape
     if group > 1:
         # In channels-last order a group of columns is already a longer vector of channels.
-        x = x.reshape(batch, height, width // group, group * channels)
+        x = rearrange(x, "b h (w g) c -> b h w (g c)", g=group)
         kernel = _group_columns(kernel, group)
     (top, left) = padding
     y = lax.conv_general_dilated(
@@ -84,7 +84,7 @@ def convolve(
         ((top, top), (left, left)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y if group == 1 else y.reshape(batch, height, width, -1)
+    return y if group == 1 else rearrange(y, "b h w (g c) -> b h (w g) c", g=group)
 
 
 _SAME_3X3 = ((3, 3), (1, 1), (1, 1))
@@ -107,9 +107,8 @@ def _group_columns(kernel: Array, group: int) -> Array:
     meets = np.zeros((3, 3, group, group), np.float32)
     for offset, distance, i, o in np.ndindex(meets.shape):
         meets[offset, distance, i, o] = i + group * (distance - 1) == o + offset - 1
-    rows, _, channels, features = kernel.shape
     wide = jnp.einsum("ytcf,tdio->ydicof", kernel, jnp.asarray(meets, kernel.dtype))
-    return wide.reshape(rows, 3, group * channels, group * features)
+    return rearrange(wide, "y d i c o f -> y d (i c) (o f)")
 
 
 class BatchNorm(nn.Module):
@@ -123,14 +122,12 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics that is kept.
       epsilon: added to the variance.
       axis_name: device axis over which the batch statistics are shared; None keeps them local.
-      axis_index_groups: groups of devices that share statistics, as in `jax.lax.psum`.
       dtype: type of the output; None keeps the input's.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
-    axis_index_groups: Sequence[Sequence[int]] | None = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -152,19 +149,18 @@ class BatchNorm(nn.Module):
         if train:
             active = None if sites is None else sites.kept
             axis_name = None if self.is_initializing() else self.axis_name
-            groups = self.axis_index_groups and tuple(map(tuple, self.axis_index_groups))
-            y, (mean, var, count) = normalize(
-                x, scale, bias, active, self.epsilon, axis_name, groups
-            )
+            y, (mean, var, count) = normalize(x, scale, bias, active, self.epsilon, axis_name)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1, 1)
                 kept = self.momentum
-                running_mean.value = kept * running_mean.value + (1 - kept) * mean
-                running_var.value = kept * running_var.value + (1 - kept) * unbiased
+                for running, now in ((running_mean, mean), (running_var, unbiased)):
+                    old = (kept * running.value).astype(now.dtype)
+                    running.value = old + (1 - kept) * now
             return y
         factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-        y = (x - running_mean.value) * factor + bias
-        y = y.astype(x.dtype)
+        precise, *vectors = promote_dtype(x, running_mean.value, factor, bias)
+        mean, factor, bias = (per_channel(vector, x) for vector in vectors)
+        y = ((precise - mean) * factor + bias).astype(x.dtype)
         return y if sites is None else keep_active(y, sites)
 
 

@@ -7,8 +7,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+
+def promote_dtype(*arrays: Any, dtype: Any = None) -> list[Any]:
+    """Arrays (None stays None) in one dtype: the given one, or the one that holds them all.
+
+    As `flax.linen.dtypes.promote_dtype`, and said so explicitly that JAX need not promote.
+    """
+    if dtype is None:
+        dtype = np.result_type(*(array.dtype for array in arrays if array is not None))
+    return [None if array is None else jnp.asarray(array, dtype) for array in arrays]
+
+
+def per_channel(vector: Shaped[Array, " channels"], like: Array) -> Shaped[Array, "..."]:
+    """One number per channel with as many axes as `like`, channels last."""
+    return jnp.expand_dims(vector, range(like.ndim - 1))
 
 
 def uniform_within(bound: float) -> nn.initializers.Initializer:
@@ -47,4 +62,4 @@ class Linear(nn.Module):
             bias = self.param("bias", init, (self.features,), self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x @ kernel
-        return y if bias is None else y + bias
+        return y if bias is None else y + per_channel(bias, y)

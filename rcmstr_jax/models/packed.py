@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from rcmstr_jax.models.compilation import compiled_apart
@@ -60,7 +61,7 @@ def convolve(
     window: Window,
 ) -> Float[Array, "batch out_capacity features"]:
     """Convolution over active sites; `sites` are those of the input, unused slots stay zero."""
-    matrices = kernel.reshape(-1, *kernel.shape[2:])
+    matrices = rearrange(kernel, "h w c f -> (h w) c f")
     if window == ((1, 1), (1, 1), (0, 0)):
         return x @ matrices[0]
     sources = sites.table("sources", window)
@@ -72,15 +73,15 @@ def convolve(
 
 def _multiply(x: Array, matrices: Array, table: Array) -> Array:
     """The rows in every window, as one matrix, times the kernel, as one matrix."""
-    rows = _rows(x, table)
-    return rows.reshape(*rows.shape[:-2], -1) @ matrices.reshape(-1, matrices.shape[-1])
+    rows = rearrange(_rows(x, table), "b slots places c -> b slots (places c)")
+    return rows @ rearrange(matrices, "places c f -> (places c) f")
 
 
 def _correlate(x: Array, dy: Array, table: Array) -> Array:
     """Gradient of the kernel: the rows in every window times the gradient of the output."""
-    rows = _rows(x, table)
-    product = rows.reshape(-1, rows.shape[-2] * rows.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
-    return product.reshape(*rows.shape[-2:], dy.shape[-1])
+    rows = rearrange(_rows(x, table), "b slots places c -> (b slots) (places c)")
+    product = rows.T @ rearrange(dy, "b slots f -> (b slots) f")
+    return rearrange(product, "(places c) f -> places c f", places=table.shape[-1])
 
 
 _multiply_apart = compiled_apart(_multiply)
@@ -98,7 +99,7 @@ def _convolve_forward(x: Array, matrices: Array, sources: Array, targets: Array 
 
 def _convolve_backward(saved: Any, dy: Array) -> Any:
     x, matrices, sources, targets = saved
-    turned = matrices.swapaxes(1, 2)
+    turned = rearrange(matrices, "places c f -> places f c")
     if targets is None:
         turned, targets = turned[::-1], sources
     dx = _multiply_apart(dy, turned, targets)

@@ -56,13 +56,13 @@ class RCMSTR(nn.Module):
 
     def project_frames(
         self, frames: Float[Array, "batch frames dim"]
-    ) -> Float[Array, "batch frames dim"]:
+    ) -> Float[Array, "batch frames projected"]:
         """The projector alone, on frames of the encoder."""
         return self.projector(frames)
 
     def predict(
-        self, frames: Float[Array, "batch frames dim"]
-    ) -> dict[str, Float[Array, "batch count dim"]]:
+        self, frames: Float[Array, "batch frames projected"]
+    ) -> dict[str, Float[Array, "batch _ dim"]]:
         """Normalised vectors of every hierarchy."""
         return self.predictors(frames)
 
@@ -100,7 +100,7 @@ class RCMSTR(nn.Module):
         mask: Bool[Array, "batch rows columns"] | None = None,
         *,
         train: bool = False,
-    ) -> dict[str, Float[Array, "batch count dim"]]:
+    ) -> dict[str, Float[Array, "batch _ dim"]]:
         """Projects and predicts; with a mask also reconstructs (to create the parameters)."""
         if mask is not None:
             self.reconstruct(self.rectify(images), mask, train=train)

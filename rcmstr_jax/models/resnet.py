@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models.forms import choose_form
@@ -149,7 +150,7 @@ class ResNet(nn.Module):
             )
         if form == "auto" and visible_count is not None:
             share = visible_count / (mask.shape[1] * mask.shape[2])
-            dtype = jnp.result_type(images, jnp.float32) if self.dtype is None else self.dtype
+            dtype = np.promote_types(images.dtype, np.float32) if self.dtype is None else self.dtype
             arithmetic = jnp.dtype(dtype).name
             form = choose_form(jax.default_backend(), arithmetic, self.width, share)
         return form == "packed"

@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Bool, Int
 
 from rcmstr_jax.models.compilation import compiled_apart
@@ -208,23 +209,23 @@ def _slot_tables(active: Array, capacity: int) -> tuple[Array, ...]:
     """See the properties of `Sites`."""
     batch, height, width = active.shape
     total = height * width
-    active = active.reshape(batch, total)
+    active = rearrange(active, "b h w -> b (h w)")
     # Sorting (hidden, site) puts the active sites first, in reading order.
     site = jnp.arange(total, dtype=jnp.int32)
-    index = jnp.sort(jnp.where(active, site, total), axis=1)[:, :capacity]
+    index = jnp.sort(jnp.where(active, site[None], total), axis=1)[:, :capacity]
     valid = index < total
     rank = jnp.cumsum(active, axis=1, dtype=jnp.int32) - 1
     image = jnp.arange(batch, dtype=jnp.int32)[:, None]
     slot = jnp.where(active & (rank < capacity), image * capacity + rank, batch * capacity)
     beyond = jnp.pad(slot, ((0, 0), (0, 1)), constant_values=batch * capacity)
     dense_index = jnp.where(valid, image * total + index, batch * total)
-    return index, valid, beyond, dense_index, slot.reshape(batch, height, width)
+    return index, valid, beyond, dense_index, rearrange(slot, "b (h w) -> b h w", h=height)
 
 
 def _places(kernel: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every place in a window, row-major."""
+    """Row and column of every place in a window, row-major, (1, 1, places) each."""
     row, column = np.divmod(np.arange(kernel[0] * kernel[1], dtype=np.int32), kernel[1])
-    return row.astype(np.int32), column.astype(np.int32)
+    return row.astype(np.int32)[None, None], column.astype(np.int32)[None, None]
 
 
 def _row_and_column(index: Array, size: Pair) -> tuple[Array, Array]:
@@ -257,7 +258,8 @@ def _find(slot: Array, row: Array, column: Array, size: Pair) -> Array:
     """Slots of the sites at these rows and columns, which may lie outside the map."""
     height, width = size
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    site = jnp.where(inside, row * width + column, height * width).reshape(row.shape[0], -1)
+    site = jnp.where(inside, row * width + column, height * width)
+    site = rearrange(site, "b slots places -> b (slots places)")
     return jnp.take_along_axis(slot, site, axis=1, mode="clip").reshape(row.shape)
 
 

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
@@ -67,7 +68,7 @@ def spline_matrices(fiducials: int, size: tuple[int, int]) -> tuple[np.ndarray, 
     height, width = size
     x = (np.arange(-width, width, 2) + 1.0) / width
     y = (np.arange(-height, height, 2) + 1.0) / height
-    pixels = np.stack(np.meshgrid(x, y), axis=2).reshape(-1, 2)
+    pixels = rearrange(np.stack(np.meshgrid(x, y)), "xy h w -> (h w) xy")
     distance = np.linalg.norm(pixels[:, None] - points[None], axis=2)
     radial = np.square(distance) * np.log(distance + _EPSILON)
     basis = np.concatenate([np.ones((len(pixels), 1)), pixels, radial], axis=1)
@@ -102,8 +103,8 @@ def sample_bilinear(
       images: (B, H, W, C).
       grid: (x, y) with -1 and 1 at the centres of the outer pixels ("aligned corners").
     """
-    batch, height, width, channels = images.shape
-    flat = images.reshape(batch, height * width, channels)
+    height, width = images.shape[1:3]
+    flat = rearrange(images, "b h w c -> b (h w) c")
     x = jnp.clip((grid[..., 0] + 1) / 2 * (width - 1), 0, width - 1)
     y = jnp.clip((grid[..., 1] + 1) / 2 * (height - 1), 0, height - 1)
     left, top = jnp.floor(x), jnp.floor(y)
@@ -162,8 +163,8 @@ class TpsRectifier(nn.Module):
             if i < len(self.convs) - 1:
                 x = max_pool(x, window=(2, 2), strides=(2, 2))
         x = nn.relu(self.fc1(jnp.mean(x, axis=(1, 2))))
-        points = self.fc2(x).reshape(images.shape[0], self.fiducials, 2)
-        return points.astype(jnp.promote_types(points.dtype, jnp.float32))
+        points = rearrange(self.fc2(x), "b (f xy) -> b f xy", xy=2)
+        return points.astype(np.promote_types(points.dtype, np.float32))
 
     def grid(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch pixels 2"]:
         """Where every pixel of the result lies in the input, row by row."""
@@ -175,4 +176,5 @@ class TpsRectifier(nn.Module):
         """Rectified images of `size`, in the input's dtype."""
         grid = self.grid(images)
         sampled = sample_bilinear(images.astype(grid.dtype), grid)
-        return sampled.reshape(images.shape[0], *self.size, -1).astype(images.dtype)
+        sampled = rearrange(sampled, "b (h w) c -> b h w c", h=self.size[0])
+        return sampled.astype(images.dtype)

@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen.dtypes import promote_dtype
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, per_channel, promote_dtype
 
 # width, depth, heads
 VIT_SIZES: dict[str, tuple[int, int, int]] = {
@@ -56,20 +56,23 @@ class Attention(nn.Module):
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={width}")
-        shape = (*x.shape[:-1], self.heads, width // self.heads)
         init = nn.initializers.xavier_uniform()
         kernel = self.param("qkv", init, (width, 3 * width), self.param_dtype)
         q_bias = self.param("q_bias", nn.initializers.zeros, (width,), self.param_dtype)
         v_bias = self.param("v_bias", nn.initializers.zeros, (width,), self.param_dtype)
         x, kernel, q_bias, v_bias = promote_dtype(x, kernel, q_bias, v_bias, dtype=self.dtype)
         query, keys, values = jnp.split(x @ kernel, 3, axis=-1)
-        query = ((query + q_bias) * (width // self.heads) ** -0.5).reshape(shape)
-        logits = jnp.einsum("bnhd,bmhd->bhnm", query, keys.reshape(shape))
+        query = (query + per_channel(q_bias, query)) * (width // self.heads) ** -0.5
+        query, keys, values = (
+            rearrange(part, "b n (h d) -> b n h d", h=self.heads)
+            for part in (query, keys, values + per_channel(v_bias, values))
+        )
+        logits = jnp.einsum("bnhd,bmhd->bhnm", query, keys)
         # Softmax in float32 at least: bfloat16 sums of 256 weights would lose the small ones.
-        weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-        values = (values + v_bias).reshape(shape)
+        weights = jax.nn.softmax(logits.astype(np.promote_types(logits.dtype, np.float32)))
         mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(values.dtype), values)
-        return _xavier(width, self.dtype, self.param_dtype, "proj")(mixed.reshape(x.shape))
+        mixed = rearrange(mixed, "b n h d -> b n (h d)")
+        return _xavier(width, self.dtype, self.param_dtype, "proj")(mixed)
 
 
 class Block(nn.Module):
@@ -136,7 +139,7 @@ class VisionTransformer(nn.Module):
           ValueError: if the patch does not divide the image or the mask is of another grid.
         """
         del train
-        batch, height, width, channels = images.shape
+        batch, height, width, _ = images.shape
         if height % self.patch[0] or width % self.patch[1]:
             raise ValueError(
                 f"image of {height}×{width} is not divisible by patch={self.patch}; "
@@ -146,20 +149,20 @@ class VisionTransformer(nn.Module):
         if mask is not None and mask.shape != (batch, rows, columns):
             raise ValueError(f"mask of shape {mask.shape}, expected {(batch, rows, columns)}")
         dtypes = (self.dtype, self.param_dtype)
-        x = images.reshape(batch, rows, self.patch[0], columns, self.patch[1], channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        x = rearrange(images, "b (r h) (c w) x -> b (r c) (h w x)", r=rows, c=columns)
         x = Linear(self.width, True, *dtypes, name="patch_embed")(x)
         # Created with or without a mask, so that one parameter tree serves both passes.
         token = self.param(
             "mask_token", nn.initializers.truncated_normal(0.02), (self.width,), self.param_dtype
         )
         if mask is not None:
-            x = jnp.where(mask.reshape(batch, -1, 1), token.astype(x.dtype), x)
-        x = x + jnp.asarray(sinusoid_positions(rows * columns, self.width), x.dtype)
+            hidden = rearrange(mask, "b r c -> b (r c) 1")
+            x = jnp.where(hidden, per_channel(token.astype(x.dtype), x), x)
+        x = x + jnp.asarray(sinusoid_positions(rows * columns, self.width), x.dtype)[None]
         for i in range(self.depth):
             x = Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}")(x)
         x = _layer_norm(*dtypes, "norm")(x)
-        return x.reshape(batch, rows, columns, self.width), None
+        return rearrange(x, "b (r c) d -> b r c d", r=rows), None
 
 
 class PixelDecoder(nn.Module):

@@ -141,7 +141,9 @@ class FrameHead(DecoderHead):
         self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         logits = self._apply(params, frames)
-        return ctc_loss(logits, targets["tokens"], targets["lengths"], targets.get("weight"))
+        weight = jnp.asarray(targets["weight"]) if "weight" in targets else None
+        tokens, lengths = jnp.asarray(targets["tokens"]), jnp.asarray(targets["lengths"])
+        return ctc_loss(logits, tokens, lengths, weight)
 
     def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
         return Reading(*ctc_greedy(self._apply(params, frames)))
@@ -169,14 +171,14 @@ class TokenHead(DecoderHead):
     def loss(
         self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        tokens = targets["tokens"]
+        tokens = jnp.asarray(targets["tokens"])
         logits, wanted = self._apply(params, frames, tokens[:, :-1]), tokens[:, 1:]
         per_token = optax.softmax_cross_entropy_with_integer_labels(
             logits.astype(jnp.float32), wanted
         )
         weights = (wanted != self.charset.pad_token).astype(jnp.float32)
         if "weight" in targets:
-            weights = weights * targets["weight"].astype(jnp.float32)[:, None]
+            weights = weights * jnp.asarray(targets["weight"], jnp.float32)[:, None]
         return jnp.sum(per_token * weights), jnp.sum(weights)
 
     def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
@@ -189,8 +191,10 @@ class TokenHead(DecoderHead):
             tokens = jnp.argmax(logits, axis=-1)
             logs = jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
         ended = tokens == self.charset.eos_token
-        within = jnp.cumsum(ended, axis=1) - ended == 0  # up to the first [EOS], with it
-        return Reading(tokens, jnp.exp(logs), jnp.exp(jnp.sum(logs * within, axis=1)))
+        # Up to the first [EOS], with it.
+        within = jnp.cumsum(ended, axis=1, dtype=jnp.int32) == ended.astype(jnp.int32)
+        whole = jnp.sum(logs, axis=1, where=within)
+        return Reading(tokens, jnp.exp(logs), jnp.exp(whole))
 
     def _alphabet(self) -> list[str]:
         return self.charset.attention_alphabet()

@@ -100,7 +100,7 @@ def draw_mask(
     if kind != "patch":
         width = block_columns(columns, block_ratio)
         start = jax.random.randint(block_key, (batch, 1), 0, columns - width + 1)
-        column = jnp.arange(columns)
+        column = jnp.arange(columns)[None]
         in_block = (column >= start) & (column < start + width)
         order = jnp.where(in_block[:, None, :], -1.0, order)
     # Ranks, not a threshold: equal draws must not hide one patch too many.

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Tree = TypeVar("Tree")
 
@@ -19,7 +19,7 @@ def ema_update(average: Tree, online: Tree, momentum: float | Float[Array, ""]) 
 
 
 def momentum_schedule(
-    step: Array, total_steps: int, start: float, final: float | None
+    step: Int[Array, ""], total_steps: int, start: float, final: float | None
 ) -> Float[Array, ""]:
     """Momentum of a step: constant, or rising from `start` to `final` along half a cosine."""
     if final is None:

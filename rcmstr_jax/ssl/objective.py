@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from rcmstr_jax.ssl.relational import RelationalTerms, relational_terms
 
-HIERARCHIES = ("frame", "subword", "word")
+HIERARCHIES: tuple[str, ...] = ("frame", "subword", "word")
 PAIRS = ("frame_subword", "subword_word", "frame_word")
 
 
@@ -86,12 +88,11 @@ def pair_queries(
     Returns:
       `(window, batch * coarse_count, dim)`: row `b * coarse_count + i` meets key `i` of image `b`.
     """
-    batch, count, dim = fine.shape
+    count = fine.shape[1]
     stride = count // coarse_count
     window = count - (coarse_count - 1) * stride
-    index = jnp.arange(coarse_count)[:, None] * stride + jnp.arange(window)
-    held = fine[:, index]  # (batch, coarse, window, dim)
-    return jnp.moveaxis(held, 2, 0).reshape(window, batch * coarse_count, dim)
+    index = jnp.arange(coarse_count)[:, None] * stride + jnp.arange(window)[None]
+    return rearrange(fine[:, index], "b coarse window d -> window (b coarse) d")
 
 
 def _coarse(pair: str) -> str:
@@ -99,21 +100,22 @@ def _coarse(pair: str) -> str:
 
 
 def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+    return rearrange(x, "b count d -> (b count) d")
 
 
 def contrastive_terms(
-    queries: Mapping[str, Float[Array, "views batch count dim"]],
-    keys: Mapping[str, Float[Array, "batch count dim"]],
-    queues_before: Mapping[str, Float[Array, "size dim"]],
-    queues_after: Mapping[str, Float[Array, "size dim"]],
+    queries: Mapping[str, Float[Array, "_ batch _ dim"]],
+    keys: Mapping[str, Float[Array, "batch _ dim"]],
+    queues_before: Mapping[str, Float[Array, "_ dim"]],
+    queues_after: Mapping[str, Float[Array, "_ dim"]],
     options: ContrastOptions,
 ) -> dict[str, RelationalTerms]:
     """Every term of the contrastive objective, per query.
 
     Args:
-      queries: per hierarchy, the plain view first, then (where used) the aligned rearranged view.
-      keys: per hierarchy, the momentum branch's outputs for the other view.
+      queries: per hierarchy (views, batch, count, dim): the plain view first, then (where used)
+        the aligned rearranged view.
+      keys: per hierarchy (batch, count, dim): the momentum branch's outputs for the other view.
       queues_before: queue contents as they were: negatives within a hierarchy.
       queues_after: queue contents with this step's keys: negatives between hierarchies.
       options: switches and temperatures.
@@ -129,9 +131,8 @@ def contrastive_terms(
     }
     terms = {}
     for name in options.hierarchies:
-        q = queries[name]
         terms[name] = relational_terms(
-            q.reshape(q.shape[0], -1, q.shape[-1]),
+            rearrange(queries[name], "views b count d -> views (b count) d"),
             _rows(keys[name]),
             queues_before[name],
             relation=options.relation,
@@ -180,7 +181,7 @@ def contrastive_objective(
       The total (mean over queries, nats; zero without terms) and its parts by name: `nce/...`,
       `relation_kl/...`, before weighting.
     """
-    total = jnp.zeros((), jnp.result_type(jnp.float32, *(term.nce for term in terms.values())))
+    total = jnp.zeros((), np.result_type(np.float32, *(term.nce.dtype for term in terms.values())))
     parts: dict[str, Array] = {}
     for name, term in terms.items():
         within = name in HIERARCHIES

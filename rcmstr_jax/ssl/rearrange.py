@@ -10,11 +10,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 def draw_permutation(
-    key: Array, groups: int, *, group_size: int = 2, blocks: int = 2, shared: bool = False
+    key: PRNGKeyArray, groups: int, *, group_size: int = 2, blocks: int = 2, shared: bool = False
 ) -> Int[Array, "groups blocks_of_group"]:
     """Draws which block lands where, uniformly over all orders.
 
@@ -50,21 +50,11 @@ def _check(batch: int, length: int, what: str, group_size: int, blocks: int) -> 
         )
 
 
-def _to_blocks(x: Array, axis: int, group_size: int, blocks: int) -> Array:
-    """Moves blocks along `axis` into (groups, group_size * blocks, ...) with `axis` last."""
-    x = jnp.moveaxis(x, axis, -1)
-    return rearrange(x, "(n g) ... (p w) -> n (g p) ... w", g=group_size, p=blocks)
-
-
-def _from_blocks(x: Array, axis: int, group_size: int, blocks: int) -> Array:
-    x = rearrange(x, "n (g p) ... w -> (n g) ... (p w)", g=group_size, p=blocks)
-    return jnp.moveaxis(x, -1, axis)
-
-
-def _permute(x: Array, permutation: Array, axis: int, group_size: int, blocks: int) -> Array:
-    cut = _to_blocks(x, axis, group_size, blocks)
-    index = permutation.reshape(permutation.shape + (1,) * (cut.ndim - 2))
-    return _from_blocks(jnp.take_along_axis(cut, index, axis=1), axis, group_size, blocks)
+def _permute(x: Array, permutation: Array, whole: str, cut: str, g: int, p: int) -> Array:
+    """Exchanges the p blocks of each of g images: patterns `whole` and, blocks second, `cut`."""
+    x = rearrange(x, f"{whole} -> {cut}", g=g, p=p)
+    index = jnp.expand_dims(permutation, range(2, x.ndim))
+    return rearrange(jnp.take_along_axis(x, index, axis=1), f"{cut} -> {whole}", g=g, p=p)
 
 
 def rearrange_images(
@@ -85,7 +75,8 @@ def rearrange_images(
     """
     group_size = permutation.shape[1] // blocks
     _check(images.shape[0], images.shape[2], "width", group_size, blocks)
-    return _permute(images, permutation, 2, group_size, blocks)
+    whole, cut = "(n g) h (p w) c", "n (g p) h w c"
+    return _permute(images, permutation, whole, cut, group_size, blocks)
 
 
 def align_frames(
@@ -106,4 +97,5 @@ def align_frames(
     """
     group_size = permutation.shape[1] // blocks
     _check(frames.shape[0], frames.shape[1], "frame count", group_size, blocks)
-    return _permute(frames, jnp.argsort(permutation, axis=1), 1, group_size, blocks)
+    back, whole, cut = jnp.argsort(permutation, axis=1), "(n g) (p t) d", "n (g p) t d"
+    return _permute(frames, back, whole, cut, group_size, blocks)

@@ -6,6 +6,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float
 
 Patch = tuple[int, int]
@@ -21,24 +23,22 @@ def patchify(
     Raises:
       ValueError: the patch does not divide the image.
     """
-    batch, height, width, channels = images.shape
+    height, width = images.shape[1:3]
     high, wide = patch
     if height % high or width % wide:
         raise ValueError(f"patch: {high} x {wide} does not divide images of {height} x {width}")
-    cut = images.reshape(batch, height // high, high, width // wide, wide, channels)
-    return cut.swapaxes(2, 3).reshape(batch, height // high, width // wide, -1)
+    return rearrange(images, "b (r h) (c w) x -> b r c (h w x)", h=high, w=wide)
 
 
 def unpatchify(
     patches: Float[Array, "batch rows columns pixels"], patch: Patch
 ) -> Float[Array, "batch height width channels"]:
     """Puts patches back into images; the inverse of `patchify`."""
-    batch, rows, columns, pixels = patches.shape
+    pixels = patches.shape[-1]
     high, wide = patch
     if pixels % (high * wide):
         raise ValueError(f"patch: {pixels} values do not fill patches of {high} x {wide} pixels")
-    cut = patches.reshape(batch, rows, columns, high, wide, -1).swapaxes(2, 3)
-    return cut.reshape(batch, rows * high, columns * wide, -1)
+    return rearrange(patches, "b r c (h w x) -> b (r h) (c w) x", h=high, w=wide)
 
 
 def patch_moments(
@@ -50,12 +50,14 @@ def patch_moments(
       images: values in [-1, 1]; the moments are those of the pixels mapped to [0, 1].
       patch: height and width of a patch in pixels.
     """
-    patches = patchify((images + 1) / 2, patch)
-    split = patches.reshape(*patches.shape[:3], patch[0] * patch[1], -1)
-    mean = jnp.mean(split, axis=3, keepdims=True)
-    deviation = jnp.std(split, axis=3, keepdims=True, ddof=1) + DEVIATION_FLOOR
-    mean = jnp.broadcast_to(mean, split.shape).reshape(patches.shape)
-    return mean, jnp.broadcast_to(deviation, split.shape).reshape(patches.shape)
+    area = patch[0] * patch[1]
+    split = rearrange(patchify((images + 1) / 2, patch), "b r c (hw x) -> b r c hw x", hw=area)
+    mean = jnp.mean(split, axis=3)
+    deviation = jnp.std(split, axis=3, ddof=1) + DEVIATION_FLOOR
+    return (
+        repeat(mean, "b r c x -> b r c (hw x)", hw=area),
+        repeat(deviation, "b r c x -> b r c (hw x)", hw=area),
+    )
 
 
 def patch_targets(
@@ -102,7 +104,7 @@ def reconstruction_loss(
       The sum of squared errors and the number of pixel values it runs over: `sum / count` is the
       mean squared error. Both in float32 at least.
     """
-    precise = jnp.promote_types(jnp.float32, prediction.dtype)
+    precise = np.promote_types(np.float32, prediction.dtype)
     error = jnp.square(prediction.astype(precise) - target.astype(precise))
     total = jnp.sum(jnp.where(mask[..., None], error, 0))
     return total, (jnp.sum(mask, dtype=jnp.int32) * target.shape[-1]).astype(precise)
@@ -134,9 +136,11 @@ class CnnReconstructionHead(nn.Module):
         width = frames.shape[-1]
         token = self.param("mask_embedding", nn.initializers.normal(0.02), (width,), jnp.float32)
         if frame_active is not None:
-            frames = jnp.where(frame_active[..., None], frames, token.astype(frames.dtype))
+            frames = jnp.where(
+                frame_active[..., None], frames, token.astype(frames.dtype)[None, None]
+            )
         pairs = jnp.concatenate([frames[:, :-1], frames[:, 1:]], axis=-1)
         x = nn.Dense(width, dtype=self.dtype, name="conv")(pairs)
         pixels = self.patch[0] * self.patch[1] * 3
         x = nn.Dense(self.rows * pixels, dtype=self.dtype, name="linear")(x)
-        return x.reshape(*x.shape[:2], self.rows, pixels).swapaxes(1, 2)
+        return rearrange(x, "b c (r pixels) -> b r c pixels", r=self.rows)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 
@@ -68,17 +69,18 @@ def _chunks(queue: Array, chunk: int) -> tuple[Array, Array]:
     """Splits the queue into equal chunks and the rows left over."""
     size = queue.shape[0]
     whole = size // chunk
-    return queue[: whole * chunk].reshape(whole, chunk, queue.shape[1]), queue[whole * chunk :]
+    chunks = rearrange(queue[: whole * chunk], "(n chunk) d -> n chunk d", chunk=chunk)
+    return chunks, queue[whole * chunk :]
+
+
+def _product(equation: str, rows: Array, negatives: Array, static: _Static) -> Array:
+    dtype = static.product_dtype or rows.dtype
+    factors = rows.astype(dtype), negatives.astype(dtype)
+    return jnp.einsum(equation, *factors, preferred_element_type=rows.dtype)
 
 
 def _similarity(rows: Array, negatives: Array, static: _Static) -> Array:
-    dtype = static.product_dtype or rows.dtype
-    return jnp.einsum(
-        "...d,jd->...j",
-        rows.astype(dtype),
-        negatives.astype(dtype),
-        preferred_element_type=rows.dtype,
-    )
+    return _product("...d,jd->...j", rows, negatives, static)
 
 
 def _total(x: Array) -> Array:
@@ -108,7 +110,7 @@ def _accumulate(
         per_t = 1 / static.relation_temperature
         z_k = _similarity(keys, negatives, static)  # (rows, chunk)
         key_max = jnp.maximum(sums.key_max, z_k.max(-1))
-        gap = (z_k - z_q) * per_t
+        gap = (z_k[None] - z_q) * per_t
         e_q = jnp.exp((z_q - query_max[..., None]) * per_t)
         scaled_k = (z_k - key_max[:, None]) * per_t
         e_k = jnp.exp(scaled_k)
@@ -116,7 +118,7 @@ def _accumulate(
         decay_k = jnp.exp(shift_k)
         query_sum = query_sum * decay_q + _total(e_q)
         query_gap = query_gap * decay_q + _total(e_q * gap)
-        key_gap = key_gap * decay_k + _total(e_k * gap)
+        key_gap = key_gap * decay_k[None] + _total(e_k[None] * gap)
         # Moving the reference from the old to the new maximum adds shift_k to every logarithm;
         # at the first chunk the sums are zero and the shift is minus infinity.
         moved = jnp.where(sums.key_sum > 0, sums.key_log + sums.key_sum * shift_k, 0.0)
@@ -151,7 +153,7 @@ def _finish(queries: Array, keys: Array, sums: _Sums, static: _Static) -> Relati
     if static.contrast:
         nce = jnp.logaddexp(_log_negatives(sums, static), logit) - logit
     if static.relation:
-        kl = 0.5 * (sums.key_gap / sums.key_sum - sums.query_gap / sums.query_sum)
+        kl = 0.5 * (sums.key_gap / sums.key_sum[None] - sums.query_gap / sums.query_sum)
         entropy = jnp.log(sums.key_sum) - sums.key_log / sums.key_sum
     return RelationalTerms(nce, kl, logit, positive > sums.query_max, entropy)
 
@@ -187,7 +189,7 @@ def _relational_backward(
     if static.relation:
         half = 0.5 * cotangents.relation_kl / t
         mean_gap = sums.query_gap / sums.query_sum
-        query_scale, key_scale = half / sums.query_sum, half[..., :] / sums.key_sum
+        query_scale, key_scale = half / sums.query_sum, half / sums.key_sum[None]
 
     def slope(negatives: Array) -> Array:
         z_q = _similarity(queries, negatives, static)
@@ -199,19 +201,13 @@ def _relational_backward(
             z_k = _similarity(keys, negatives, static)
             e_q = jnp.exp(centred * (1 / t))
             e_k = jnp.exp((z_k - sums.key_max[:, None]) * (1 / t))
-            gap = (z_k - z_q) * (1 / t)
+            gap = (z_k[None] - z_q) * (1 / t)
             weight += query_scale[..., None] * e_q * (1.0 + mean_gap[..., None] - gap)
-            weight -= key_scale[..., None] * e_k
-        dtype = static.product_dtype or queries.dtype
-        return jnp.einsum(
-            "snj,jd->snd",
-            weight.astype(dtype),
-            negatives.astype(dtype),
-            preferred_element_type=queries.dtype,
-        )
+            weight -= key_scale[..., None] * e_k[None]
+        return _product("snj,jd->snd", weight, negatives, static)
 
     whole, rest = _chunks(queue, static.chunk)
-    gradient = to_positive[..., None] * keys
+    gradient = to_positive[..., None] * keys[None]
     gradient, _ = jax.lax.scan(lambda g, n: (g + slope(n), None), gradient, whole)
     if rest.shape[0]:
         gradient += slope(rest)

@@ -7,11 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
+import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from rcmstr_jax.models.bilstm import BiLSTM, lstm_gates
-from rcmstr_jax.models.linear import Linear, uniform_within
+from rcmstr_jax.models.linear import Linear, promote_dtype, uniform_within
 
 
 class AttentionReader(nn.Module):
@@ -70,35 +71,35 @@ class AttentionReader(nn.Module):
         # The LSTM reads [attended features; one-hot token]: a row of the kernel per token, with
         # both biases added once.
         of_features = weight_ih[:dim]
-        of_tokens = weight_ih[dim:] + (bias_ih + bias_hh)
+        of_tokens = weight_ih[dim:] + (bias_ih + bias_hh)[None]
         Carry = tuple[jax.Array, jax.Array, jax.Array]
 
         def step(carry: Carry, forced: jax.Array | None) -> tuple[Carry, Any]:
             hidden, cell, token = carry
             token = token if forced is None else forced
-            query = (hidden @ kernel + bias)[:, None]
+            query = (hidden @ kernel + bias[None])[:, None]
             energies = jnp.tanh(projected + query) @ score
-            energies = energies.astype(jnp.promote_types(energies.dtype, jnp.float32))
+            energies = energies.astype(np.promote_types(energies.dtype, np.float32))
             weights = jax.nn.softmax(energies).astype(features.dtype)
             attended = jnp.einsum("bt,btd->bd", weights, features)
             sums = attended @ of_features + of_tokens[token] + hidden @ weight_hh
             hidden, cell = lstm_gates(sums, cell)
             if forced is not None:
                 return (hidden, cell, token), (hidden, weights)
-            logits = hidden @ generator + offset
+            logits = hidden @ generator + offset[None]
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             return (hidden, cell, token), (logits, weights)
 
         batch = features.shape[0]
         zero = jnp.zeros((batch, self.hidden), features.dtype)
         start = jnp.full((batch,), start_token, jnp.int32)
-        forced = None if tokens is None else jnp.swapaxes(tokens, 0, 1).astype(jnp.int32)
+        forced = None if tokens is None else rearrange(tokens, "b t -> t b").astype(jnp.int32)
         _, (outputs, weights) = jax.lax.scan(step, (zero, zero, start), forced, length=steps)
-        outputs = jnp.swapaxes(outputs, 0, 1)
+        outputs = rearrange(outputs, "t b c -> b t c")
         # (batch, steps, frames), for those who ask for the collection.
-        self.sow("intermediates", "attention", jnp.swapaxes(weights, 0, 1))
+        self.sow("intermediates", "attention", rearrange(weights, "t b frames -> b t frames"))
         # Teacher-forced steps do not wait for the logits: one product for all of them.
-        return outputs if tokens is None else outputs @ generator + offset
+        return outputs if tokens is None else outputs @ generator + offset[None, None]
 
 
 class AttentionDecoder(nn.Module):

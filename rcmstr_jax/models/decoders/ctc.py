@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -58,9 +59,9 @@ def ctc_loss(
     Returns:
       (sum over words, number of words), the latter also a float.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     batch, frames, _ = logits.shape
-    beyond = jnp.arange(labels.shape[1]) >= lengths[:, None]
+    beyond = jnp.arange(labels.shape[1])[None] >= lengths[:, None]
     losses = optax.ctc_loss(
         logits,
         jnp.zeros((batch, frames), logits.dtype),
@@ -69,7 +70,8 @@ def ctc_loss(
         blank_id=BLANK,
     )
     repeats = jnp.sum((labels[:, 1:] == labels[:, :-1]) & ~beyond[:, 1:], axis=1)
-    losses = jnp.where(lengths + repeats <= frames, losses / jnp.maximum(lengths, 1), 0)
+    per_character = losses / jnp.maximum(lengths, 1).astype(losses.dtype)
+    losses = jnp.where(lengths + repeats <= frames, per_character, 0)
     weights = jnp.ones(batch, losses.dtype) if weights is None else weights.astype(losses.dtype)
     return jnp.sum(losses * weights), jnp.sum(weights)
 
@@ -86,7 +88,7 @@ def ctc_greedy(
       Classes, their probabilities, and per word the probability of its text: the sum over all
       alignments that spell it, not that of the likeliest alignment alone.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     batch, frames, _ = logits.shape
     tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=BLANK)
@@ -95,7 +97,7 @@ def ctc_greedy(
     place = jnp.where(begins, jnp.cumsum(begins, axis=1) - 1, frames)
     rows = jnp.arange(batch)[:, None]
     labels = jnp.full((batch, frames), BLANK).at[rows, place].set(tokens, mode="drop")
-    beyond = jnp.arange(frames) >= jnp.sum(begins, axis=1, keepdims=True)
+    beyond = jnp.arange(frames)[None] >= jnp.sum(begins, axis=1, keepdims=True)
     losses = optax.ctc_loss(
         logits,
         jnp.zeros((batch, frames), logits.dtype),

@@ -13,9 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
 from jaxtyping import Array, Float, Int
 
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, promote_dtype
 from rcmstr_jax.models.vit import sinusoid_positions
 
 SOS, EOS = 2, 3
@@ -83,7 +85,7 @@ class CrossBlock(nn.Module):
             for old, part in zip(cache, new, strict=True)
         )
         # A token sees itself and what is before it; places not yet written lie behind it.
-        seen = jnp.arange(keys.shape[1]) <= position + jnp.arange(x.shape[1])[:, None]
+        seen = jnp.arange(keys.shape[1])[None] <= position + jnp.arange(x.shape[1])[:, None]
         x = x + self.self_out(_attend(query, keys, values, seen)[0])
         query = self._by_head(self.cross_query(self.cross_norm(x)))
         mixed, weights = _attend(query, *frames)
@@ -94,7 +96,7 @@ class CrossBlock(nn.Module):
         return x + self.mlp_out(hidden), (keys, values)
 
     def _by_head(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+        return rearrange(x, "b n (h d) -> b n h d", h=self.heads)
 
 
 def _attend(
@@ -102,17 +104,17 @@ def _attend(
 ) -> tuple[Array, Array]:
     """The values as mixed by each query, and with which weights: (batch, heads, queries, keys)."""
     logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, keys)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     if seen is not None:
-        logits = jnp.where(seen, logits, -jnp.inf)
+        logits = jnp.where(seen[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
-    return mixed.reshape(*mixed.shape[:2], -1), weights
+    return rearrange(mixed, "b q h d -> b q (h d)"), weights
 
 
 def _precise(memory: list[Pair]) -> Any:
     """Type of what is added up over a word: float32 at least."""
-    return jnp.promote_types(memory[0][0].dtype, jnp.float32)
+    return np.promote_types(memory[0][0].dtype, np.float32)
 
 
 class TransformerDecoder(nn.Module):
@@ -231,7 +233,9 @@ class TransformerDecoder(nn.Module):
         """
         module, variables = self.clone(parent=None, name=None), self.variables
         batch, classes = frames.shape[0], self.num_classes
-        memory = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), self.remember(frames))
+        memory = jax.tree.map(
+            lambda x: repeat(x, "b ... -> (b beams) ...", beams=beams), self.remember(frames)
+        )
         padding = jnp.where(jnp.arange(classes) == pad_token, 0.0, -jnp.inf)
 
         def unfinished(carry: Any) -> Array:
@@ -242,19 +246,20 @@ class TransformerDecoder(nn.Module):
             step, tokens, logs, scores, ended, cache = carry
             last = jax.lax.dynamic_index_in_dim(tokens, step, axis=2, keepdims=False)
             logits, cache = module.apply(
-                variables, last.reshape(-1, 1), memory, cache, step, method="advance"
+                variables, rearrange(last, "b k -> (b k) 1"), memory, cache, step, method="advance"
             )
             new = jax.nn.log_softmax(logits.astype(scores.dtype))
             # An ended word goes on in one way alone, at no cost.
-            new = jnp.where(ended[..., None], padding, new.reshape(batch, beams, classes))
-            total = (scores[..., None] + new).reshape(batch, -1)
+            new = rearrange(new, "(b k) 1 c -> b k c", k=beams)
+            new = jnp.where(ended[..., None], padding[None, None], new)
+            total = rearrange(scores[..., None] + new, "b k c -> b (k c)")
             scores, chosen = jax.lax.top_k(total, beams)
             parent, token = chosen // classes, (chosen % classes).astype(jnp.int32)
             tokens, logs, ended = (
                 jnp.take_along_axis(x, parent.reshape(batch, beams, *(1,) * (x.ndim - 2)), axis=1)
                 for x in (tokens, logs, ended)
             )
-            gained = jnp.take_along_axis(new.reshape(batch, -1), chosen, axis=1)
+            gained = jnp.take_along_axis(rearrange(new, "b k c -> b (k c)"), chosen, axis=1)
             tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, step + 1, axis=2)
             logs = jax.lax.dynamic_update_index_in_dim(logs, gained, step, axis=2)
             rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
@@ -278,7 +283,8 @@ class TransformerDecoder(nn.Module):
     def remember(self, frames: Float[Array, "batch frames dim"]) -> list[Pair]:
         """Keys and values of the frames for every block."""
         memory = self.frame_norm(self.frame_map(frames))
-        memory = memory + sinusoid_positions(frames.shape[1], self.width).astype(memory.dtype)
+        positions = sinusoid_positions(frames.shape[1], self.width)
+        memory = memory + positions.astype(memory.dtype)[None]
         return [block.remember(memory) for block in self.blocks]
 
     def empty_cache(self, memory: list[Pair], length: int) -> list[Pair]:
@@ -308,8 +314,8 @@ class TransformerDecoder(nn.Module):
         table = jnp.asarray(sinusoid_positions(cache[0][0].shape[1], self.width))
         places = jax.lax.dynamic_slice_in_dim(table, position, steps)
         # Scaled so that the entries of both are of the order of one.
-        x = self.embedding[tokens] * self.width**0.5 + places
-        x = x.astype(self.dtype or x.dtype)
+        x, places = promote_dtype(self.embedding[tokens] * self.width**0.5, places[None])
+        x = (x + places).astype(self.dtype or x.dtype)
         after = []
         for block, frames, old in zip(self.blocks, memory, cache, strict=True):
             x, new = block(x, frames, old, position)
