@@ -241,8 +241,8 @@ def make_step(
         params, averaged = optax.apply_updates(state.params, updates), state.averaged
         if averaged:
             # At the beginning the average is that of few steps: it must not remember the start.
-            count = state.step.astype(jnp.float32)
-            kept = jnp.minimum(average, (1.0 + count) / (10.0 + count))
+            done = state.step.astype(jnp.float32)
+            kept = jnp.minimum(average, (1.0 + done) / (10.0 + done))
             now = {"params": params, "batch_stats": statistics}
             averaged = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, averaged, now)
         proposed = dataclasses.replace(

@@ -75,7 +75,7 @@ def keep_finite(
     kept = dataclasses.replace(
         kept,
         step=before.step + 1,
-        skipped=before.skipped + ~finite,
+        skipped=before.skipped + jnp.where(finite, 0, 1),
         skipped_in_row=jnp.where(finite, 0, before.skipped_in_row + 1),
     )
     counts = {"skipped": kept.skipped, "skipped_in_row": kept.skipped_in_row}
