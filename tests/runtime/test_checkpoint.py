@@ -16,9 +16,11 @@ import pytest
 
 from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.runtime.checkpoint import CheckpointError, CheckpointMismatch, Checkpoints
+from rcmstr_jax.runtime.config_files import config_from_jsonable
 from rcmstr_jax.runtime.digest import named_arrays, nested, state_digest
+from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, code_version, source_fingerprint
-from rcmstr_jax.runtime.weights import load_pretrained
+from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.ssl.queue import KeyQueue
 from rcmstr_jax.training.state import PretrainState
 
@@ -67,7 +69,7 @@ def test_restored_state_equals_the_saved_one(tmp_path):
     assert isinstance(restored.state, PretrainState)
     assert_equal_states(restored.state, make_state(7))
     assert state_digest(restored.state) == digest
-    assert restored.config.to_dict() == CONFIG.to_dict()
+    assert config_from_jsonable(restored.config).to_dict() == CONFIG.to_dict()
 
 
 def test_nothing_to_restore(tmp_path):
@@ -266,15 +268,15 @@ def test_digest_depends_on_names_types_shapes_and_bits():
 def test_pretrained_network_of_either_branch(tmp_path):
     save(tmp_path, 1)
     state = make_state(1)
-    config, params, stats = load_pretrained(tmp_path)
-    assert config.model.encoder == "cnn"
-    assert_equal_states(params, {**state.params, **state.frozen_params})
-    assert_equal_states(stats, state.batch_stats)
-    _, params, stats = load_pretrained(tmp_path, "momentum")
-    assert_equal_states(params, {**state.momentum_params, **state.frozen_params})
-    assert_equal_states(stats, state.momentum_batch_stats)
-    with pytest.raises(ValueError, match="'online' or 'momentum'"):
-        load_pretrained(tmp_path, "teacher")
+    found = read_weights(tmp_path)
+    assert (found.step, found.config["model"]["encoder"]) == (1, "cnn")
+    assert_equal_states(found.params, {**state.params, **state.frozen_params})
+    assert_equal_states(found.batch_stats, state.batch_stats)
+    found = read_weights(f"{tmp_path}@1", branch="momentum")
+    assert_equal_states(found.params, {**state.momentum_params, **state.frozen_params})
+    assert_equal_states(found.batch_stats, state.momentum_batch_stats)
+    with pytest.raises(ConfigError, match="config.branch='teacher': .* online, momentum"):
+        read_weights(tmp_path, branch="teacher")
 
 
 def test_nested_names():

@@ -12,8 +12,8 @@ import pytest
 from rcmstr_jax.configs.pretrain import rcmstr_cnn
 from rcmstr_jax.interop.workdir import write_workdir
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.weights import with_rectifier
-from rcmstr_jax.training.config_check import check_config
+from rcmstr_jax.training.plan import pretrain_plan
+from rcmstr_jax.training.pretraining import with_rectifier
 from rcmstr_jax.training.state import PretrainState
 
 FLAT = {
@@ -72,4 +72,4 @@ def test_what_does_not_fit_is_named(workdir: str, tmp_path: Path) -> None:
     config = rcmstr_cnn.get_config()
     config.model.rectifier_from, config.model.rectifier = workdir, False
     with pytest.raises(ConfigError, match="set config.model.rectifier=True"):
-        check_config(config, devices=1)
+        pretrain_plan(config)

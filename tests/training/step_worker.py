@@ -25,8 +25,14 @@ from rcmstr_jax.runtime import parallel  # noqa: E402
 from rcmstr_jax.runtime.checkpoint import Checkpoints  # noqa: E402
 from rcmstr_jax.runtime.distributed import connect  # noqa: E402
 from rcmstr_jax.runtime.provenance import DataPosition  # noqa: E402
-from rcmstr_jax.training.build import build_model, image_size  # noqa: E402
-from tests.training.tiny_step import make_config, make_state, make_step, to_double  # noqa: E402
+from rcmstr_jax.training.build import build_model  # noqa: E402
+from tests.training.tiny_step import (  # noqa: E402
+    make_config,
+    make_plan,
+    make_state,
+    make_step,
+    to_double,
+)
 
 CHANGES = {"model.blocks": (0, 0, 1, 0), "total_steps": 3}  # one residual block stands for nine
 
@@ -45,8 +51,9 @@ def main() -> None:
         connect("flags", f"127.0.0.1:{args.port}", args.hosts, args.host)
     jax.config.update("jax_enable_x64", True)
     config = make_config(**CHANGES, **{"views.enabled": args.views})
+    plan = make_plan(config)
     with jax.enable_x64(False):
-        state = make_state(config, build_model(config))
+        state = make_state(config, build_model(plan))
     lagging = jax.tree.map(lambda x: 0.8 * x + 0.01, state.momentum_params)
     state = to_double(dataclasses.replace(state, momentum_params=lagging))
     position = DataPosition("images", config.seed, config.batch_size)
@@ -57,7 +64,7 @@ def main() -> None:
         batches = train_batches(
             open_source(f"folder:{args.images}"),
             batch_size=config.batch_size,
-            image_size=image_size(config),
+            image_size=plan.model.image_size,
             seed=config.seed,
             start_step=start,
             host_index=args.host,
@@ -70,7 +77,7 @@ def main() -> None:
             # Pixels in float64 too: targets are normalised from them.
             batch["image"] = batch["image"] / 127.5 - 1.0
             state, metrics = step(state, parallel.shard_batch(batch))
-            checkpoints.save(number, parallel.unreplicate(state), config, position)
+            checkpoints.save(number, parallel.unreplicate(state), plan.config, position)
             numbers = {k: float(v) for k, v in parallel.unreplicate(dict(metrics)).items()}
             if args.host == 0:
                 (args.workdir / f"metrics-{number}.json").write_text(json.dumps(numbers))

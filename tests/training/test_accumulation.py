@@ -14,9 +14,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.training.build import build_model, image_size
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.state import PretrainState
-from tests.training.tiny_step import Result, make_config, make_state, make_step, to_double
+from tests.training.tiny_step import (
+    Result,
+    make_config,
+    make_plan,
+    make_state,
+    make_step,
+    to_double,
+)
 
 VIT = {
     "model.encoder": "vit",
@@ -36,13 +43,13 @@ def double() -> Iterator[None]:
 
 def start(config: ConfigDict) -> PretrainState:
     """A state whose momentum branch lags behind, so that queries and keys differ."""
-    fresh = to_double(make_state(config, build_model(config)))
+    fresh = to_double(make_state(config, build_model(make_plan(config))))
     lagging = jax.tree.map(lambda x: 0.8 * x + 0.01, fresh.momentum_params)
     return dataclasses.replace(fresh, momentum_params=lagging)
 
 
 def images(config: ConfigDict) -> dict[str, jax.Array]:
-    shape = (config.batch_size, *image_size(config), 3)
+    shape = (config.batch_size, *make_plan(config).model.image_size, 3)
     return {
         "image": jax.random.uniform(jax.random.key(7), shape, jnp.float64, -1.0, 1.0),
         "index": jnp.arange(config.batch_size),

@@ -16,9 +16,9 @@ from rcmstr_jax.runtime.config_files import (
     flatten,
 )
 from rcmstr_jax.runtime.errors import ConfigError, closest
-from rcmstr_jax.training.build import build_model, frame_count, mask_grid
-from rcmstr_jax.training.config_check import check_config
-from rcmstr_jax.training.config_values import CHOICES, MEMBERS, POSITIVE, RANGES
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.plan import pretrain_plan
+from rcmstr_jax.training.plan_checks import CHOICES, MEMBERS, POSITIVE, RANGES
 
 ALL = {
     "cnn": rcmstr_cnn.get_config,
@@ -37,7 +37,7 @@ ALL = {
 @pytest.mark.parametrize("name", ALL)
 def test_every_config_of_the_repository_passes(name):
     config = ALL[name]()
-    check_config(config, devices=4)
+    pretrain_plan(config, devices=4)
     assert config_from_jsonable(config_to_jsonable(config)).to_dict() == config.to_dict()
 
 
@@ -83,7 +83,7 @@ def test_mistakes_are_answered(changes, answers):
     config = mini.get_config("test")
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError) as caught:
-        check_config(config, devices=4)
+        pretrain_plan(config, devices=4)
     message = str(caught.value)
     assert message.startswith("config.")
     assert "\n" not in message
@@ -99,7 +99,7 @@ def test_mistakes_of_a_vit_are_answered(changes, answer):
     config = mini.get_config("vit")
     config.update_from_flattened_dict(changes)
     with pytest.raises(ConfigError, match=answer):
-        check_config(config, devices=1)
+        pretrain_plan(config)
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
@@ -111,11 +111,11 @@ def test_masks_that_pass_hide_some_patches_and_leave_some(name, kind):
     for mask_ratio, block_ratio in itertools.product((0.001, 0.01, 0.15, 0.99, 0.999), repeat=2):
         config.mim.mask_ratio, config.mim.block_ratio = mask_ratio, block_ratio
         try:
-            check_config(config, devices=1)
+            plan = pretrain_plan(config)
         except ConfigError as error:
             answers.add(str(error).split("=")[0])
         else:
-            assert 0 < build_model(config).visible_count < math.prod(mask_grid(config))
+            assert 0 < build_model(plan).visible_count < math.prod(plan.mask.grid)
     expected = {"patch": {"mask"}, "block": {"block"}, "patch_block": {"mask", "block"}}[kind]
     assert answers == {f"config.mim.{field}_ratio" for field in expected}
 
@@ -123,8 +123,7 @@ def test_masks_that_pass_hide_some_patches_and_leave_some(name, kind):
 def test_without_mim_no_mask_is_counted():
     config = mini.get_config("test")
     config.mim.enabled, config.mim.mask_ratio = False, 0.1  # less than its block
-    check_config(config, devices=4)
-    assert build_model(config).visible_count is None
+    assert build_model(pretrain_plan(config, devices=4)).visible_count is None
 
 
 def test_tables_name_fields_that_exist():
@@ -135,12 +134,12 @@ def test_tables_name_fields_that_exist():
 
 def test_queue_check_agrees_with_the_encoder_about_frames():
     for config in (mini.get_config("cnn"), mini.get_config("vit")):
-        keys = config.batch_size * frame_count(config)
+        keys = config.batch_size * pretrain_plan(config).model.frames
         config.contrast.queue_size = keys
-        check_config(config, devices=1)
+        pretrain_plan(config)
         config.contrast.queue_size = keys - 1
         with pytest.raises(ConfigError, match=f"at least {keys}"):
-            check_config(config, devices=1)
+            pretrain_plan(config)
 
 
 @pytest.mark.parametrize(

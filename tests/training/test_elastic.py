@@ -9,8 +9,8 @@ import pytest
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.build import build_model, image_size
-from tests.training.tiny_step import make_config, make_state, make_step, to_double
+from rcmstr_jax.training.build import build_model
+from tests.training.tiny_step import make_config, make_plan, make_state, make_step, to_double
 
 # Queue, optimiser and momentum branch; all else would only be compiled longer.
 CHANGES = {
@@ -28,12 +28,13 @@ CHANGES = {
 
 def test_four_devices_then_two_then_one_learn_what_one_learns(tmp_path, monkeypatch) -> None:
     config = make_config(**CHANGES)
-    start = make_state(config, build_model(config))
+    plan = make_plan(config)
+    start = make_state(config, build_model(plan))
     position = DataPosition("images", config.seed, config.batch_size)
     rng = np.random.default_rng(0)
     batches = [
         {
-            "image": rng.uniform(-1, 1, (config.batch_size, *image_size(config), 3)),
+            "image": rng.uniform(-1, 1, (config.batch_size, *plan.model.image_size, 3)),
             "index": np.arange(config.batch_size) + config.batch_size * number,
         }
         for number in range(3)
@@ -51,7 +52,7 @@ def test_four_devices_then_two_then_one_learn_what_one_learns(tmp_path, monkeypa
                 many, metrics = step(parallel.replicate(state), parallel.shard_batch(batch))
                 assert len(many.step.sharding.device_set) == count
                 losses.append(float(parallel.unreplicate(dict(metrics))["loss"]))
-                checkpoints.save(number, parallel.unreplicate(many), config, position)
+                checkpoints.save(number, parallel.unreplicate(many), plan.config, position)
                 checkpoints.wait()
                 restored = checkpoints.restore(state, position)
                 assert restored is not None and restored.step == number

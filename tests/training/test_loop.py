@@ -25,7 +25,8 @@ from rcmstr_jax.runtime.digest import state_digest
 from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 from rcmstr_jax.training import loop
-from rcmstr_jax.training.loop import Outcome, pretrain
+from rcmstr_jax.training.loop import Outcome
+from rcmstr_jax.training.pretraining import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +137,13 @@ def test_steps_compile_once_reuse_their_state_and_are_not_waited_for(
     def watched(function):
         step = pmap_step(function)
 
-        def lower(state, batch):
-            return SimpleNamespace(compile=lambda: watch(step.lower(state, batch).compile()))
+        def lower(*arguments):
+            return SimpleNamespace(compile=lambda: watch(step.lower(*arguments).compile()))
 
         return SimpleNamespace(lower=lower)
 
     def watch(step):
-        def run(state, batch):
+        def run(state, batch, constants):
             for rows in batch.values():
                 assert [shard.device for shard in rows.addressable_shards] == jax.local_devices()
                 assert rows.shape[:2] == (jax.local_device_count(), 2)
@@ -150,7 +151,7 @@ def test_steps_compile_once_reuse_their_state_and_are_not_waited_for(
                 assert compiled
                 compiled.clear()
             with jax.transfer_guard("disallow"):
-                after, metrics = step(state, batch)
+                after, metrics = step(state, batch, constants)
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
             steps.append(len(steps) + 1)
             read = len(steps) == config.log_every

@@ -8,20 +8,28 @@ import optax
 import pytest
 
 from rcmstr_jax.configs.pretrain import common
-from rcmstr_jax.training.optimizer import base_learning_rate, make_optimizer, make_schedule
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.optimizer import make_optimizer, make_schedule
+from rcmstr_jax.training.plan import OptimizerPlan, pretrain_plan
 
 
-def options(**changes):
-    config = common.get_config().optimizer
-    config.update({"learning_rate": 1.0, "reference_batch": 0, "weight_decay": 0.0, **changes})
-    return config
+def planned(batch_size: int = 8, total_steps: int = 100, **changes) -> OptimizerPlan:
+    """The plan of the common config whose optimiser has these fields."""
+    config = common.get_config()
+    config.batch_size, config.total_steps = batch_size, total_steps
+    config.optimizer.update(changes)
+    return pretrain_plan(config).optimizer
+
+
+def options(total_steps: int = 10, **changes) -> OptimizerPlan:
+    plain = {"learning_rate": 1.0, "reference_batch": 0, "weight_decay": 0.0}
+    return planned(total_steps=total_steps, **{**plain, **changes})
 
 
 def test_rate_scales_linearly_with_the_batch():
-    recipe = common.get_config().optimizer
-    assert base_learning_rate(recipe, 32) == pytest.approx(0.0015)
-    assert base_learning_rate(recipe, 256) == pytest.approx(0.012)
-    assert base_learning_rate(options(learning_rate=0.3), 256) == 0.3
+    assert planned(32).peak == pytest.approx(0.0015)
+    assert planned(256).peak == pytest.approx(0.012)
+    assert planned(256, learning_rate=0.3, reference_batch=0).peak == 0.3
 
 
 @pytest.mark.parametrize(
@@ -38,7 +46,7 @@ def test_rate_scales_linearly_with_the_batch():
     ],
 )
 def test_schedules_at_chosen_steps(changes, expected):
-    schedule = make_schedule(options(**changes), 100, 32)
+    schedule = make_schedule(options(total_steps=100, **changes))
     for step, rate in expected.items():
         assert float(schedule(step)) == pytest.approx(rate, abs=1e-6), step
 
@@ -53,7 +61,7 @@ def run(optimizer, params, gradients):
 
 def test_sgd_adds_decay_to_the_gradient_before_the_momentum():
     optimizer, _ = make_optimizer(
-        options(schedule="constant", learning_rate=0.1, momentum=0.9, weight_decay=0.5), 10, 1
+        options(schedule="constant", learning_rate=0.1, momentum=0.9, weight_decay=0.5)
     )
     params = run(optimizer, {"bias": jnp.array([2.0])}, [{"bias": jnp.array([1.0])}] * 2)
     # PyTorch: v = 0.9 v + (g + 0.5 p); p -= 0.1 v.
@@ -67,9 +75,7 @@ def test_adamw_decays_kernels_alone_and_apart_from_the_gradient():
         options(
             name="adamw", schedule="constant", learning_rate=0.1, weight_decay=0.5,
             decay_vectors=False,
-        ),
-        10,
-        1,
+        )
     )  # fmt: skip
     start = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full((1,), 2.0)}
     zero = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros((1,))}
@@ -79,12 +85,12 @@ def test_adamw_decays_kernels_alone_and_apart_from_the_gradient():
 
 
 def test_clip_limits_the_global_norm():
-    optimizer, _ = make_optimizer(options(schedule="constant", momentum=0.0, clip=1.0), 10, 1)
+    optimizer, _ = make_optimizer(options(schedule="constant", momentum=0.0, clip=1.0))
     params = run(optimizer, {"a": jnp.zeros(2)}, [{"a": jnp.array([3.0, 4.0])}])
     np.testing.assert_allclose(params["a"], [-0.6, -0.8], rtol=1e-6)
 
 
 @pytest.mark.parametrize("field", ["name", "schedule"])
 def test_unknown_choice_is_named(field):
-    with pytest.raises(ValueError, match=f"optimizer.{field}='nonsense'"):
-        make_optimizer(options(**{field: "nonsense"}), 10, 1)
+    with pytest.raises(ConfigError, match=f"optimizer.{field}='nonsense'"):
+        options(**{field: "nonsense"})

@@ -15,8 +15,8 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rcmstr_jax.ssl.objective import contrastive_objective, contrastive_terms
-from rcmstr_jax.training.build import build_model, contrast_options, image_size
-from tests.training.tiny_step import make_config, make_state, make_step
+from rcmstr_jax.training.build import build_model
+from tests.training.tiny_step import make_config, make_plan, make_state, make_step
 
 ENCODERS = {
     "cnn": {},
@@ -30,9 +30,10 @@ SENSITIVE = ("log", "log1p", "rsqrt", "sqrt", "div", "cumsum")
 def trace(encoder: str, dtype: str) -> tuple[ClosedJaxpr, Any, Any]:
     """The step's program, and the types of state and metrics after it."""
     config = make_config(**ENCODERS[encoder], **{"model.dtype": dtype})
-    state = jax.eval_shape(lambda: make_state(config, build_model(config)))
+    plan = make_plan(config)
+    state = jax.eval_shape(lambda: make_state(config, build_model(plan)))
     batch = {
-        "image": jax.ShapeDtypeStruct((config.batch_size, *image_size(config), 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((config.batch_size, *plan.model.image_size, 3), jnp.uint8),
         "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
     step = make_step(config, None)
@@ -77,7 +78,7 @@ def test_bfloat16_is_the_type_of_the_computation_alone(encoder: str) -> None:
 
 def test_losses_round_the_factors_of_their_products_and_nothing_else() -> None:
     def loss(queries: jax.Array, keys: jax.Array, queue: jax.Array) -> jax.Array:
-        options = contrast_options(make_config(**{"model.dtype": "bfloat16"}))
+        options = make_plan(make_config(**{"model.dtype": "bfloat16"})).contrast
         options = dataclasses.replace(options, hierarchies=("word",), pairs=())
         terms = contrastive_terms(
             {"word": queries}, {"word": keys}, {"word": queue}, {"word": queue}, options

@@ -18,12 +18,19 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.training.build import build_model, frame_count, image_size
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import queue_sizes
 from rcmstr_jax.training.state import PretrainState, select_parts
 from rcmstr_jax.training.step_inputs import draw_inputs
-from tests.training.tiny_step import Result, make_config, make_state, make_step, to_double
+from tests.training.tiny_step import (
+    Result,
+    make_config,
+    make_plan,
+    make_state,
+    make_step,
+    to_double,
+)
 
 DEVICES = 4
 
@@ -42,14 +49,14 @@ def config() -> ConfigDict:
 @pytest.fixture(scope="module")
 def state(config: ConfigDict) -> PretrainState:
     """A state in mid-run: the momentum branch lags behind, and the step is not the first."""
-    fresh = to_double(make_state(config, build_model(config)))
+    fresh = to_double(make_state(config, build_model(make_plan(config))))
     lagging = jax.tree.map(lambda x: jnp.asarray(0.8 * np.asarray(x) + 0.01), fresh.momentum_params)
     return dataclasses.replace(fresh, momentum_params=lagging, step=jnp.ones((), jnp.int32))
 
 
 @pytest.fixture(scope="module")
 def batch(config: ConfigDict) -> dict[str, jax.Array]:
-    shape = (config.batch_size, *image_size(config), 3)
+    shape = (config.batch_size, *make_plan(config).model.image_size, 3)
     images = jax.random.uniform(jax.random.key(7), shape, jnp.float64, -1.0, 1.0)
     return {"image": images, "index": jnp.arange(config.batch_size) + config.batch_size}
 
@@ -102,7 +109,7 @@ def test_decoupled_reconstruction_leaves_the_contrast_alone(
     config: ConfigDict, state: PretrainState, batch: dict[str, jax.Array], result: Result
 ) -> None:
     plain_config = make_config(**{"mim.enabled": False})
-    optimizer, _ = make_optimizer(plain_config.optimizer, plain_config.total_steps, 8)
+    optimizer, _ = make_optimizer(make_plan(plain_config).optimizer)
     params = select_parts(state.params, MOMENTUM_PARTS)
     plain_state = dataclasses.replace(state, params=params, opt_state=optimizer.init(params))
     plain, plain_metrics = jax.jit(make_step(plain_config, None))(plain_state, batch)
@@ -154,9 +161,12 @@ def test_queues_take_the_keys_of_the_step(
     config: ConfigDict, state: PretrainState, batch: dict[str, jax.Array], result: Result
 ) -> None:
     variables = {"params": result[0].momentum_params, "batch_stats": state.momentum_batch_stats}
-    run = jax.jit(lambda v, x: build_model(config).apply(v, x, train=True, mutable=["batch_stats"]))
+    run = jax.jit(
+        lambda v, x: build_model(make_plan(config)).apply(v, x, train=True, mutable=["batch_stats"])
+    )
     keys, updated = run(variables, batch["image"])
-    counts = {"frame": frame_count(config), "subword": 4, "word": 1}
+    counts = {"frame": 6, "subword": 4, "word": 1}
+    assert make_plan(config).keys_per_image == counts
     assert {name: k.shape[1] for name, k in keys.items()} == counts
     for name, queue in result[0].queues.items():
         added = config.batch_size * counts[name]
@@ -171,8 +181,8 @@ def test_queues_take_the_keys_of_the_step(
 def test_reconstruction_leaves_the_same_start(config: ConfigDict) -> None:
     with jax.enable_x64(False):
         plain_config = make_config(**{"mim.enabled": False})
-        plain = make_state(plain_config, build_model(plain_config))
-        full = make_state(config, build_model(config))
+        plain = make_state(plain_config, build_model(make_plan(plain_config)))
+        full = make_state(config, build_model(make_plan(config)))
     chex.assert_trees_all_equal(plain.params, select_parts(full.params, MOMENTUM_PARTS))
     chex.assert_trees_all_equal(plain.params, plain.momentum_params)
     for queue in plain.queues.values():
@@ -183,19 +193,19 @@ def test_reconstruction_leaves_the_same_start(config: ConfigDict) -> None:
 
 
 def test_queue_too_small_for_a_step_is_named() -> None:
-    with pytest.raises(ValueError, match="contrast.queue_size=47 .*at least 48"):
-        queue_sizes(make_config(**{"contrast.queue_size": 47}))
+    with pytest.raises(ConfigError, match="contrast.queue_size=47 .*at least 48"):
+        make_plan(make_config(**{"contrast.queue_size": 47}))
 
 
 def test_inputs_do_not_depend_on_the_number_of_devices() -> None:
-    config = make_config(**{"views.enabled": True})
+    plan = make_plan(make_config(**{"views.enabled": True}))
     with jax.enable_x64(False):
         key = jax.random.key(3)
         images = np.random.default_rng(0).integers(0, 256, (8, 32, 20, 3), np.uint8)
         batch = {"image": images, "index": np.arange(8) + 16}
 
         def draw(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return draw_inputs(config, key, batch["image"], batch["index"])
+            return draw_inputs(plan, key, batch["image"], batch["index"])
 
         one = jax.jit(draw)(batch)
         four = parallel.pmap_step(lambda _, b: draw(b))(

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.recognition.feeds import epoch_rows
 from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.loop import repeated
+from rcmstr_jax.training.plan import LoopPlan
+from rcmstr_jax.training.step_inputs import images_to_float
 
 CHARSET = Charset.preset(36)
 WORDS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "a"]
@@ -31,9 +35,21 @@ def word_frames(words: list[str]) -> np.ndarray:
 def setup(name: str, steps: int, rate: float = 1e-2):
     head = make_head(name, CHARSET, hidden=24, depth=2, max_length=6)
     optimizer, schedule = rs.recognition_optimizer(steps, learning_rate=rate)
-    state = rs.create_state(jax.random.key(0), head, (FRAMES, 37), optimizer)
+    decoder = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, FRAMES, 37)))
+    state = rs.create_state(jax.random.key(0), decoder, optimizer)
+    step = rs.make_step(head.loss, optimizer, schedule, axis_name=None)
     memory = {"inputs": jnp.asarray(word_frames(WORDS)), **head.targets(WORDS)}
-    return head, optimizer, schedule, state, jax.tree.map(jnp.asarray, memory)
+    return head, step, state, {"memory": jax.tree.map(jnp.asarray, memory)}
+
+
+def in_calls(step, steps: int, per_call: int):
+    """Several steps in a call, as the loop makes them."""
+    plan = LoopPlan(total_steps=steps, batch_size=len(WORDS), steps_per_call=per_call)
+    return jax.jit(repeated(step, plan))
+
+
+def batches(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {"rows": rows, "index": np.arange(rows.size).reshape(rows.shape)}
 
 
 @pytest.mark.parametrize(
@@ -43,30 +59,31 @@ def setup(name: str, steps: int, rate: float = 1e-2):
 def test_a_decoder_learns_words_that_its_frames_spell(
     name: str, steps: int, rate: float, right: int
 ) -> None:
-    head, optimizer, _, state, memory = setup(name, steps, rate)
-    chunk = rs.make_chunk(rs.make_step(head, optimizer))
-    rows = rs.epoch_rows(0, len(WORDS), 8, 0, steps)
-    state, metrics = chunk(state, memory, rows, np.ones(steps, bool))
+    head, step, state, constants = setup(name, steps, rate)
+    run, losses = in_calls(step, steps, 10), []
+    for first in range(0, steps, 10):
+        rows = epoch_rows(0, len(WORDS), 8, first, 10)
+        state, metrics = run(state, batches(rows), constants)
+        losses.append(float(metrics["loss"]))
     assert int(state.step) == steps
-    assert metrics["loss"][-1] < 0.2 * metrics["loss"][0]
-    words = head.words(head.read(state.params["decoder"], memory["inputs"]))
+    assert losses[-1] < 0.2 * losses[0]
+    words = head.words(head.read(state.params["decoder"], constants["memory"]["inputs"]))
     guesses = [word.text for word in words]
     assert sum(a == b for a, b in zip(guesses, WORDS, strict=True)) >= right, guesses
 
 
-def test_a_chunk_equals_its_steps_and_skips_inactive_ones() -> None:
-    head, optimizer, _, state, memory = setup("ctc", 10)
-    step = rs.make_step(head, optimizer)
-    rows = rs.epoch_rows(3, len(WORDS), 4, 0, 3)
+def test_a_call_equals_its_steps_and_skips_those_beyond_the_last() -> None:
+    _, step, state, constants = setup("ctc", 10)
+    rows = epoch_rows(3, len(WORDS), 4, 0, 3)
     one_by_one, losses = state, []
     for chosen in rows[:2]:
+        memory = constants["memory"]
         batch = jax.tree.map(lambda column, chosen=chosen: column[chosen], memory)
-        one_by_one, metrics = jax.jit(step)(one_by_one, batch)
+        one_by_one, metrics = jax.jit(step)(one_by_one, batch, {})
         losses.append(float(metrics["loss"]))
-    together, values = rs.make_chunk(step)(state, memory, rows, np.array([True, True, False]))
+    together, values = in_calls(step, 2, 3)(state, batches(rows), constants)
     assert int(together.step) == 2
-    np.testing.assert_allclose(values["loss"][:2], losses, rtol=1e-5)
-    assert np.isnan(values["loss"][2])
+    np.testing.assert_allclose(values["loss"], np.mean(losses), rtol=1e-5)
     for a, b in zip(
         jax.tree.leaves(together.params), jax.tree.leaves(one_by_one.params), strict=True
     ):
@@ -74,7 +91,8 @@ def test_a_chunk_equals_its_steps_and_skips_inactive_ones() -> None:
 
 
 def test_attention_loss_ignores_padding_and_targets_eos() -> None:
-    head, _, _, state, memory = setup("attention", 10)
+    head, _, state, constants = setup("attention", 10)
+    memory = constants["memory"]
     targets = {key: memory[key] for key in ("tokens", "lengths")}
     total, count = head.loss(state.params["decoder"], memory["inputs"], targets)
     # One target per character and one [EOS] per word.
@@ -122,15 +140,16 @@ def test_schedule_is_one_cycle() -> None:
 def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
     seen = []
 
-    def halve(key, images, *, max_ops):
+    def halve(key, images, *, indices, max_ops):
+        assert indices.shape == images.shape[:1]
         seen.append((str(key.dtype), max_ops))
         return images / 2
 
     monkeypatch.setattr(rs, "make_view", halve)
     head = make_head("ctc", CHARSET, hidden=8, max_length=6)
-    optimizer, _ = rs.recognition_optimizer(5, learning_rate=1e-2)
+    optimizer, schedule = rs.recognition_optimizer(5, learning_rate=1e-2)
 
-    def encode(params, stats, images):
+    def encode(params, stats, images, constants):
         assert images.dtype == jnp.float32
         columns = images.mean((1, 3))[:, :, None] * params["encoder"]["w"]
         return columns, {"encoder": {"mean": stats["encoder"]["mean"] * 0.9 + columns.mean()}}
@@ -138,28 +157,27 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
     encoder = {"encoder": {"w": jnp.ones(4)}}
     statistics = {"encoder": {"mean": jnp.zeros(())}}
     state = rs.create_state(
-        jax.random.key(1), head, (FRAMES, 4), optimizer,
+        jax.random.key(1), head.init(jax.random.key(1), jnp.zeros((2, FRAMES, 4))), optimizer,
         encoder_params=encoder, batch_stats=statistics,
     )  # fmt: skip
     images = np.random.default_rng(0).integers(0, 256, (8, 32, FRAMES, 3)).astype(np.uint8)
     memory = {"inputs": jnp.asarray(images), **jax.tree.map(jnp.asarray, head.targets(WORDS))}
-    chunk = rs.make_chunk(rs.make_step(head, optimizer, encode=encode, view_ops=4))
-    rows = rs.epoch_rows(0, 8, 8, 0, 3)
-    state, metrics = chunk(state, memory, rows, np.ones(3, bool))
-    assert np.isfinite(metrics["loss"]).all()
+    step = rs.make_step(head.loss, optimizer, schedule, encode=encode, view_ops=4, axis_name=None)
+    rows = epoch_rows(0, 8, 8, 0, 3)
+    state, metrics = in_calls(step, 3, 3)(state, batches(rows), {"memory": memory})
+    assert np.isfinite(metrics["loss"])
     assert seen[0][1] == 4 and "key" in seen[0][0]
     assert not np.allclose(state.params["encoder"]["encoder"]["w"], 1.0)
     assert float(state.batch_stats["encoder"]["mean"]) != 0.0
-    # The loop donates its state; what the caller handed over is still there.
     np.testing.assert_array_equal(encoder["encoder"]["w"], 1.0)
 
 
 def test_images_to_float() -> None:
     images = jnp.array([[[[0, 255, 128]]]], jnp.uint8)
     np.testing.assert_allclose(
-        rs.images_to_float(images)[0, 0, 0], [-1.0, 1.0, 128 / 127.5 - 1], atol=1e-6
+        images_to_float(images)[0, 0, 0], [-1.0, 1.0, 128 / 127.5 - 1], atol=1e-6
     )
-    assert rs.images_to_float(jnp.full((1, 1, 1, 3), 0.25))[0, 0, 0, 0] == 0.25
+    assert images_to_float(jnp.full((1, 1, 1, 3), 0.25))[0, 0, 0, 0] == 0.25
 
 
 @settings(max_examples=50, deadline=None)
@@ -168,9 +186,9 @@ def test_images_to_float() -> None:
     steps=st.integers(1, 6),
 )  # fmt: skip
 def test_rows_are_a_pure_function_of_the_step(num_words, batch, first, steps) -> None:
-    rows = rs.epoch_rows(5, num_words, batch, first, steps)
+    rows = epoch_rows(5, num_words, batch, first, steps)
     assert rows.shape == (steps, batch) and rows.min() >= 0 and rows.max() < num_words
-    whole = rs.epoch_rows(5, num_words, batch, 0, first + steps)
+    whole = epoch_rows(5, num_words, batch, 0, first + steps)
     np.testing.assert_array_equal(whole[first:], rows)
     flat = whole.reshape(-1)
     for epoch in range(len(flat) // num_words):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS
@@ -22,10 +21,11 @@ from rcmstr_jax.ssl import objective
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
 from rcmstr_jax.ssl.queue import enqueue
 from rcmstr_jax.ssl.relational import relational_terms
-from rcmstr_jax.training.build import build_model, image_size, mask_grid
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.pretrain_step import encode_keys, online_losses, queue_sizes
-from rcmstr_jax.training.state import PretrainState, create_state, select_parts
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, online_losses
+from rcmstr_jax.training.state import PretrainState, select_parts
 from rcmstr_jax.training.step_inputs import draw_inputs
 
 BATCH = 4
@@ -33,7 +33,7 @@ KEY = 5
 Numbers = dict[str, np.ndarray]
 
 
-def make_config(**changes: Any) -> ConfigDict:
+def make_plan(**changes: Any) -> PretrainPlan:
     """A CNN of 12 frames with every loss; each view is the image itself."""
     config = mini.get_config("test")
     config.total_steps = 10
@@ -49,7 +49,7 @@ def make_config(**changes: Any) -> ConfigDict:
     config.optimizer.warmup_steps = 0
     config.key_norm = "local"
     config.update_from_flattened_dict(changes)
-    return config
+    return pretrain_plan(config)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,43 +76,44 @@ def to_double(tree: Any) -> Any:
 @pytest.fixture(scope="module")
 def state() -> PretrainState:
     """The start of a run, its momentum branch lagging behind."""
-    config = make_config()
-    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
+    plan = make_plan()
     with jax.enable_x64(False):
-        fresh = create_state(
-            build_model(config),
-            optimizer,
-            jax.random.key(0),
-            image_size=image_size(config),
-            mask_grid=mask_grid(config),
-            queue_sizes=queue_sizes(config),
-            predict_dim=config.model.predict_dim,
-        )
+        fresh = fresh_state(plan, build_model(plan), make_optimizer(plan.optimizer)[0])
     fresh = to_double(fresh)
     lagging = jax.tree.map(lambda x: 0.8 * x + 0.01, fresh.momentum_params)
     return fresh.replace(momentum_params=lagging, step=jnp.int32(3))  # type: ignore[attr-defined]
 
 
-def outcome(state: PretrainState, config: ConfigDict) -> Numbers:
+def outcome(state: PretrainState, plan: PretrainPlan) -> Numbers:
     """Everything that the two halves of a step find, by name."""
     key = jax.random.key(KEY)
-    shape = (BATCH, *image_size(config), 3)
+    shape = (BATCH, *plan.model.image_size, 3)
     images = jax.random.uniform(jax.random.key(1), shape, jnp.float64, -1.0, 1.0)
-    model = build_model(config)
-    inputs = draw_inputs(config, key, images, jnp.arange(BATCH))
+    model = build_model(plan)
+    inputs = draw_inputs(plan, key, images, jnp.arange(BATCH))
     momentum = momentum_schedule(
-        state.step, config.total_steps, config.momentum.value, config.momentum.final
+        state.step, plan.loop.total_steps, plan.momentum.value, plan.momentum.final
     )
     online = select_parts(state.params, MOMENTUM_PARTS)
     params = ema_update(state.momentum_params, online, momentum)
     variables = {"params": params, "batch_stats": state.momentum_batch_stats}
-    keys, momentum_stats = encode_keys(config, model, variables, inputs["view_k"], key, None)
+    keys, _, momentum_stats = encode_keys(model, variables, inputs["view_k"])
     queues = {
         name: enqueue(state.queues[name], keys[name].reshape(-1, keys[name].shape[-1]))
-        for name in queue_sizes(config)
+        for name in plan.queue_sizes
     }
     contents = {name: queue.keys for name, queue in queues.items()}
-    _, (stats, metrics) = online_losses(config, model, state.params, state, inputs, keys, contents)
+    _, (stats, metrics) = online_losses(
+        model,
+        state.params,
+        state,
+        inputs,
+        keys,
+        contents,
+        contrast=plan.contrast,
+        blocks=plan.rearrange.blocks if plan.rearrange else None,
+        mask=plan.mask,
+    )
     found: dict[str, Any] = {
         **metrics,
         **{f"input {name}": value for name, value in inputs.items()},
@@ -130,7 +131,7 @@ def outcome(state: PretrainState, config: ConfigDict) -> Numbers:
 
 @pytest.fixture(scope="module")
 def base(state: PretrainState) -> Numbers:
-    return outcome(state, make_config())
+    return outcome(state, make_plan())
 
 
 def changed(before: Numbers, after: Numbers) -> set[str]:
@@ -210,7 +211,7 @@ SWITCHES: list[tuple[dict[str, Any], list[str]]] = [
 def test_a_switch_changes_its_own_numbers_alone(
     switch: dict[str, Any], expected: list[str], state: PretrainState, base: Numbers
 ) -> None:
-    found = outcome(state, make_config(**switch))
+    found = outcome(state, make_plan(**switch))
     names = base.keys() | found.keys()
     wanted = {name for pattern in expected for name in fnmatch.filter(names, pattern)}
     assert all(fnmatch.filter(names, pattern) for pattern in expected)
@@ -224,8 +225,8 @@ def test_a_switch_changes_its_own_numbers_alone(
 def test_the_reductions_differ_by_the_length_of_the_queue(
     state: PretrainState, base: Numbers
 ) -> None:
-    config = make_config(**{"contrast.kl_reduction": "mean"})
-    found, sizes = outcome(state, config), queue_sizes(config)
+    plan = make_plan(**{"contrast.kl_reduction": "mean"})
+    found, sizes = outcome(state, plan), plan.queue_sizes
     for name in KL:
         entries = sizes[name.split("/")[1].split("_")[-1]]
         np.testing.assert_array_equal(found[name], base[name] / entries)
@@ -235,7 +236,7 @@ def test_the_reductions_differ_by_the_length_of_the_queue(
 def test_what_only_saves_time_or_memory_changes_no_number(
     switch: dict[str, Any], state: PretrainState, base: Numbers
 ) -> None:
-    found = outcome(state, make_config(**switch))
+    found = outcome(state, make_plan(**switch))
     assert found.keys() == base.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, base[name], rtol=1e-10, atol=1e-13, err_msg=name)
@@ -243,7 +244,7 @@ def test_what_only_saves_time_or_memory_changes_no_number(
 
 def test_parts_of_the_total(state: PretrainState) -> None:
     changes = {"contrast.alpha": 0.2, "contrast.beta": 0.7, "mim.weight": 3.0}
-    found = outcome(state, make_config(**changes))
+    found = outcome(state, make_plan(**changes))
     contrast = sum(found[name] + 0.2 * found[f"relation_kl/{name[4:]}"] for name in WITHIN)
     for pair in ("frame_subword", "subword_word"):
         contrast += 0.7 * found[f"nce/{pair}"] + 0.2 * found[f"relation_kl/{pair}"]
@@ -253,9 +254,9 @@ def test_parts_of_the_total(state: PretrainState) -> None:
 
 def test_permutations_by_group_and_by_batch() -> None:
     def draw(shared: bool) -> np.ndarray:
-        config = make_config(**{"rearrange.shared_permutation": shared, "mim.enabled": False})
-        images = jnp.zeros((32, *image_size(config), 3))
-        inputs = draw_inputs(config, jax.random.key(KEY), images, jnp.arange(32))
+        plan = make_plan(**{"rearrange.shared_permutation": shared, "mim.enabled": False})
+        images = jnp.zeros((32, *plan.model.image_size, 3))
+        inputs = draw_inputs(plan, jax.random.key(KEY), images, jnp.arange(32))
         return np.asarray(inputs["permutation"])
 
     by_group, by_batch = draw(False), draw(True)
@@ -266,9 +267,10 @@ def test_permutations_by_group_and_by_batch() -> None:
 
 def test_views_are_a_switch_of_their_own() -> None:
     def draw(**changes: Any) -> dict[str, jax.Array]:
-        config = make_config(**changes)
-        images = jax.random.uniform(jax.random.key(2), (2, *image_size(config), 3), jnp.float32)
-        inputs = draw_inputs(config, jax.random.key(KEY), images, jnp.arange(2))
+        plan = make_plan(**changes)
+        shape = (2, *plan.model.image_size, 3)
+        images = jax.random.uniform(jax.random.key(2), shape, jnp.float32)
+        inputs = draw_inputs(plan, jax.random.key(KEY), images, jnp.arange(2))
         return {**inputs, "image": images}
 
     with jax.enable_x64(False):

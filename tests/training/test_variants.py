@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 from rcmstr_jax.configs.pretrain import ablation, rcmstr_cnn, rcmstr_vit
 from rcmstr_jax.models.layers import BatchNorm
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.training.build import build_model, image_size
-from rcmstr_jax.training.config_check import check_config
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.plan import pretrain_plan
 from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, make_pretrain_step
-from rcmstr_jax.training.step_inputs import SHUFFLE
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
@@ -40,15 +39,16 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
 def trace_step(config: ConfigDict) -> tuple[Any, Any, dict[str, Any]]:
     """Shapes of the state before and after a step, and of its metrics."""
-    model = build_model(config)
-    optimizer, schedule = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    before = jax.eval_shape(lambda: fresh_state(config, model, optimizer))
-    images = (config.batch_size, *image_size(config), 3)
+    plan = pretrain_plan(config)
+    model = build_model(plan)
+    optimizer, schedule = make_optimizer(plan.optimizer)
+    before = jax.eval_shape(lambda: fresh_state(plan, model, optimizer))
+    images = (plan.loop.batch_size, *plan.model.image_size, 3)
     batch = {
         "image": jax.ShapeDtypeStruct(images, jnp.uint8),
         "index": jax.ShapeDtypeStruct(images[:1], jnp.int32),
     }
-    step = make_pretrain_step(config, model, optimizer, schedule, axis_name=None)
+    step = make_pretrain_step(plan, model, optimizer, schedule, axis_name=None)
     after, metrics = jax.eval_shape(step, before, batch)
     return before, after, metrics
 
@@ -100,7 +100,7 @@ def test_every_rung_is_a_step(rung: str) -> None:
 def test_every_option_of_the_ladder_is_a_step(option: str) -> None:
     spec = f"full,{option}" if "encoder" in option else f"full,{option},encoder=mini"
     config = ablation.get_config(spec)
-    check_config(config, devices=1)
+    pretrain_plan(config)
     before, after, metrics = trace_step(shrink(config))
     shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (before, after)]
     assert shapes[0] == shapes[1]
@@ -110,8 +110,9 @@ def test_every_option_of_the_ladder_is_a_step(option: str) -> None:
 def count(config: ConfigDict) -> dict[str, int]:
     """Parameters of every part; nothing is computed."""
     config.mim.enabled = False
-    model = build_model(config)
-    images = jax.ShapeDtypeStruct((1, *image_size(config), 3), jnp.float32)
+    plan = pretrain_plan(config)
+    model = build_model(plan)
+    images = jax.ShapeDtypeStruct((1, *plan.model.image_size, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     return {
         part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
@@ -156,14 +157,18 @@ def test_key_norm_decides_whose_statistics_enter_a_key(key_norm: str) -> None:
     images = images + jnp.arange(2.0 * devices)[:, None, None, None]
     model: Any = MeanColour(parallel.AXIS if key_norm == "sync" else None)
     variables = MeanColour().init(key, images, train=False)
-    config = ConfigDict({"key_norm": key_norm, "accumulation": 1})
+    shuffle = key if key_norm == "shuffle" else None
 
     def encode(_: Any, batch: dict[str, jax.Array]) -> Any:
-        return encode_keys(config, model, variables, batch["image"], key, parallel.AXIS)
+        return encode_keys(
+            model, variables, batch["image"], shuffle=shuffle, axis_name=parallel.AXIS
+        )
 
     batch = parallel.shard_batch({"image": images})
-    keys, _ = parallel.pmap_step(encode)(jnp.zeros(devices), batch)
+    keys, everybody, _ = parallel.pmap_step(encode)(jnp.zeros(devices), batch)
     found = np.asarray(keys["word"]).reshape(2 * devices, 3)
+    for copy in np.asarray(everybody["word"]).reshape(devices, 2 * devices, 3):
+        np.testing.assert_array_equal(copy, found)
 
     def alone(rows: jax.Array) -> np.ndarray:
         out, _ = MeanColour().apply(variables, rows, train=True, mutable=["batch_stats"])
@@ -171,7 +176,7 @@ def test_key_norm_decides_whose_statistics_enter_a_key(key_norm: str) -> None:
 
     order = np.arange(2 * devices)
     if key_norm == "shuffle":
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, SHUFFLE), 2 * devices))
+        order = np.asarray(jax.random.permutation(key, 2 * devices))
         assert (order != np.arange(2 * devices)).any()
     parts = 1 if key_norm == "sync" else devices
     expected = np.empty_like(found)
