@@ -57,22 +57,18 @@ def pretrain(
       TrainingDiverged: if loss or gradient stay infinite or undefined.
     """
     plan = pretrain_plan(config, devices=jax.device_count(), hosts=jax.process_count())
+    source = _open(plan)  # before the workdir is made
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
         stall_timeout=stall_timeout,
         profile_steps=profile_steps,
     ) as session:
-        return train(session, pretraining_job(plan, session))
+        return train(session, pretraining_job(plan, source, session))
 
 
-def pretraining_job(plan: PretrainPlan, session: Session) -> Job:
-    """Opens the data and puts the job together.
-
-    Raises:
-      ConfigError: if the data cannot be opened.
-    """
-    source = _open(plan)
+def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) -> Job:
+    """Puts the job together: images of `source`, as the plan says."""
     fingerprint = source_fingerprint(source)
     logger.info(
         "%s: %s on %d %s device(s), %d host(s)", session.workdir, fingerprint,
