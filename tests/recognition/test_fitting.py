@@ -1,4 +1,4 @@
-"""Recognisers in the training loop: interrupted equals uninterrupted, patience, averages, refusals."""
+"""Recognisers in the training loop: interrupted equals uninterrupted, patience, averages."""
 
 from __future__ import annotations
 
