@@ -7,7 +7,6 @@ source, so that no benchmark is looked at before the end.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import time
 from pathlib import Path
@@ -19,13 +18,11 @@ from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS, CheckpointError
 from rcmstr_jax.runtime.config_files import read_config
 from rcmstr_jax.runtime.interrupts import StopRequest
-from rcmstr_jax.runtime.progress import run_log
 from rcmstr_jax.runtime.writers import METRICS, create_writer
 from rcmstr_jax.training.loop import open_session
 from rcmstr_jax.training.plan import EvaluationPlan
 
 WATCH = "watch"
-logger = logging.getLogger(__name__)
 
 
 def watch(
@@ -71,7 +68,7 @@ def watch(
     measured = _steps_in(out / METRICS)
     passed: set[int] = set()  # unmeasured, and told
     new: list[int] = []
-    with StopRequest() as stop, run_log(None):
+    with StopRequest() as stop:
         while max(measured | passed, default=0) < total:
             there = checkpoint_steps(run)
             waiting = sorted(set(there) - measured - passed)
@@ -79,9 +76,10 @@ def watch(
             gone = sorted(expected.difference(there, measured, passed))
             if gone:
                 passed.update(gone)
-                logger.info(
+                print(
                     f"{len(gone)} checkpoints from step {gone[0]} to {gone[-1]} went away before"
-                    " they were measured: keep_period of the pretraining keeps more"
+                    " they were measured: keep_period of the pretraining keeps more",
+                    flush=True,
                 )
             for step in waiting:
                 try:
@@ -89,16 +87,17 @@ def watch(
                 except CheckpointError as error:
                     passed.add(step)
                     why = error if step in checkpoint_steps(run) else "its checkpoint went away"
-                    logger.info(f"step {step} of {total} is left out: {why}")
+                    print(f"step {step} of {total} is left out: {why}", flush=True)
                     continue
                 writer = create_writer(out, max(measured, default=0))
                 writer.write_scalars(step, score)
                 writer.close()
                 measured.add(step)
                 new.append(step)
-                logger.info(
+                print(
                     f"step {step} of {total}: 1-NED {score['probe/one_minus_ned']:.2f} %, word"
-                    f" accuracy {score['probe/word_accuracy']:.2f} %"
+                    f" accuracy {score['probe/word_accuracy']:.2f} %",
+                    flush=True,
                 )
             if stop.signal:
                 raise Stopped(f"{stop.signal}: stopped watching; the same command goes on")

@@ -46,9 +46,16 @@ def _place(name: str) -> int | None:
 class SkippedSteps:
     """Watches the metrics of every step, without waiting for the devices between two log steps."""
 
-    def __init__(self, limit: int) -> None:
-        """Takes the number of steps in a row that the run survives."""
-        self._limit = limit
+    def __init__(
+        self, limit: int, sections: tuple[str, str] = ("config", "config.optimizer")
+    ) -> None:
+        """Starts counting.
+
+        Args:
+          limit: number of steps in a row that the run survives.
+          sections: of the config that hold `max_skipped`, and the learning rate.
+        """
+        self._limit, self._sections = limit, sections
         self._kept: list[tuple[int, Mapping[str, Any]]] = []
         self._skipped = 0.0
         self._first = "before this process was started"
@@ -83,9 +90,10 @@ class SkippedSteps:
                     "step %d was skipped: not finite, in order, are %s", number, ", ".join(names)
                 )
             if in_row > self._limit:
+                own, optimizer = self._sections
                 raise TrainingDiverged(
                     f"step {number}: {in_row:.0f} steps in a row had no finite loss or gradient, "
-                    f"more than config.max_skipped={self._limit}; the first that was not finite: "
+                    f"more than {own}.max_skipped={self._limit}; the first that was not finite: "
                     f"{self._first}. They changed no parameter, and the last checkpoint is kept: "
-                    "lower config.optimizer.learning_rate, or set config.optimizer.clip"
+                    f"lower {optimizer}.learning_rate, or set {optimizer}.clip"
                 )

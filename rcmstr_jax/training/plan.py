@@ -74,7 +74,8 @@ class LoopPlan:
     """Lengths and habits of the training loop, whatever it trains.
 
     The fields are those of a pretraining config and of `config.train` of an evaluation; times are
-    in steps. `checkpoint_every=0` saves only when asked to stop and at the end.
+    in steps. `checkpoint_every=0` saves only when asked to stop and at the end. `sections` of the
+    config hold these fields and the learning rate, for what an error advises.
     """
 
     total_steps: int
@@ -89,6 +90,7 @@ class LoopPlan:
     picture_every: int = -1
     prefetch: int = 2
     compilation_cache: str = "auto"
+    sections: tuple[str, str] = ("config", "config.optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +304,10 @@ def pretrain_plan(
         contrast,
         product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
     )
-    loop = _section(LoopPlan, config, prefetch=config.data.prefetch, steps_per_call=1)
+    sections = ("config", "config.optimizer")
+    loop = _section(
+        LoopPlan, config, prefetch=config.data.prefetch, steps_per_call=1, sections=sections
+    )
     per_image = keys_per_image(model, contrast.subwords)
     plan_checks.check_rearrangement(config, model)
     plan_checks.check_batch(config, options, per_image, devices=devices, hosts=hosts)
@@ -361,6 +366,7 @@ def evaluation_plan(
         picture_every=-1,
         prefetch=2,
         compilation_cache=config.compilation_cache,
+        sections=("config.train", "config.train"),
     )
     plan_checks.check_evaluation_batch(config, devices=devices, hosts=hosts)
     return _section(

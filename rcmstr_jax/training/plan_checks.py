@@ -103,8 +103,9 @@ EVALUATION_RANGES: dict[str, tuple[float | None, float | None]] = {
     "train.weight_decay": (0, None),
     "train.warmup_share": (0, 1),
     "train.average": (0, 0.999999),
+    "train.memory_gib": (0, None),
 }
-EVALUATION_POSITIVE = ("train.learning_rate", "train.layer_decay", "train.memory_gib")
+EVALUATION_POSITIVE = ("train.learning_rate", "train.layer_decay")
 
 
 def check_pretrain_values(config: ConfigDict) -> None:

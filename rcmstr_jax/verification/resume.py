@@ -12,9 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
+
+from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED, RunFailed
@@ -25,18 +31,87 @@ from rcmstr_jax.runtime.writers import METRICS
 STEPPING, WRITING, STARTING = "stepping", "writing", "starting"
 _POLL_SECONDS = 0.002
 _IMAGES = 48
-# The smallest run with every part of the method: CNN, rearrangement, three queues, two pairs,
-# masked images; float32. Checkpoints overlap the steps between them.
+# Checkpoints overlap the steps between them.
 _STEPS_PER_KILL, _LEAST_STEPS, _CHECKPOINT_EVERY = 3, 18, 3
-SETTINGS = {
-    "model.image_width": 20,
-    "model.blocks": (0, 0, 1, 0),
-    "model.projector": "mlp",
-    "model.dtype": "float32",
-    "contrast.queue_size": 100,
-    "contrast.chunk": 64,
-    "checkpoint_every": _CHECKPOINT_EVERY,
-    "picture_every": -1,
+PRETRAINING, RECOGNITION = "pretraining", "recognition"
+_MODEL = {"model.image_width": 20, "model.blocks": (0, 0, 1, 0), "model.dtype": "float32"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A kind of run that the check starts.
+
+    Attributes:
+      launcher: file of launch/, and flags that it needs.
+      config: file of configs/, with its variant.
+      settings: fields that make it small.
+      length: field that takes the number of steps.
+      prepare: writes data below a folder, and returns the fields that name them.
+    """
+
+    launcher: tuple[str, ...]
+    config: str
+    settings: Mapping[str, Any]
+    length: str
+    prepare: Callable[[Path], Mapping[str, Any]]
+
+
+def _render_images(folder: Path) -> dict[str, Any]:
+    images = folder / "images"
+    images.mkdir(parents=True)
+    source = open_source(f"synthetic:0:{_IMAGES}", labels=False)
+    for index in range(_IMAGES):
+        (images / f"{index:03d}.png").write_bytes(source[index].image)
+    return {"data.source": f"folder:{images}"}
+
+
+def _label_noise(folder: Path) -> dict[str, Any]:
+    noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 20, 3), np.uint8)
+    records = [
+        Record(cv2.imencode(".png", image)[1].tobytes(), "abc"[place % 3], "noise")
+        for place, image in enumerate(noise)
+    ]
+    write_lmdb(folder / "words", records)
+    write_lmdb(folder / "benchmark" / "noise", records[:4])
+    source = f"lmdb:{folder / 'words'}"
+    return {"train.source": source, "benchmarks": folder / "benchmark"}
+
+
+SUBJECTS = {
+    # Every part of the method: CNN, rearrangement, three queues, two pairs, masked images.
+    PRETRAINING: Subject(
+        launcher=("pretrain.py",),
+        config="pretrain/mini.py:test",
+        settings={
+            **_MODEL,
+            "model.projector": "mlp",
+            "contrast.queue_size": 100,
+            "contrast.chunk": 64,
+            "checkpoint_every": _CHECKPOINT_EVERY,
+            "picture_every": -1,
+        },
+        length="total_steps",
+        prepare=_render_images,
+    ),
+    # Encoder and decoder, their moving average, and validation, which keeps the best weights.
+    RECOGNITION: Subject(
+        launcher=("evaluate.py", "--pretrained=random"),
+        config="evaluate/finetune_ctc.py:test",
+        settings={
+            **_MODEL,
+            "train.labels": 1.0,
+            "train.probe_steps": 0,
+            "train.accumulation": 1,
+            "train.average": 0.9,
+            "train.validation": 8,
+            "train.validate_every": _CHECKPOINT_EVERY,
+            "train.patience": 0,
+            "train.log_every": 1,
+            "train.checkpoint_every": _CHECKPOINT_EVERY,
+        },
+        length="train.steps",
+        prepare=_label_noise,
+    ),
 }
 
 
@@ -96,35 +171,37 @@ def allowed_codes(kill: Kill, number: signal.Signals) -> tuple[int, ...]:
 class ResumeCheck:
     """The runs of the check, below one folder."""
 
-    def __init__(self, folder: Path, launcher: Sequence[str], kills: int, seed: int) -> None:
-        """Renders the words that all runs are trained on.
+    def __init__(
+        self, folder: Path, subject: Subject, kills: int, seed: int, root: str | Path = "."
+    ) -> None:
+        """Makes the words that all runs are trained on.
 
         Args:
           folder: for data, compiled programs and workdirs; must not hold those of another check.
-          launcher: command that starts launch/pretrain.py.
+          subject: what is trained.
           kills: per signal.
           seed: of their moments.
+          root: checkout whose launchers and configs are used.
         """
-        self.folder, self._launcher = folder, list(launcher)
+        root = Path(root).resolve()
+        script, *flags = subject.launcher
+        config = f"--config={root / 'configs' / subject.config}"
+        self.folder = folder
+        self._launcher = [sys.executable, str(root / "launch" / script), config, *flags]
         self.total, self.kills = total_steps(kills), plan_kills(kills, seed)
-        images = folder / "images"
-        images.mkdir(parents=True)
-        source = open_source(f"synthetic:0:{_IMAGES}", labels=False)
-        for index in range(_IMAGES):
-            (images / f"{index:03d}.png").write_bytes(source[index].image)
+        self._settings = {
+            **subject.settings,
+            subject.length: self.total,
+            **subject.prepare(folder),
+            "compilation_cache": folder / "compiled",
+        }
 
     def command(self, name: str) -> list[str]:
         """The command of a run, the same whenever it is started."""
-        settings = {
-            **SETTINGS,
-            "total_steps": self.total,
-            "data.source": f"folder:{self.folder / 'images'}",
-            "compilation_cache": self.folder / "compiled",
-        }
         return [
             *self._launcher,
             f"--workdir={self.folder / name}",
-            *(f"--config.{field}={value}" for field, value in settings.items()),
+            *(f"--config.{field}={value}" for field, value in self._settings.items()),
         ]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
@@ -225,7 +302,8 @@ def verify_resume(
     kills: int,
     seed: int,
     signals: Sequence[signal.Signals] = (signal.SIGKILL, signal.SIGTERM),
-    config: str,
+    root: str | Path,
+    what: str = PRETRAINING,
     say: Callable[[str], None] = print,
 ) -> bool:
     """Runs the check and reports it.
@@ -235,7 +313,8 @@ def verify_resume(
       kills: per signal.
       seed: of the moments.
       signals: each has a run of its own; they are worked on side by side.
-      config: `FILE.py:variant` of the smallest run.
+      root: checkout whose launchers and configs are used.
+      what: a key of `SUBJECTS`.
       say: takes the lines of the report.
 
     Returns:
@@ -244,9 +323,8 @@ def verify_resume(
     Raises:
       ResumeFailed: if a process ends otherwise than it should.
     """
-    launcher = Path(config).resolve().parents[2] / "launch" / "pretrain.py"
-    check = ResumeCheck(folder, [sys.executable, str(launcher), f"--config={config}"], kills, seed)
-    say(f"{check.total} steps, {kills} kills per signal, seed {seed}, in {folder}")
+    check = ResumeCheck(folder, SUBJECTS[what], kills, seed, root)
+    say(f"{what}: {check.total} steps, {kills} kills per signal, seed {seed}, in {folder}")
     check.finish("first")
     seconds = check.finish("whole")
     found = check.differences("whole", "first")

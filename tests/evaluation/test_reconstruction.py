@@ -12,7 +12,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from rcmstr_jax.configs.pretrain import mim
 from rcmstr_jax.data.faults import FaultLog
@@ -24,9 +23,11 @@ from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from rcmstr_jax.runtime.config_files import write_config
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.ssl.reconstruction import patch_targets
-from rcmstr_jax.training.build import build_model, image_size, mask_grid
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
-from rcmstr_jax.training.state import create_state
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.training.pretrain_step import fresh_state
+from rcmstr_jax.training.step_inputs import draw_masks
 
 PATCH = (8, 4)
 
@@ -37,15 +38,15 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (7, 32, 20, 3), np.uint8)
 
 
-def config(**changes: Any) -> ConfigDict:
+def plan(**changes: Any) -> PretrainPlan:
     config = mim.get_config("cnn")
     config.model.image_width, config.model.width = 20, 64
     config.update_from_flattened_dict(changes)
-    return config
+    return pretrain_plan(config)
 
 
 def score(images: np.ndarray, predict: Any, batch_size: int = 7) -> reconstruction.Score:
-    return reconstruction.make_scorer(config(), batch_size=batch_size, predict=predict)({}, images)
+    return reconstruction.make_scorer(plan(), batch_size=batch_size, predict=predict)({}, images)
 
 
 def test_truth_scores_nothing_and_the_mean_a_little_below_one(images: np.ndarray) -> None:
@@ -74,7 +75,7 @@ def test_columns_without_a_visible_patch_stand_apart(images: np.ndarray) -> None
     found = score(images, predict)
     assert found.column_loss == pytest.approx(4, rel=1e-6)
     assert 0 < found.loss < 4
-    block = reconstruction.with_masks(config(), "block", 0.4)
+    block = reconstruction.with_masks(plan(), "block", 0.4)
     alone = reconstruction.make_scorer(block, batch_size=7, predict=predict)({}, images)
     assert alone.loss == alone.column_loss == pytest.approx(4, rel=1e-6)
 
@@ -95,7 +96,7 @@ def test_batch_size_does_not_move_the_score(images: np.ndarray) -> None:
 
 
 def test_raw_predictions_are_scored_like_normalised_ones(images: np.ndarray) -> None:
-    raw = config(**{"mim.normalize_targets": False})
+    raw = plan(**{"mim.normalize_targets": False})
 
     def predict(_: Any, x: Any, mask: Any) -> Any:
         return patch_targets(x, PATCH, normalize=False)
@@ -106,8 +107,10 @@ def test_raw_predictions_are_scored_like_normalised_ones(images: np.ndarray) -> 
 
 def test_kinds_hide_alike() -> None:
     masks = {
-        kind: reconstruction.draw_masks(
-            reconstruction.with_masks(config(), kind, 0.6), jax.random.key(0), np.arange(5)
+        kind: draw_masks(
+            reconstruction.mask_of(reconstruction.with_masks(plan(), kind, 0.6)),
+            jax.random.key(0),
+            np.arange(5),
         )
         for kind in ("patch_block", "patch", "block")
     }
@@ -120,16 +123,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("run")
     config = mim.get_config("vit")
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
-    optimizer, _ = make_optimizer(config.optimizer, config.total_steps, config.batch_size)
-    state = create_state(
-        build_model(config),
-        optimizer,
-        jax.random.key(0),
-        image_size=image_size(config),
-        mask_grid=mask_grid(config),
-        queue_sizes={},
-        predict_dim=config.model.predict_dim,
-    )
+    plan = pretrain_plan(config)
+    optimizer, _ = make_optimizer(plan.optimizer)
+    state = fresh_state(plan, build_model(plan), optimizer)
     with Checkpoints(workdir) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state, config, DataPosition("test", 0, config.batch_size))
@@ -177,7 +173,7 @@ def test_launcher_writes_numbers_and_pictures(run: Path, tmp_path: Path, reposit
 def test_endless_words_are_refused() -> None:
     with pytest.raises(ValueError, match="never ends: give it a size"):
         reconstruction.load_images(
-            open_source("synthetic"), config(), words=2, seed=0, faults=FaultLog(None)
+            open_source("synthetic"), plan(), words=2, seed=0, faults=FaultLog(None)
         )
 
 

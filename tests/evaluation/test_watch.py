@@ -17,9 +17,10 @@ from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import watch as watching
 from rcmstr_jax.recognition.encoders import load_encoder, random_encoder
 from rcmstr_jax.runtime.checkpoint import Checkpoints
-from rcmstr_jax.runtime.config_files import write_config
+from rcmstr_jax.runtime.config_files import config_to_jsonable, write_config
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition
+from rcmstr_jax.training.plan import evaluation_plan, model_plan
 from tests.recognition.toy_words import picture
 
 TEXTS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "ant"]
@@ -32,7 +33,7 @@ def config(tmp_path):
     config.compilation_cache = "off"
     config.train.source = (f"lmdb:{tmp_path / 'train'}",)
     config.train.labels = 1.0
-    return config
+    return evaluation_plan(config)
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def run(tmp_path) -> Path:
     pretrain.model.width, pretrain.model.depth, pretrain.model.heads = 16, 1, 1
     pretrain.total_steps = 4
     write_config(pretrain, folder)
-    encoder = random_encoder(pretrain)
+    section = config_to_jsonable(pretrain.model)
+    encoder = random_encoder(model_plan(section), section, seed=pretrain.seed)
     with Checkpoints(folder) as checkpoints:
         for step in (2, 4):
             params = jax.tree.map(lambda x, step=step: x * step, encoder.params)
@@ -57,9 +59,9 @@ def curve(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "watch/metrics.jsonl").open()]
 
 
-def test_every_checkpoint_is_measured_once(config, run) -> None:
-    lines: list[str] = []
-    assert watching.watch(config, str(run), every=0.01, log=lines.append) == [2, 4]
+def test_every_checkpoint_is_measured_once(config, run, capsys) -> None:
+    assert watching.watch(config, str(run), every=0.01) == [2, 4]
+    lines = capsys.readouterr().out.splitlines()
     found = curve(run)
     assert [line["step"] for line in found] == [2, 4]
     for line in found:
@@ -68,7 +70,7 @@ def test_every_checkpoint_is_measured_once(config, run) -> None:
     # TensorBoard shows the folder as a run of its own, and nothing else is left behind.
     kinds = {path.name.split(".")[0] for path in (run / "watch").iterdir()}
     assert kinds == {"metrics", "speed", "events"}
-    assert watching.watch(config, str(run), log=lambda line: pytest.fail(line)) == []
+    assert watching.watch(config, str(run)) == [] and not capsys.readouterr().out
 
 
 @pytest.fixture
@@ -82,29 +84,30 @@ def read_only(monkeypatch) -> None:
     monkeypatch.setattr(watching, "measure", measure)
 
 
-def test_a_later_look_takes_up_where_the_first_ended(config, run, read_only) -> None:
+def test_a_later_look_takes_up_where_the_first_ended(config, run, read_only, monkeypatch) -> None:
     shutil.move(run / "checkpoints/4", run / "held_back")
     seen = []
 
-    def log(line: str) -> None:
+    def say(line: str, *, flush: bool) -> None:
         seen.append(line.split(":")[0])
         if len(seen) == 1:  # the last checkpoint appears while the first is measured
             shutil.move(run / "held_back", run / "checkpoints/4")
 
-    assert watching.watch(config, str(run), every=0.01, log=log) == [2, 4]
+    monkeypatch.setattr(watching, "print", say, raising=False)
+    assert watching.watch(config, str(run), every=0.01) == [2, 4]
     assert seen == ["step 2 of 4", "step 4 of 4"]
     assert [line["step"] for line in curve(run)] == [2, 4]
 
 
-def test_what_was_missed_or_cannot_be_read_is_told(config, run, read_only) -> None:
+def test_what_was_missed_or_cannot_be_read_is_told(config, run, read_only, capsys) -> None:
     description = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**description, "checkpoint_every": 1}))
     for path in (run / "checkpoints/2/state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
 
-    lines: list[str] = []
-    assert watching.watch(config, str(run), every=0.01, log=lines.append) == [4]
+    assert watching.watch(config, str(run), every=0.01) == [4]
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert "2 checkpoints from step 1 to 3 went away" in lines[0] and "keep_period" in lines[0]
     assert re.match(r"step 2 of 4 is left out: checkpoint .*/2 is unreadable", lines[1])
@@ -112,7 +115,7 @@ def test_what_was_missed_or_cannot_be_read_is_told(config, run, read_only) -> No
 
 
 def test_what_cannot_be_watched(config, run) -> None:
-    frozen = frozen_ctc.get_config("test")
+    frozen = evaluation_plan(frozen_ctc.get_config("test"))
     with pytest.raises(ConfigError, match="train.validation=0.*linear_probe.py"):
         watching.watch(frozen, str(run))
     with pytest.raises(ConfigError, match="config.json is missing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,26 +18,21 @@ from rcmstr_jax.recognition.encoders import load_encoder, random_encoder, split_
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.config_files import write_config
+from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.build import build_model, image_size, mask_grid
-from rcmstr_jax.training.state import PretrainState, create_state
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.plan import evaluation_plan, pretrain_plan
+from rcmstr_jax.training.pretrain_step import fresh_state
+from rcmstr_jax.training.state import PretrainState
 
-PRETRAIN = mini.get_config("test")
-EVALUATE = common.get_config()
+PRETRAIN = pretrain_plan(mini.get_config("test"))
+EVALUATE = evaluation_plan(common.get_config())
 
 
 @pytest.fixture(scope="module")
 def start() -> PretrainState:
     """The state that pretraining begins with."""
-    return create_state(
-        build_model(PRETRAIN),
-        optax.sgd(0.1),
-        jax.random.key(PRETRAIN.seed),
-        image_size=image_size(PRETRAIN),
-        mask_grid=mask_grid(PRETRAIN),
-        queue_sizes={"word": 8},
-        predict_dim=PRETRAIN.model.predict_dim,
-    )
+    return fresh_state(PRETRAIN, build_model(PRETRAIN), optax.sgd(0.1))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +45,8 @@ def workdir(start: PretrainState, tmp_path_factory) -> Path:
         momentum_params=jax.tree.map(lambda x: x - 0.01, start.momentum_params),
     )
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(5, moved, PRETRAIN, DataPosition("words", 0, 8))
-    write_config(PRETRAIN, folder)
+        checkpoints.save(5, moved, PRETRAIN.config, DataPosition("words", 0, 8))
+    write_config(PRETRAIN.config, folder)
     return folder
 
 
@@ -88,18 +84,18 @@ def test_parameters_and_running_statistics_are_both_restored(start, workdir) -> 
 
 
 def test_the_momentum_branch(start, workdir) -> None:
-    config = common.get_config()
-    config.branch = "momentum"
-    encoder = load_encoder(str(workdir), config)
+    plan = dataclasses.replace(EVALUATE, branch="momentum")
+    encoder = load_encoder(str(workdir), plan)
     expected = jax.tree.map(lambda x: x - 0.01, start.momentum_params["encoder"])
     assert_equal_trees(encoder.params["encoder"], expected)
+    config = common.get_config()
     config.branch = "both"
-    with pytest.raises(ValueError, match="branch='both'.*online, momentum"):
-        load_encoder(str(workdir), config)
+    with pytest.raises(ConfigError, match="branch='both'.*online.*momentum"):
+        evaluation_plan(config)
 
 
 def test_calibration_changes_statistics_alone_and_normalises() -> None:
-    encoder = random_encoder(PRETRAIN)
+    encoder = random_encoder(PRETRAIN.model, PRETRAIN.config["model"], seed=0)
     images = np.random.default_rng(1).integers(0, 80, (40, 32, 100, 3)).astype(np.uint8)
     calibrated = calibrate_statistics(encoder, images, batch_size=16, seed=0)
     assert_equal_trees(calibrated.params, encoder.params)
@@ -114,7 +110,8 @@ def test_calibration_changes_statistics_alone_and_normalises() -> None:
 
 
 def test_a_network_without_statistics_is_left_alone() -> None:
-    encoder = random_encoder(mini.get_config("vit"))
+    plan = pretrain_plan(mini.get_config("vit"))
+    encoder = random_encoder(plan.model, plan.config["model"], seed=0)
     assert not jax.tree.leaves(encoder.batch_stats)
     images = np.zeros((2, 32, 128, 3), np.uint8)
     assert calibrate_statistics(encoder, images, batch_size=2, seed=0) is encoder

@@ -25,7 +25,9 @@ from rcmstr_jax.recognition.heads import Word, make_head
 from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
+from rcmstr_jax.training.plan import model_plan
 
 CHARSET = Charset("aéz9")
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 4, 16, 3)).astype(np.uint8)
@@ -38,7 +40,8 @@ def make(name: str = "linear") -> Recognizer:
     config = common.get_config()
     config.model.encoder, config.model.image_width = "vit", 128
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
-    encoder = random_encoder(config)
+    section = config_to_jsonable(config.model)
+    encoder = random_encoder(model_plan(section), section, seed=0)
     head = make_head(name, CHARSET, hidden=8, depth=1, max_length=5)
     # As drawn, all images would be read alike: a draw that differs, and larger matrices.
     seed, scale = {"linear": (0, 100), "attention": (0, 4), "transformer": (2, 3)}[name]
@@ -46,7 +49,7 @@ def make(name: str = "linear") -> Recognizer:
     params = jax.jit(head.init)(jax.random.key(seed), frames)
     params = jax.tree.map(lambda x: scale * x if x.ndim > 1 else x, params)
     if name == "linear":  # what frames of different images have in common hides their differences
-        frames = encoder.jitted(encoder.params, encoder.batch_stats, np.stack(IMAGES))
+        frames = jax.jit(encoder.infer)(encoder.params, encoder.batch_stats, np.stack(IMAGES))
         params["bias"] = -jnp.mean(frames, axis=(0, 1)) @ params["kernel"]
     description = {"encoder": encoder.origin, "steps": 3, "protocol": "frozen", "none": None}
     return Recognizer(encoder, head, params, description, batch_size=4)

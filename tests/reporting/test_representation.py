@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.ssl.masking import draw_mask
-from rcmstr_jax.training.build import build_model, image_size, mask_grid
+from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.plan import evaluation_plan, model_plan, pretrain_plan
 
 WORDS = ["stone", "notes", "onset", "tones", "seton", "steno"] * 2
 
@@ -60,7 +62,9 @@ def test_relation_means_by_hand() -> None:
     """Two words of two frames and two sub-words: a frame equals its sub-word, others differ."""
     axes = np.eye(4).reshape(2, 2, 4)
     words = rep.Words(np.zeros((2, 32, 8, 3), np.uint8), ["ab", "cd"], "x", 0)
-    found = rep.Embeddings(mini.get_config(), {}, words, axes, {"frame": axes, "subword": axes})
+    found = rep.Embeddings(
+        pretrain_plan(mini.get_config()), {}, words, axes, {"frame": axes, "subword": axes}
+    )
     means = rep.relation_means(found)
     assert list(means.values()) == [1.0, 0.0, 0.0]
     assert rep.relations(found, 0, 1, [1]).tolist() == [[0.0, 1.0], [0.0, 0.0]]
@@ -81,9 +85,10 @@ def world(tmp_path_factory, encode) -> Path:
     config = mini.get_config("test")
     config.data.source = (f"lmdb:{root / 'words'}",)
     config.model.blocks, config.model.projector = (0, 0, 0, 0), "mlp"
-    model = build_model(config)
-    images = jnp.zeros((2, *image_size(config), 3))
-    mask = draw_mask(jax.random.key(0), 2, mask_grid(config))
+    plan = pretrain_plan(config)
+    model = build_model(plan)
+    images = jnp.zeros((2, *plan.model.image_size, 3))
+    mask = draw_mask(jax.random.key(0), 2, plan.model.grid)
     variables = jax.jit(model.init)(jax.random.key(0), images, mask)
     state = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     run = root / "pretrain"
@@ -101,7 +106,7 @@ def embeddings(world: Path) -> rep.Embeddings:
 
 def test_embeddings_are_those_of_the_network(embeddings: rep.Embeddings, world: Path) -> None:
     assert embeddings.words.texts == WORDS
-    encoder = load_encoder(str(world / "pretrain"), frozen_ctc.get_config())
+    encoder = load_encoder(str(world / "pretrain"), evaluation_plan(frozen_ctc.get_config()))
     frames = encoder.infer(encoder.params, encoder.batch_stats, embeddings.words.images[:3])
     assert np.allclose(embeddings.frames[:3], frames, atol=1e-5)
     assert {n: v.shape[1] for n, v in embeddings.levels.items()} == {
@@ -129,11 +134,8 @@ def test_every_picture_of_a_network_is_drawn(embeddings: rep.Embeddings) -> None
 
 
 def test_what_a_run_lacks_is_said(embeddings: rep.Embeddings) -> None:
-    config = embeddings.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.mim.enabled = False
     bare = rep.Embeddings(
-        config,
+        dataclasses.replace(embeddings.plan, mask=None),
         embeddings.variables,
         rep.Words(embeddings.words.images[:2], ["", ""], "x", 1),
         embeddings.frames[:2],
@@ -178,7 +180,8 @@ def encoder() -> Encoder:
     config = frozen_ctc.get_config()
     config.model.encoder, config.model.image_width = "vit", 128
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
-    return random_encoder(config)
+    section = config_to_jsonable(config.model)
+    return random_encoder(model_plan(section), section, seed=0)
 
 
 @pytest.mark.parametrize(("name", "beams"), [("attention", 1), ("transformer", 2)])

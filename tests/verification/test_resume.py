@@ -10,8 +10,11 @@ import pytest
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.verification import resume as resume_check
 from rcmstr_jax.verification.resume import (
+    PRETRAINING,
+    RECOGNITION,
     STARTING,
     STEPPING,
+    SUBJECTS,
     WRITING,
     Kill,
     ResumeCheck,
@@ -39,7 +42,7 @@ def test_kills_are_spread_over_the_run_and_leave_room_for_a_checkpoint_to_be_met
 
 @pytest.fixture
 def check(tmp_path) -> ResumeCheck:
-    return ResumeCheck(tmp_path / "check", ["true"], kills=1, seed=0)
+    return ResumeCheck(tmp_path / "check", SUBJECTS[PRETRAINING], kills=1, seed=0)
 
 
 def test_every_process_of_a_run_has_the_same_command(check):
@@ -100,7 +103,7 @@ def stand_in(tmp_path, monkeypatch):
         monkeypatch.setattr(resume_check, "_IMAGES", 1)
         script = tmp_path / "stand_in.py"
         script.write_text(STAND_IN)
-        check = ResumeCheck(tmp_path / behaviour, ["unused"], kills=1, seed=0)
+        check = ResumeCheck(tmp_path / behaviour, SUBJECTS[PRETRAINING], kills=1, seed=0)
         monkeypatch.setattr(
             ResumeCheck,
             "command",
@@ -139,14 +142,15 @@ def test_without_a_half_written_checkpoint_nothing_is_shown(stand_in, monkeypatc
     monkeypatch.setattr(resume_check, "ResumeCheck", lambda *_: check)
     said: list[str] = []
     equal = verify_resume(
-        check.folder, kills=1, seed=0, signals=(signal.SIGKILL,), config="a/b/c", say=said.append
+        check.folder, kills=1, seed=0, signals=(signal.SIGKILL,), root="a", say=said.append
     )
     assert not equal
     assert "NOT SHOWN: no SIGKILL met a half-written checkpoint" in said[-1]
 
 
 @pytest.mark.long
-def test_one_kill_of_each_signal_changes_no_bit(repository, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", [PRETRAINING, RECOGNITION])
+def test_one_kill_of_each_signal_changes_no_bit(what, repository, tmp_path, monkeypatch):
     # The launcher is started as a user would: without the four devices of the tests.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     said: list[str] = []
@@ -155,7 +159,8 @@ def test_one_kill_of_each_signal_changes_no_bit(repository, tmp_path, monkeypatc
         kills=1,
         seed=0,
         signals=(signal.SIGKILL, signal.SIGTERM),
-        config=f"{repository}/configs/pretrain/mini.py:test",
+        root=repository,
+        what=what,
         say=said.append,
     )
     report = "\n".join(said)
