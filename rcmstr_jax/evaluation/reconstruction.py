@@ -21,7 +21,7 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import RecordSource, is_endless
 from rcmstr_jax.recognition.words import Subset
-from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.ssl.reconstruction import (
     patch_moments,

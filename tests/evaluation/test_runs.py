@@ -79,19 +79,18 @@ def test_scoring_is_one_run() -> None:
     assert [run.folder for run in runs.plan_runs(config, "runs/recogniser")] == [""]
 
 
-def test_all_runs_and_their_summary(monkeypatch, tmp_path: Path) -> None:
+def test_all_runs_and_their_summary(monkeypatch, capsys, tmp_path: Path) -> None:
     right = iter([2, 4, 4, 8])
     asked = []
 
-    def run_evaluation(config, workdir, pretrained, *, log):
-        asked.append((config.seed, config.train.labels, pretrained, Path(workdir)))
+    def run_evaluation(plan, workdir, pretrained):
+        asked.append((plan.seed, plan.train.labels, pretrained, Path(workdir)))
         return result(next(right))
 
     monkeypatch.setattr(runs, "run_evaluation", run_evaluation)
     config = finetune_transformer.get_config()
     config.seeds = (0, 5)
-    lines: list[str] = []
-    found = runs.run_all(config, tmp_path, "runs/vit", log=lines.append)
+    found = runs.run_all(config, tmp_path, "runs/vit")
     assert len(found) == 4
     assert asked[3] == (5, 1.0, "runs/vit", tmp_path / "pretrained/seed_5")
     assert config.seed == 0  # the caller's config stays as it is
@@ -107,7 +106,7 @@ def test_all_runs_and_their_summary(monkeypatch, tmp_path: Path) -> None:
     text = (tmp_path / "summary.md").read_text()
     assert "30.00 ± 14.14" in text and "60.00 ± 28.28" in text
     assert "case-insensitive" in text and "the encoder is the same" in text
-    assert any("60.00 ± 28.28" in line for line in lines)
+    assert "60.00 ± 28.28" in capsys.readouterr().out
 
 
 def test_one_seed_has_no_deviation() -> None:
