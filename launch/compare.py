@@ -18,7 +18,6 @@ loss over the steps that both have logged. Exit code 1 if one of them exceeds --
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,14 @@ from typing import Any
 from absl import flags
 
 from rcmstr_jax.evaluation.analysis import read_predictions
-from rcmstr_jax.evaluation.comparison import (
-    compare_runs,
-    comparison_table,
-    paired_rows,
-)
-from rcmstr_jax.evaluation.report import text_table
+from rcmstr_jax.evaluation.comparison import compare_runs, comparison_table, paired_rows
 from rcmstr_jax.metrics.intervals import compare_predictions
+from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.curves import relative_differences
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.files import write_json
 from rcmstr_jax.runtime.writers import METRICS
 
 WHAT = flags.DEFINE_enum("what", "words", ["words", "losses"], "What the runs are compared by.")
@@ -100,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     if OUT.value:
         out = Path(OUT.value)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        write_json(out, table)
     print(text)
     return 0
 

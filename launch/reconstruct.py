@@ -14,13 +14,13 @@ Exit codes: 0 finished; 1 failed; 2 a mistake in the flags or the data.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags, logging
 
 from rcmstr_jax.data.faults import FaultLog
@@ -30,6 +30,7 @@ from rcmstr_jax.evaluation.protocols import reported_as_config_error
 from rcmstr_jax.plotting import figures
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
+from rcmstr_jax.runtime.files import write_json
 from rcmstr_jax.ssl.masking import KINDS
 
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run with MIM.")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         rows = measure(workdir)
     report = {"command": shlex.join(sys.argv), "rows": rows}
     path = workdir / "reconstruction.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(path, report)
     print(f"written: {path}, and pictures beside it")
     return 0
 
@@ -128,14 +129,12 @@ def _text(value: Any) -> str:
 
 
 def _draw_curves(workdir: Path, rows: Sequence[dict[str, Any]]) -> None:
-    lines: dict[int, dict[str, float]] = {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         name = f"loss on held-out words/{Path(row['source']).name}, {row['masks']}"
-        lines.setdefault(row["step"], {"step": row["step"]})[name] = row["loss"]
-    path = workdir / "curves.jsonl"
-    text = "".join(json.dumps(line) + "\n" for line in lines.values())
-    path.write_text(text, encoding="utf-8")
-    figures.save_curves(workdir / "curves.png", path)
+        points.setdefault(name, []).append((row["step"], row["loss"]))
+    curves = {name: tuple(np.array(line).T) for name, line in points.items()}
+    figures.save_curves(workdir / "curves.png", curves)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,58 @@
 r"""One self-contained HTML page about runs: scores, curves, words, and what the encoder has learnt.
 
-  python launch/report.py RUN [RUN ...] --out=FILE.html [--words=SOURCE] [--nocrops]
+  python launch/report.py RUN [RUN ...] [--out=FILE.html] [--words=SOURCE] [--nocrops]
 
-RUNs are workdirs of launch/pretrain.py and launch/evaluate.py, in any number; a section whose
-inputs no run has is left out and says why. --words names the words that the networks are shown with
-(as in data.source: lmdb:PATH, synthetic:SEED:COUNT); the sets of the first evaluation by default.
---nocrops keeps the images of the scored sets, which may not be passed on, out of the page.
+RUNs are workdirs of launch/pretrain.py and launch/evaluate.py, in any number, or folders that hold
+such, as launch/quickstart.sh makes one; --out is report.html in the first by default. A section
+whose inputs no run has is left out and says why. --words names the words that the networks are
+shown with (as in data.source: lmdb:PATH, synthetic:SEED:COUNT); the sets of the first evaluation by
+default. --nocrops keeps the images of the scored sets, which may not be passed on, out of the page.
 
 Exit codes: 0 written; 1 failed; 2 a mistake in the flags or the runs.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 
 from rcmstr_jax.reporting.page import WORDS, write_page
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.progress import PACKAGE_LOGGER
 
-OUT = flags.DEFINE_string("out", None, "HTML file to write.")
+OUT = flags.DEFINE_string(
+    "out", None, "HTML file to write; report.html in the first RUN by default."
+)
 SOURCE = flags.DEFINE_string("words", None, "Words that the networks are shown with.")
 NUM_WORDS = flags.DEFINE_integer("num_words", WORDS, "At most so many of them.")
 CROPS = flags.DEFINE_bool("crops", True, "Show the images of the scored sets.")
 TITLE = flags.DEFINE_string("title", "Scene text recognition: report", "Heading of the page.")
-flags.mark_flag_as_required("out")
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
+    absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries below
+    logger = logging.getLogger(PACKAGE_LOGGER)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     with command_line.one_line_errors():
         try:
             enable_compilation_cache("auto")
             out = write_page(
                 argv[1:],
-                str(OUT.value),
+                OUT.value or Path(*argv[1:2]) / "report.html",
                 words=SOURCE.value,
                 num_words=NUM_WORDS.value,
                 crops=CROPS.value,
                 title=TITLE.value,
-                log=lambda line: print(line, flush=True),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from error

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rcmstr_jax.evaluation.report import MEANS, RESULTS_JSON, bounds, show, text_table
+from rcmstr_jax.evaluation.report import MEANS, RESULTS_JSON
+from rcmstr_jax.metrics.tables import bounds, show, text_table
 
 # The two initialisations that stand beside each other, as they are called in every table.
 INITIALISATIONS = ("random_init", "pretrained")

@@ -25,6 +25,7 @@ from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
 from rcmstr_jax.evaluation.scoring import SetResult, count_outside, score_benchmarks
 from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.recognition import fitting, words
 from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
 from rcmstr_jax.recognition.heads import DecoderHead, make_head
@@ -112,7 +113,7 @@ def run_evaluation(
         if session.leads:
             lines = (line for result in read for line in result.lines())
             report.write_results(session.workdir, results, lines, texts)
-            print(report.text_table(report.table_rows(results)))
+            print(text_table(report.table_rows(results)))
             print("\n".join(report.describe(results)))
             written = session.workdir / report.RESULTS_JSON
             print(f"written: {written}, and {report.RESULTS_MD} beside it", flush=True)

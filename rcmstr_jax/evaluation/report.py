@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, analyse
+from rcmstr_jax.metrics.tables import bounds, markdown_table, show
 from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.runtime.files import write_json, write_text
 
 RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
 FLAG = " (!)"
 MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"}
-
-
-def show(value: float | None, error: float | None = None) -> str:
-    """A rate in % with one standard error: `43.21 ± 0.50`; a dash for none."""
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
 def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -46,26 +41,6 @@ def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows.append(row("mean, weighted by words", str(weighted["num_words"]), weighted))
     rows.append(row(f"mean, plain, of {plain['num_sets']} sets", "", plain))
     return rows
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns for a console; the first row is the header, the first column the names."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    rule = "| --- |" + " ---: |" * (len(rows[0]) - 1)
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def describe(results: Mapping[str, Any]) -> list[str]:
@@ -116,12 +91,6 @@ def seeds_note(encoders: Sequence[Mapping[str, Any]]) -> str:
         "± is the sample deviation over the seeds, which vary decoder, order, augmentation and"
         f" (without train.subset_seed) the label subset; {same}."
     )
-
-
-def bounds(interval: Sequence[float | None]) -> str:
-    """An interval in %: `[40.10, 42.30]`; a dash where it is not known."""
-    low, high = interval
-    return "–" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
 
 
 def interval_rows(
@@ -198,16 +167,10 @@ def write_results(
     lines = list(predictions)
     known = None if training_words is None else sorted(set(training_words))
     analysis = analyse(lines, policy=results["policy"], training_words=known)
-    _write_json(folder / RESULTS_JSON, results)
-    _write_json(folder / ANALYSIS, analysis)
-    (folder / RESULTS_MD).write_text(results_markdown(results, analysis), encoding="utf-8")
-    with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_json(folder / RESULTS_JSON, results)
+    write_json(folder / ANALYSIS, analysis)
+    write_text(folder / RESULTS_MD, results_markdown(results, analysis))
+    read = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(folder / PREDICTIONS, read)
     if known is not None:
-        (folder / TRAINING_WORDS).write_text("".join(f"{w}\n" for w in known), encoding="utf-8")
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+        write_text(folder / TRAINING_WORDS, "".join(f"{w}\n" for w in known))

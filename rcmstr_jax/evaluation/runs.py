@@ -7,7 +7,6 @@ and deviations over the seeds.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 import statistics
@@ -20,10 +19,12 @@ import jax
 from ml_collections import ConfigDict
 
 from rcmstr_jax.evaluation.protocols import run_evaluation
-from rcmstr_jax.evaluation.report import describe, markdown_table, seeds_note, show, text_table
+from rcmstr_jax.evaluation.report import describe, seeds_note
+from rcmstr_jax.metrics.tables import markdown_table, show, text_table
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.files import write_json, write_text
 from rcmstr_jax.training.plan import evaluation_plan
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
@@ -179,9 +180,7 @@ def write_summary(
     workdir: Path, table: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 ) -> None:
     """Writes summary.json and summary.md; `results` are those of any of the runs."""
-    (workdir / SUMMARY_JSON).write_text(
-        json.dumps(list(table), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(workdir / SUMMARY_JSON, list(table))
     sets = [name for name in table[0]["sets"]]
     header = ("labels", "encoder", *sets)
     by_set: list[tuple[str, ...]] = [header]
@@ -195,4 +194,4 @@ def write_summary(
     lines += [f"Case policy `{results['policy']}`: {POLICIES[results['policy']]}.", ""]
     lines += ["One of the runs:", "", *(f"{line}\n" for line in describe(results))]
     lines += [f"Command: `{shlex.join(sys.argv)}`", ""]
-    (workdir / SUMMARY_MD).write_text("\n".join(lines), encoding="utf-8")
+    write_text(workdir / SUMMARY_MD, "\n".join(lines))

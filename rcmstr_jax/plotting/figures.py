@@ -8,7 +8,7 @@ are uint8, or floats in [-1, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from PIL import Image
 
-from rcmstr_jax.runtime.curves import moving_average, read_metrics
+from rcmstr_jax.runtime.curves import moving_average
 
 MAX_ROWS = 8
 # One colour per block, readable on any word and with the common kinds of colour blindness.
@@ -239,22 +239,21 @@ def save_masks(
     _save(figure, path)
 
 
-def save_curves(path: str | Path, metrics_jsonl_path: str | Path) -> None:
+def save_curves(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Curves of a run: one panel per group of metrics (`loss`, `accuracy/frame` …: `accuracy`).
 
     Args:
       path: PNG file; folders are made.
-      metrics_jsonl_path: JSON lines with `step` and scalars, as a run writes them. Curves longer
+      curves: steps and values by name, as `runtime.curves.read_metrics` returns them. Those longer
         than 100 points are drawn faintly, with a moving average on top.
 
     Raises:
-      ValueError: if the file holds no numbers, or a broken line before its last.
+      ValueError: if there are none.
     """
     from matplotlib.figure import Figure
 
-    curves = read_metrics(metrics_jsonl_path)
     if not curves:
-        raise ValueError(f"{metrics_jsonl_path} holds no metrics; is the run at its first log yet?")
+        raise ValueError(f"{path}: the run holds no metrics; is it at its first log yet?")
     groups: dict[str, list[str]] = {}
     for name in sorted(curves, key=lambda name: (not name.startswith("loss"), name)):
         groups.setdefault(name.partition("/")[0], []).append(name)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rcmstr_jax.evaluation.report import markdown_table
+from rcmstr_jax.metrics.tables import markdown_table
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
-import os
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from rcmstr_jax.reporting.representation import Embeddings, Words, embed, load_w
 from rcmstr_jax.reporting.runs import Run, evaluations, open_runs
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.config_files import read_config
+from rcmstr_jax.runtime.files import write_text
 from rcmstr_jax.training.plan import pretrain_plan
 
 WORDS = 2000
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def write_page(
@@ -31,7 +32,6 @@ def write_page(
     num_words: int = WORDS,
     crops: bool = True,
     title: str = "Report",
-    log: Log = lambda line: None,
 ) -> Path:
     """Writes the report of some runs.
 
@@ -43,7 +43,6 @@ def write_page(
       num_words: at most so many of them.
       crops: whether the images of the scored sets may be shown in the sheets.
       title: heading of the page.
-      log: takes progress lines.
 
     Returns:
       The file.
@@ -52,7 +51,7 @@ def write_page(
       ValueError: a folder that is no workdir, or words that cannot be read.
     """
     runs = open_runs(folders)
-    log(f"{len(runs)} runs: {', '.join(run.name for run in runs)}")
+    logger.info("%d runs: %s", len(runs), ", ".join(run.name for run in runs))
     if num_words < 1:
         raise ValueError(f"--num_words={num_words}: give at least 1")
     sections = [
@@ -63,11 +62,11 @@ def write_page(
         sheets.sheets(runs, crops=crops),
     ]
     bank = WordBank(runs, words, num_words, crops)
-    log("attention")
+    logger.info("attention")
     recognizers, lacking = sheets.attending(runs)
     images, unknown = bank.for_recognizers(recognizers.values())
     sections.append(sheets.attention(recognizers, images, lacking + unknown))
-    log("representation")
+    logger.info("representation")
     found, lacking = bank.embeddings()
     for heading, draw in (
         ("One frame and the sub-words", learnt.draw_relations),
@@ -78,9 +77,7 @@ def write_page(
         sections.append(learnt.section(heading, draw, found, lacking))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.write_text(render(title, runs, sections), encoding="utf-8")
-    os.replace(partial, out)
+    write_text(out, render(title, runs, sections))
     return out
 
 

@@ -19,11 +19,10 @@ from rcmstr_jax.evaluation.analysis import (
     read_training_words,
 )
 from rcmstr_jax.evaluation.report import RESULTS_JSON
+from rcmstr_jax.evaluation.watch import WATCH
+from rcmstr_jax.runtime.config_files import CONFIG_JSON, read_config
 from rcmstr_jax.runtime.curves import read_metrics
-
-CONFIG, METRICS = "config.json", "metrics.jsonl"
-# Measures of a running pretraining lie in this folder of its workdir (evaluate.py --watch).
-WATCH = "watch"
+from rcmstr_jax.runtime.writers import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +68,12 @@ class Run:
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether a config lies there, and no results."""
-        return self.results is None and (self.path / CONFIG).is_file()
+        """Whether a config of pretraining lies there, and no results."""
+        return self.results is None and _is_pretraining(self.path)
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in the order given; a folder of evaluations (several seeds) stands for all of them.
+    """The runs in the order given; a folder of runs (seeds, a quickstart) stands for all of them.
 
     Raises:
       ValueError: no folder, or one that is no workdir, or one named twice.
@@ -87,25 +86,36 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     for number, (path, where) in enumerate(zip(paths, resolved, strict=True)):
         if where in resolved[:number]:
             raise ValueError(f"{path} is named twice")
-        results = path / RESULTS_JSON
-        found = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None
-        if found is not None and "sets" not in found:
-            raise ValueError(f"{results} is not of an evaluation: it holds no sets")
-        runs.append(Run(path, _short_name(where, resolved), number, found))
+        runs.append(Run(path, _short_name(where, resolved), number, _read_results(path)))
     return runs
 
 
 def _expanded(folder: Path) -> list[Path]:
-    """The folder itself, or the evaluations below one that is no workdir."""
-    if any((folder / name).is_file() for name in (RESULTS_JSON, CONFIG, METRICS)):
+    """The folder itself, or the pretraining runs and evaluations below one that is no workdir."""
+    if _read_results(folder) or any((folder / n).is_file() for n in (CONFIG_JSON, METRICS)):
         return [folder]
-    below = sorted(path.parent for path in folder.rglob(RESULTS_JSON))
+    pretrained = {path.parent for path in folder.rglob(CONFIG_JSON)}
+    scored = {path.parent for path in folder.rglob(RESULTS_JSON)}
+    below = sorted(path for path in pretrained - scored if _is_pretraining(path))
+    below += sorted(path for path in scored if _read_results(path))
     if not below:
         raise ValueError(
-            f"{folder} is no workdir: neither it nor a folder below it holds {RESULTS_JSON}"
-            f" (launch/evaluate.py), and it has no {CONFIG} (launch/pretrain.py)"
+            f"{folder} is no workdir: neither it nor a folder below it holds the {RESULTS_JSON} of"
+            f" an evaluation (launch/evaluate.py) or the {CONFIG_JSON} of launch/pretrain.py"
         )
     return below
+
+
+def _read_results(folder: Path) -> dict[str, Any] | None:
+    """results.json of an evaluation; the table that launch/compare.py writes is none."""
+    path = folder / RESULTS_JSON
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if "sets" in found else None
+
+
+def _is_pretraining(folder: Path) -> bool:
+    """Whether the config there is of pretraining: one of recognition names its protocol."""
+    return (folder / CONFIG_JSON).is_file() and "protocol" not in read_config(folder)
 
 
 def _short_name(path: Path, others: Sequence[Path]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.comparison import paired_rows
 from rcmstr_jax.metrics.intervals import compare_predictions
+from rcmstr_jax.metrics.tables import show
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.reporting import charts
 from rcmstr_jax.reporting.elements import Section, Table, folded, gallery, paragraph
@@ -56,7 +57,7 @@ def _beside(runs: Sequence[Run], metric: str) -> Table:
         scores = [results["weighted_mean"], results["plain_mean"]]
         scores += [sets.get(name) for name in names]
         cells = [
-            "–" if score is None else report.show(score[metric], score[f"{metric}_stderr"])
+            "–" if score is None else show(score[metric], score[f"{metric}_stderr"])
             for score in scores
         ]
         rows.append((run.name, *cells, results["initialisation"], results["decoder"]))
@@ -105,7 +106,7 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return "–"
-    return report.show(statistics.fmean(known), statistics.stdev(known))
+    return show(statistics.fmean(known), statistics.stdev(known))
 
 
 def _apart(run: Run) -> list[Table]:
@@ -115,9 +116,9 @@ def _apart(run: Run) -> list[Table]:
     by_policy: list[tuple[str, ...]] = [header]
     for policy, score in results["policies"].items():
         rates = (
-            report.show(score["word_accuracy"], score["word_accuracy_stderr"]),
-            report.show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
-            report.show(score.get("character_accuracy")),
+            show(score["word_accuracy"], score["word_accuracy_stderr"]),
+            show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
+            show(score.get("character_accuracy")),
         )
         by_policy.append((policy, *rates, str(score["num_words"])))
     notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
@@ -198,7 +199,7 @@ def _by_group(title: str, grouped: Sequence[tuple[Run, Sequence[Mapping[str, Any
     for group in groups:
         found = [next((r for r in rows if r["group"] == group), None) for _, rows in grouped]
         counts = {str(row["num_words"]) for row in found if row is not None}
-        cells = ["–" if row is None else report.show(row["word_accuracy"]) for row in found]
+        cells = ["–" if row is None else show(row["word_accuracy"]) for row in found]
         table.append([str(group), " / ".join(sorted(counts)), *cells])
     return Table(title, table)
 
@@ -212,7 +213,7 @@ def _calibration(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
     rows = [("run", "confidence from %", "to %", "words", "mean confidence %", "accuracy %")]
     for run, calibration in found:
         for b in calibration["bins"]:
-            rates = (report.show(b["confidence"]), report.show(b["accuracy"]))
+            rates = (show(b["confidence"]), show(b["accuracy"]))
             rows.append((run.name, f"{b['low']:g}", f"{b['high']:g}", str(b["num_words"]), *rates))
     eces = [f"{run.name}: expected calibration error {c['ece']:.2f} %." for run, c in found]
     legend = charts.legend_of([(run.name, run.colour) for run, _ in found])
@@ -224,7 +225,7 @@ def _confusions(run: Run, found: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[tuple[str, ...]] = [("in the label", "read as", "times", "share of the character %")]
     for row in found[:SHOWN_CONFUSIONS]:
         shown = [row[side] if row[side] else "(nothing)" for side in ("label", "prediction")]
-        rows.append((*shown, str(row["count"]), report.show(row["share"])))
+        rows.append((*shown, str(row["count"]), show(row["share"])))
     return Table(f"{run.name}: most confused characters", rows)
 
 

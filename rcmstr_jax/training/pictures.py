@@ -20,6 +20,7 @@ from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.plotting import figures
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.compilation import QUICKLY
+from rcmstr_jax.runtime.curves import read_metrics
 from rcmstr_jax.runtime.writers import METRICS
 from rcmstr_jax.ssl.rearrange import rearrange_images
 from rcmstr_jax.ssl.reconstruction import restore_images
@@ -128,4 +129,4 @@ class Pictures:
             )
         metrics = self._workdir / METRICS
         if metrics.exists() and metrics.stat().st_size:  # not before the first metric line
-            figures.save_curves(folder / "curves.png", metrics)
+            figures.save_curves(folder / "curves.png", read_metrics(metrics))

@@ -12,6 +12,7 @@ import pytest
 from rcmstr_jax.evaluation import comparison, report
 from rcmstr_jax.evaluation.protocols import score_table
 from rcmstr_jax.evaluation.scoring import SetResult
+from rcmstr_jax.metrics.tables import markdown_table, text_table
 
 
 def results(predictions: list[str]) -> dict[str, Any]:
@@ -56,9 +57,9 @@ def test_table_rows() -> None:
     assert rows[3] == ("symbols (!)", "0", "0", "–", "–", "0", "0", "1")
     assert rows[4][1:5] == ("4", "3", "75.00 ± 21.65", "75.00 ± 25.00")
     assert rows[5][0] == "mean, plain, of 2 sets" and rows[5][3].startswith("75.00")
-    console = report.text_table(rows).splitlines()
+    console = text_table(rows).splitlines()
     assert len(console) == len(rows) + 1 and len({line.index("  ") for line in console[:1]}) == 1
-    assert all(line.count("|") == 9 for line in report.markdown_table(rows).splitlines())
+    assert all(line.count("|") == 9 for line in markdown_table(rows).splitlines())
 
 
 def test_how_a_random_encoder_was_prepared_is_said() -> None:

@@ -40,7 +40,7 @@ def read(root: Path, faults: FaultLog) -> list[SetResult]:
 
     recognizer: Any = SimpleNamespace(encoder=SimpleNamespace(image_size=(32, 100)), reader=reader)
     found = resolve_benchmarks(root)
-    options: dict[str, Any] = {"batch_size": 4, "workers": 0, "log": lambda line: None}
+    options: dict[str, Any] = {"batch_size": 4, "workers": 0}
     return score_benchmarks(recognizer, found, faults=faults, **options)
 
 

@@ -178,6 +178,20 @@ def test_a_folder_of_seeds_stands_for_its_runs(runs, tmp_path: Path) -> None:
     assert "<td>0, 1</td><td>40.00 ± 28.28</td>" in page
 
 
+def test_the_folder_of_a_quickstart_stands_for_its_runs(tmp_path: Path) -> None:
+    for name in ("frozen_random_init", "frozen_pretrained"):
+        evaluate(tmp_path / name, tmp_path / "words/test", ["ab"] + ["?"] * 4)
+        (tmp_path / name / "config.json").write_text('{"protocol": "frozen"}')
+    for name, config in (("pretrain", "{}"), ("finetuned_pretrained", '{"protocol": "finetune"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    (tmp_path / "results.json").write_text('{"frozen": {}, "finetuned": {}}')  # of compare.py
+    found = open_runs([tmp_path])
+    assert [run.name for run in found] == ["pretrain", "frozen_pretrained", "frozen_random_init"]
+    assert [run.is_pretraining for run in found] == [True, False, False]
+
+
 @pytest.mark.parametrize("setting", ["config", "source"])
 def test_seeds_of_another_setting_are_another_mean(setting: str, tmp_path: Path) -> None:
     for rate, guesses in ((1.0, ["ab"] + ["?"] * 4), (0.1, ["ab", "cde", "x1"] + ["?"] * 2)):
