@@ -1,0 +1,96 @@
+"""The pages: what they name exists, they are short, the tour goes through the rooms in order."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from rcmstr_jax.runtime.command_line import shipped_configs
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_WORDS = 9_000
+PAGES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+)
+# Lists wrong command lines; tests/launch/test_mistakes.py runs them.
+CHECKED = [page for page in PAGES if page != "docs/mistakes.md"]
+# Stations of the tour, and the room of the file that each names first.
+TOUR = (
+    ("Config", "configs"),
+    ("Plan", "training"),
+    ("Source", "data"),
+    ("Pipeline", "data"),
+    ("Views", "augment"),
+    ("Rearranged and masked inputs", "ssl"),
+    ("Encoder", "models"),
+    ("Projector", "models"),
+    ("Align", "ssl"),
+    ("Hierarchy", "models"),
+    ("Losses", "ssl"),
+    ("Objective", "ssl"),
+    ("Gradients averaged", "training"),
+    ("Optimiser", "training"),
+    ("EMA", "ssl"),
+    ("Queues", "ssl"),
+    ("Checkpoint", "runtime"),
+    ("Recogniser: the same loop, another step", "recognition"),
+    ("Metrics", "metrics"),
+    ("Typed results", "evaluation"),
+    ("Report", "reporting"),
+)
+
+
+def text_of(page: str) -> str:
+    """A page of the checkout."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@cache
+def file_names() -> frozenset[str]:
+    """Names of all Python files, without their folders."""
+    folders = ("rcmstr_jax", "configs", "launch", "tests")
+    return frozenset(path.name for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_all_pages_together_keep_to_the_budget() -> None:
+    words = {page: len(text_of(page).split()) for page in PAGES}
+    total = sum(words.values())
+    assert total <= MAX_WORDS, f"{total} words, {MAX_WORDS} allowed: {words}"
+
+
+@pytest.mark.parametrize("page", CHECKED)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = text_of(page)
+    paths = re.findall(r"(?<![\w/.])((?:rcmstr_jax|configs|launch|docs|tests)/[\w./-]*[\w/])", text)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    missing |= set(re.findall(r"`(\w+\.py)`", text)) - file_names()
+    assert not missing, f"{page} names files that are not there: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("page", CHECKED)
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text_of(page)) if "://" not in link]
+    folder = (ROOT / page).parent
+    missing = [link for link in links if not (folder / link.partition("#")[0]).exists()]
+    assert not missing, f"{page} links to nothing: {missing}"
+
+
+@pytest.mark.parametrize("page", CHECKED)
+def test_configs_that_a_page_names_are_shipped(page: str) -> None:
+    given = re.findall(r"--config=([a-z]\w*)(?![\w/.])", text_of(page))
+    unknown = sorted(set(given) - shipped_configs().keys())
+    assert not unknown, f"{page} names configs that are not shipped: {unknown}"
+
+
+def test_the_tour_follows_an_image_through_the_rooms_in_order() -> None:
+    stations = re.split(r"^\d+\. ", text_of("docs/tour.md").partition("\n## ")[0], flags=re.M)[1:]
+    found = []
+    for station in stations:
+        name = re.match(r"\*\*(.+?)\.\*\*", station)
+        path = re.search(r"`(?:rcmstr_jax/)?(\w+)/[\w/]*\w+\.py`", station)
+        assert name and path, f"no name or no file: {station}"
+        found.append((name[1], path[1]))
+    assert tuple(found) == TOUR
