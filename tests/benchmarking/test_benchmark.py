@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from rcmstr_jax.benchmarking.timing import Sample, ceilings
 from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.objective import ContrastOptions
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from tests.processes import Processes
 
 TINY = Settings(width=16, batch=2, queue=64, ratios=(0.7,))
@@ -32,8 +35,16 @@ def no_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "ceilings", lambda precision, devices: small)
 
 
+def common_plan(fields: Mapping[str, Any], *, vit: bool = False) -> PretrainPlan:
+    config = common.get_config()
+    if vit:
+        common.use_vit(config)
+    config.update_from_flattened_dict(dict(fields))
+    return pretrain_plan(config)
+
+
 def measure(what: str, names: tuple[str, ...], settings: Settings = TINY) -> list[report.Row]:
-    cases = suite.choose_cases(suite.find_cases(what, settings, common.get_config()), names)
+    cases = suite.choose_cases(suite.find_cases(what, settings, common_plan), names)
     return suite.measure(cases, settings, repeats=1, peak_command=None)
 
 
@@ -130,11 +141,10 @@ def test_ceilings_have_the_operations_of_every_device() -> None:
 def test_all_is_what_the_encoder_has() -> None:
     assert suite.tables_of("all", TINY) == suite.WHAT
     vit = Settings(model="vit-tiny", batch=2, queue=64)
-    base = common.get_config()
-    common.use_vit(base)
+    make_plan = functools.partial(common_plan, vit=True)
     names = suite.tables_of("all", vit)
     assert set(suite.WHAT) - set(names) == {"sparse"}
-    assert all(suite.find_cases(name, vit, base) for name in names)
+    assert all(suite.find_cases(name, vit, make_plan) for name in names)
     assert suite.tables_of("sparse", vit) == ("sparse",)
 
 
@@ -250,13 +260,12 @@ def test_settings_name_what_cannot_work(values: dict, message: str) -> None:
 
 
 def test_unknown_tables_and_cases_are_named() -> None:
-    config = common.get_config()
     with pytest.raises(ValueError, match="--what=speed is unknown"):
-        suite.find_cases("speed", TINY, config)
+        suite.find_cases("speed", TINY, common_plan)
     with pytest.raises(ValueError, match="--what=sparse is about the CNN"):
-        suite.find_cases("sparse", Settings(model="vit-tiny"), config)
+        suite.find_cases("sparse", Settings(model="vit-tiny"), common_plan)
     with pytest.raises(ValueError, match="--cases: there is no 'fast'; known are streamed"):
-        suite.choose_cases(suite.find_cases("loss", TINY, config), ("fast",))
+        suite.choose_cases(suite.find_cases("loss", TINY, common_plan), ("fast",))
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from rcmstr_jax.benchmarking.scaling import (
     step_flops,
 )
 from rcmstr_jax.configs.pretrain import mini
+from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 
 CHIP = dataclasses.replace(V5P, peak=1e14, memory=1e9, memory_bandwidth=1e12, link=1e11)
 
@@ -87,7 +88,7 @@ def test_times_are_added_up():
 def test_queues_are_weighed():
     config = mini.get_config("test")  # 26 frames, 4 sub-words, 1 word; entries of 16 numbers
     config.contrast.queue_size = 8 * 26 * 4
-    costs = queue_costs(config, rows=2, chips=4, chip=CHIP)
+    costs = queue_costs(pretrain_plan(config), rows=2, chips=4, chip=CHIP)
     entries = 832 + 832 + 832
     assert costs.replicated == 2 * entries * 64
     # Read forward and backward: three queues by their hierarchies, two again by the pairs.
@@ -100,8 +101,8 @@ def test_queues_are_weighed():
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    """A one-block ViT with one queue."""
+def tiny() -> PretrainPlan:
+    """A one-block ViT with one queue; keys are dealt."""
     config = mini.get_config("test")
     config.model.update({"encoder": "vit", "width": 16, "depth": 1, "heads": 1, "image_width": 32})
     config.model.projector = "mlp"
@@ -111,11 +112,11 @@ def tiny():
     config.contrast.chunk = 64
     config.views.enabled = False
     config.mim.enabled = False
-    return config
+    config.key_norm = "shuffle"
+    return pretrain_plan(config)
 
 
 def test_what_a_real_step_exchanges(tiny):
-    tiny.key_norm = "shuffle"
     found = step_collectives(tiny)
     assert {collective.group for collective in found} == {4}
     gathered = sum(c.size for c in found if c.kind == "all-gather")

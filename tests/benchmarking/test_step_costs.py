@@ -10,6 +10,7 @@ from rcmstr_jax.benchmarking.matrix_work import MatrixWork, matrix_operations, m
 from rcmstr_jax.benchmarking.scaling import abstract_step
 from rcmstr_jax.benchmarking.step_costs import Term, step_terms, table
 from rcmstr_jax.configs.pretrain import mini
+from rcmstr_jax.training.plan import pretrain_plan
 
 
 @pytest.mark.parametrize(
@@ -24,9 +25,10 @@ def test_the_terms_have_the_operations_of_the_step(frames_queued: int, changes: 
     config = mini.get_config("test")
     config.model.blocks, config.model.depth = (0, 0, 0, 0), 1
     config.update_from_flattened_dict(changes)
-    state, batch, step = abstract_step(config, config.batch_size)
+    plan = pretrain_plan(config)
+    state, batch, step = abstract_step(plan, plan.loop.batch_size)
     whole = matrix_operations(step(None), state, batch)
-    terms = {term.name: term for term in step_terms(config)}
+    terms = {term.name: term for term in step_terms(plan)}
     assert sum(term.operations for term in terms.values()) == pytest.approx(whole, rel=1e-12)
     # Two passes; queues of 512 entries, in whole steps of 8 images, of 16 numbers of 4 bytes each;
     # sub-words and words are met by two terms.
