@@ -123,7 +123,8 @@ def plan_with(settings: Settings, fields: Mapping[str, Any]) -> PretrainPlan:
     if CHUNK.value is not None:
         config.contrast.chunk = CHUNK.value
     config.update_from_flattened_dict(fields)
-    return pretrain_plan(config, devices=jax.local_device_count())
+    # Without sizes nothing of it is run: it need not fit the devices.
+    return pretrain_plan(config, devices=jax.local_device_count() if fields else 1)
 
 
 def peak_command(case: Case) -> list[str]:

@@ -40,9 +40,7 @@ def find_cases(what: str, settings: Settings, make_plan: step.MakePlan) -> list[
         )
     makers: dict[str, Callable[[], list[Case]]] = {
         "step": lambda: step.cases(settings, make_plan),
-        "loss": lambda: loss.cases(
-            settings, chunk=make_plan(step.step_fields(settings)).contrast.chunk
-        ),
+        "loss": lambda: loss.cases(settings, chunk=make_plan({}).contrast.chunk),
         "sparse": lambda: sparse.cases(settings),
         "views": lambda: views.cases(settings),
         "pipeline": lambda: pipeline.pipeline_cases(settings),
