@@ -235,7 +235,7 @@ class Progress:
         speed.update(device_memory())
         said = "  ".join(parts)
         line = f"{said}  {gauges_line(metrics, LINE - len(said) - 2)}".rstrip()
-        self._bar.set_postfix_str(line.split("  ", 1)[1], refresh=True)
+        self._bar.set_postfix_str(line.partition("  ")[2], refresh=True)
         self.restart_clock()
         return speed, line
 
