@@ -34,7 +34,7 @@ def clock(monkeypatch):
 
 def start_step(progress, result=None):
     """One more step, finished at once unless its result says otherwise."""
-    progress.tick(result)
+    progress.tick(progress._step + 1, result)
     if result is None:
         progress._finished.result(10)
 
@@ -72,7 +72,7 @@ def test_speed_waiting_and_time_left(clock):
 def test_a_wait_counts_from_when_the_devices_had_nothing_left_to_do(clock, left, counted):
     progress = Progress(total_steps=9, start_step=0, batch_size=1, devices=1, stream=io.StringIO())
     result = Running()
-    progress.tick(result)
+    progress.tick(1, result)
 
     def pass_time(seconds, left):
         clock.now += min(seconds, left)
@@ -111,7 +111,7 @@ def test_bar_appears_on_a_terminal_alone():
 
     for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
         progress = Progress(total_steps=3, start_step=1, batch_size=8, devices=1, stream=stream)
-        progress.tick({})
+        progress.tick(2, {})
         progress.report({"loss": 1.0})
         progress.close()
         assert ("words/s" in stream.getvalue()) == shown
