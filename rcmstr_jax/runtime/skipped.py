@@ -47,15 +47,19 @@ class SkippedSteps:
     """Watches the metrics of every step, without waiting for the devices between two log steps."""
 
     def __init__(
-        self, limit: int, sections: tuple[str, str] = ("config", "config.optimizer")
+        self,
+        limit: int,
+        sections: tuple[str, str] = ("config", "config.optimizer"),
+        per_call: int = 1,
     ) -> None:
         """Starts counting.
 
         Args:
           limit: number of steps in a row that the run survives.
           sections: of the config that hold `max_skipped`, and the learning rate.
+          per_call: steps whose metrics come together.
         """
-        self._limit, self._sections = limit, sections
+        self._limit, self._sections, self._per_call = limit, sections, per_call
         self._kept: list[tuple[int, Mapping[str, Any]]] = []
         self._skipped = 0.0
         self._first = "before this process was started"
@@ -83,7 +87,8 @@ class SkippedSteps:
             found = {k: float(v) for k, v in parallel.unreplicate(dict(metrics)).items()}
             in_row, before = found["skipped_in_row"], self._in_row
             self._in_row = in_row
-            if in_row and (not before or in_row == 1):
+            # A longer row than the call began before it.
+            if 0 < in_row <= self._per_call and (not before or in_row == 1):
                 names = not_finite(found) or ["loss"]
                 self._first = f"at step {number}, {names[0]}"
                 logger.warning(

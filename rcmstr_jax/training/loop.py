@@ -225,7 +225,7 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
         stack.callback(progress.close)
         traced = session.profile_steps if leads else None
         tracer = stack.enter_context(Tracer(traced, workdir / "profile"))
-        skipped = SkippedSteps(plan.max_skipped, plan.sections)
+        skipped = SkippedSteps(plan.max_skipped, plan.sections, plan.steps_per_call)
         program: Any = parallel.pmap_step(repeated(job.step, plan) if stacked else job.step)
         step, stopped, batch = start, False, None
         ended = job.watch is not None and job.watch.ended(state)

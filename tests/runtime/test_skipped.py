@@ -75,6 +75,13 @@ def test_a_longer_row_is_not_forgiven_because_it_ended(caplog) -> None:
         watch.check(feed(watch, 0, losses))
 
 
+def test_a_row_within_a_call_of_several_steps_is_no_older() -> None:
+    watch = SkippedSteps(limit=2, per_call=4)
+    watch.add(8, on_devices(skipped=3.0, skipped_in_row=3.0, loss=math.nan))
+    with pytest.raises(TrainingDiverged, match="at step 8, loss"):
+        watch.check({"skipped": 3.0, "skipped_in_row": 3.0})
+
+
 def test_a_row_older_than_the_process_is_said_to_be_so() -> None:
     watch = SkippedSteps(limit=2)
     numbers = {"skipped": 9.0, "skipped_in_row": 3.0, "loss": math.nan}
