@@ -12,6 +12,7 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
+from rcmstr_jax.evaluation.results import Scores, SetScore
 from rcmstr_jax.metrics import words as metrics
 from rcmstr_jax.recognition.heads import NO_WORD, Word
 from rcmstr_jax.recognition.recognizer import Recognizer
@@ -130,3 +131,28 @@ def count_outside(results: Sequence[SetResult], charset: Charset) -> int:
     """How many labels hold a character that the charset lacks, and so cannot be read whole."""
     labels = [label for result in results for label in result.labels if label is not None]
     return sum(charset.lacks(charset.normalize(label)) for label in labels)
+
+
+def score_table(read: Sequence[SetResult], policy: str) -> Scores:
+    """Scores of every set, both means, and the other policies."""
+
+    def pooled(policy: str) -> metrics.Percent:
+        return metrics.weighted_mean(result.score(policy) for result in read).as_percent()
+
+    scored = [result.score(policy) for result in read]
+    return Scores(
+        policy=policy,
+        sets=[
+            SetScore(
+                name=result.name,
+                path=result.path,
+                published_size=result.accepted,
+                fault=result.fault,
+                **vars(score.as_percent()),
+            )
+            for result, score in zip(read, scored, strict=True)
+        ],
+        weighted_mean=pooled(policy),
+        plain_mean=metrics.plain_mean(scored),
+        policies={name: pooled(name) for name in metrics.POLICIES},
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.comparison import paired_rows
+from rcmstr_jax.evaluation.results import Evaluation
+from rcmstr_jax.evaluation.runs import spread
 from rcmstr_jax.metrics.intervals import compare_predictions
 from rcmstr_jax.metrics.tables import show
 from rcmstr_jax.metrics.words import POLICIES
@@ -42,26 +43,22 @@ def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
     return content if len(runs) <= UNFOLDED else folded(summary, content)
 
 
-def _results(run: Run) -> dict[str, Any]:
+def _results(run: Run) -> Evaluation:
     assert run.results is not None
     return run.results
 
 
 def _beside(runs: Sequence[Run], metric: str) -> Table:
-    names = list(dict.fromkeys(e["name"] for run in runs for e in _results(run)["sets"]))
+    names = list(dict.fromkeys(e.name for run in runs for e in _results(run).sets))
     header = ("run", "mean by words", "plain mean", *names, "encoder", "decoder")
     rows: list[tuple[str, ...]] = [header]
     for run in runs:
         results = _results(run)
-        sets = {entry["name"]: entry for entry in results["sets"]}
-        scores = [results["weighted_mean"], results["plain_mean"]]
-        scores += [sets.get(name) for name in names]
-        cells = [
-            "–" if score is None else show(score[metric], score[f"{metric}_stderr"])
-            for score in scores
-        ]
-        rows.append((run.name, *cells, results["initialisation"], results["decoder"]))
-    policies = sorted({_results(run)["policy"] for run in runs})
+        sets = {entry.name: entry for entry in results.sets}
+        scores = [results.weighted_mean, results.plain_mean, *(sets.get(name) for name in names)]
+        cells = ["–" if score is None else show(*score.rate(metric)) for score in scores]
+        rows.append((run.name, *cells, results.initialisation, results.decoder))
+    policies = sorted({_results(run).policy for run in runs})
     notes = [f"Policy {p}: {POLICIES[p]}." for p in policies]
     notes.append("± is one standard error over words. – is a set that the run was not scored on.")
     return Table("Word accuracy %, all runs", rows, notes)
@@ -72,7 +69,7 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
     groups: dict[str, dict[int, Run]] = {}
     notes = ["All words together."]
     for run in runs:
-        groups.setdefault(_all_but_the_seed(run), {})[_results(run)["seed"]] = run
+        groups.setdefault(_all_but_the_seed(run), {})[_results(run).seed] = run
     header = ("runs", "encoder", "protocol", "decoder", "labels", "seeds")
     rows: list[tuple[str, ...]] = [(*header, "word accuracy %", "1-NED %")]
     for found in groups.values():
@@ -80,33 +77,26 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
             several = [_results(run) for run in found.values()]
             one = several[0]
             cells = [
-                _mean_and_deviation([results["weighted_mean"][metric] for results in several])
+                show(*spread([results.weighted_mean.rate(metric)[0] for results in several]))
                 for metric in ("word_accuracy", "one_minus_ned")
             ]
-            kind = (one["initialisation"], one["protocol"], one["decoder"])
-            labels = f"{one['train']['labels_asked']:g}"
+            kind = (one.initialisation, one.protocol, one.decoder)
+            labels = f"{one.train.labels_asked:g}"
             seeds = ", ".join(map(str, sorted(found)))
             names = ", ".join(dict.fromkeys(_SEED_FOLDER.sub("", r.name) for r in found.values()))
             rows.append((names, *kind, labels, seeds, *cells))
-            notes.append(report.seeds_note([results["encoder"] for results in several]))
+            notes.append(report.seeds_note([results.encoder for results in several]))
     return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
 
 
 def _all_but_the_seed(run: Run) -> str:
     """What two runs must have in common to be two seeds of one experiment."""
     results = _results(run)
-    config = {k: v for k, v in results.get("config", {}).items() if k not in _OF_ONE_COMMAND}
-    kind = [results[name] for name in ("initialisation", "protocol", "decoder")]
-    words = [results["train"][name] for name in ("labels_asked", "source")]
-    sets = [entry["name"] for entry in results["sets"]]
+    config = {k: v for k, v in results.config.items() if k not in _OF_ONE_COMMAND}
+    kind = [results.initialisation, results.protocol, results.decoder]
+    words = [results.train.labels_asked, results.train.source]
+    sets = [entry.name for entry in results.sets]
     return json.dumps([kind, words, sets, config], sort_keys=True)
-
-
-def _mean_and_deviation(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return "–"
-    return show(statistics.fmean(known), statistics.stdev(known))
 
 
 def _apart(run: Run) -> list[Table]:
@@ -114,13 +104,9 @@ def _apart(run: Run) -> list[Table]:
     said = [sentence.replace("`", "") for sentence in report.describe(results)]
     header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
     by_policy: list[tuple[str, ...]] = [header]
-    for policy, score in results["policies"].items():
-        rates = (
-            show(score["word_accuracy"], score["word_accuracy_stderr"]),
-            show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
-            show(score.get("character_accuracy")),
-        )
-        by_policy.append((policy, *rates, str(score["num_words"])))
+    for policy, score in results.policies.items():
+        rates = (*report.cells(score), show(score.character_accuracy))
+        by_policy.append((policy, *rates, str(score.num_words)))
     notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
     return [
         Table(f"{run.name}: every set", report.table_rows(results), said),

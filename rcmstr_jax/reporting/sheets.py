@@ -56,7 +56,7 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
     for run in evaluations(runs):
         if not run.lines or run.results is None:
             continue
-        policy = run.results["policy"]
+        policy = run.results.policy
         judged = list(zip(run.lines, judge_lines(run.lines, policy), strict=True))
         parts.append(f"<h3>{text(run.name)}</h3>")
         show, problems = _crops(run) if crops else (lambda line: None, [])
@@ -78,13 +78,13 @@ def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
     assert run.results is not None
     sources: dict[str, LmdbSource] = {}
     problems = []
-    for entry in run.results["sets"]:
-        if not entry["num_words"]:
+    for entry in run.results.sets:
+        if not entry.num_words:
             continue
         try:
-            sources[entry["name"]] = LmdbSource(entry["path"])
+            sources[entry.name] = LmdbSource(entry.path)
         except ValueError as error:
-            problems.append(f"images of {run.name}, {entry['name']}: {error}.")
+            problems.append(f"images of {run.name}, {entry.name}: {error}.")
 
     def show(line: Line) -> np.ndarray | None:
         source = sources.get(line["set"])
@@ -122,7 +122,7 @@ def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
     missing, others, unsaved = [], [], []
     for run in evaluations(runs):
         assert run.results is not None
-        if run.results["decoder"] not in ATTENDING:
+        if run.results.decoder not in ATTENDING:
             others.append(run.name)
         elif not (run.path / RECOGNIZER).is_dir():
             unsaved.append(run.name)
