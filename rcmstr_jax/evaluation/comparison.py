@@ -6,10 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rcmstr_jax.evaluation.report import MEANS, cells
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation
+from rcmstr_jax.metrics.intervals import Comparison
 from rcmstr_jax.metrics.tables import bounds, show, text_table
 from rcmstr_jax.metrics.words import Rates
 
@@ -101,18 +101,19 @@ def gain(before: Rates, after: Rates, metric: str) -> str:
     return f"{second - first:+.2f} ± {math.hypot(error or 0.0, other or 0.0):.2f}"
 
 
-def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def paired_rows(comparison: Mapping[str, Comparison]) -> list[tuple[str, ...]]:
     """`intervals.compare_predictions` as a table: differences in points, second less first."""
     header = ("set", "words", "only first right", "only second right", "metric", "first %")
     rows: list[tuple[str, ...]] = [(*header, "second %", "difference", "95 % interval")]
-    names = {"word_accuracy": "word accuracy", "one_minus_ned": "1-NED"}
     for name, found in comparison.items():
-        for metric, shown in (names | {"character_accuracy": "character accuracy"}).items():
-            score = found[metric]
-            counts = [str(found[c]) for c in ("num_words", "first_only", "second_only")]
-            first = (
-                (MEANS.get(name, name), *counts) if metric == "word_accuracy" else ("", "", "", "")
-            )
-            rates = (show(score["first"]), show(score["second"]), f"{score['difference']:+.2f}")
-            rows.append((*first, shown, *rates, bounds(score["interval"])))
+        counts = (found.num_words, found.first_only, found.second_only)
+        first: tuple[str, ...] = (MEANS.get(name, name), *map(str, counts))
+        for metric, score in (
+            ("word accuracy", found.word_accuracy),
+            ("1-NED", found.one_minus_ned),
+            ("character accuracy", found.character_accuracy),
+        ):
+            rates = (show(score.first), show(score.second), f"{score.difference:+.2f}")
+            rows.append((*first, metric, *rates, bounds(score.interval)))
+            first = ("", "", "", "")
     return rows

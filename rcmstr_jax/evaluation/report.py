@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, analyse
+from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, Analysis, analyse
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Scores
+from rcmstr_jax.metrics.confusions import Group
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.metrics.tables import bounds, markdown_table, show
 from rcmstr_jax.metrics.words import POLICIES, Percent, Rates
 from rcmstr_jax.runtime.files import write_json, write_text
@@ -101,16 +103,16 @@ def interval_rows(
     return rows
 
 
-def group_rows(title: str, groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows of `analysis.rows_by` as a table."""
+def group_rows(title: str, groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """Groups of words as a table."""
     rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
-    for group in groups:
-        rates = (show(group["word_accuracy"]), show(group["one_minus_ned"]))
-        rows.append((str(group["group"]), str(group["num_words"]), *rates))
+    for found in groups:
+        rates = (show(found.word_accuracy), show(found.one_minus_ned))
+        rows.append((str(found.group), str(found.num_words), *rates))
     return rows
 
 
-def results_markdown(results: Evaluation, analysis: Mapping[str, Any] | None = None) -> str:
+def results_markdown(results: Evaluation, analysis: Analysis | None = None) -> str:
     """results.md: table, what it rests on, the other policies, command line, seed, time."""
     lines = ["# Evaluation", "", markdown_table(table_rows(results)), ""]
     lines += [f"{sentence}\n" for sentence in describe(results)]
@@ -120,12 +122,15 @@ def results_markdown(results: Evaluation, analysis: Mapping[str, Any] | None = N
         rows.append((policy, *cells(score), str(score.num_words)))
     lines += ["All words together, by case policy:", "", markdown_table(rows), ""]
     if analysis is not None:
-        lines += ["Bootstrap over words:", "", markdown_table(interval_rows(analysis["intervals"]))]
-        for title, name in (("label length", "by_length"), ("in training words", "by_seen")):
-            if analysis[name]:
-                lines += ["", markdown_table(group_rows(title, analysis[name]))]
-        if analysis["calibration"]:
-            ece = analysis["calibration"]["ece"]
+        lines += ["Bootstrap over words:", "", markdown_table(interval_rows(analysis.intervals))]
+        for title, groups in (
+            ("label length", analysis.by_length),
+            ("in training words", analysis.by_seen),
+        ):
+            if groups:
+                lines += ["", markdown_table(group_rows(title, groups))]
+        if analysis.calibration:
+            ece = analysis.calibration.ece
             lines += ["", f"Expected calibration error of the word confidence: {ece:.2f} %."]
         lines += [""]
     lines += [
@@ -141,7 +146,7 @@ def results_markdown(results: Evaluation, analysis: Mapping[str, Any] | None = N
 def write_results(
     workdir: str | Path,
     results: Evaluation,
-    predictions: Iterable[Mapping[str, Any]],
+    predictions: Iterable[Line],
     training_words: Iterable[str] | None = None,
 ) -> None:
     """Writes what a run found.

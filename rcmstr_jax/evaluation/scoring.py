@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.data.charset import Charset
@@ -14,6 +13,7 @@ from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.evaluation.results import Scores, SetScore
 from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.recognition.heads import NO_WORD, Word
 from rcmstr_jax.recognition.recognizer import Recognizer
 
@@ -50,10 +50,10 @@ class SetResult:
             self.predictions, self.labels, policy=policy, readable=self.readable
         )
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """One JSON-ready line per word."""
         words = zip(self.labels, self.predictions, self.readable, strict=True)
-        lines: list[dict[str, Any]] = [
+        lines: list[Line] = [
             {"set": self.name, "index": i, "label": label, "prediction": guess, "readable": ok}
             for i, (label, guess, ok) in enumerate(words)
         ]

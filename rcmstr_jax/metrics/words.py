@@ -231,7 +231,12 @@ class Score:
 
 def percent(value: float) -> float | None:
     """A rate in [0, 1] as % with four decimals, None for NaN (JSON has no NaN)."""
-    return None if math.isnan(value) else round(100.0 * value, 4)
+    return None if math.isnan(value) else in_percent(value)
+
+
+def in_percent(rate: float) -> float:
+    """The same of a rate that is a number."""
+    return round(100.0 * rate, 4)
 
 
 def score_words(

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rcmstr_jax.evaluation.analysis import (
-    ANALYSIS,
     PREDICTIONS,
+    Analysis,
     analyse,
     read_predictions,
     read_training_words,
 )
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation
 from rcmstr_jax.evaluation.watch import WATCH
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.runtime.config_files import CONFIG_JSON, read_config
 from rcmstr_jax.runtime.curves import read_metrics
 from rcmstr_jax.runtime.writers import METRICS
@@ -42,18 +41,16 @@ class Run:
     results: Evaluation | None
 
     @functools.cached_property
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """What was read, word by word; empty where the run keeps no predictions."""
         return read_predictions(self.path) if (self.path / PREDICTIONS).is_file() else []
 
     @functools.cached_property
-    def analysis(self) -> dict[str, Any] | None:
+    def analysis(self) -> Analysis | None:
         """analysis.json; made from the predictions for a run that left none."""
-        path = self.path / ANALYSIS
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        if not self.lines or self.results is None:
-            return None
+        kept = Analysis.read(self.path)
+        if kept is not None or not self.lines or self.results is None:
+            return kept
         words = read_training_words(self.path)
         return analyse(self.lines, policy=self.results.policy, training_words=words)
 

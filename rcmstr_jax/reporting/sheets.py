@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.records import BadRecord
-from rcmstr_jax.metrics.intervals import judge_lines
+from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
 from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
 from rcmstr_jax.reporting.elements import (
@@ -33,7 +33,6 @@ ATTENDED_WORDS = 6
 # Decoders that say where in the image each character was read from.
 ATTENDING = ("attention", "transformer")
 _SIZE = (32, 100)
-Line = dict[str, Any]
 
 
 def spread(lines: Sequence[Line], count: int) -> list[Line]:
@@ -101,12 +100,14 @@ def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
 def _card(line: Line, policy: str, pixels: UInt8[np.ndarray, "height width 3"] | None) -> str:
     confidence = line.get("confidence")
     sure = "" if confidence is None else f" <span>{100 * float(confidence):.0f} %</span>"
-    guess, label = (normalize_text(line[side], policy) for side in ("prediction", "label"))
+    guess, label = (
+        normalize_text(said or "", policy) for said in (line["prediction"], line["label"])
+    )
     kind = "right" if guess == label else "wrong"
     caption = f'<b class="{kind}">{marked(label, guess)}</b>{sure}'
     if guess != label:
         caption += f"<br><span>is {text(label)}</span>"
-    return captioned("" if pixels is None else picture(pixels, line["label"]), caption)
+    return captioned("" if pixels is None else picture(pixels, line["label"] or ""), caption)
 
 
 def marked(label: str, guess: str) -> str:

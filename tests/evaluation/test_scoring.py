@@ -69,9 +69,9 @@ def test_what_cannot_be_used_is_an_error(
     lines = result.lines()
     assert [line["prediction"] for line in lines if not line["readable"]] == [""] * wrong
     found = analysis.analyse(lines, training_words=["cat"])
-    assert sum(row["num_words"] for row in found["by_seen"]) == declared - unlabelled
-    compared = intervals.compare_predictions(lines, lines)["damaged"]["word_accuracy"]
-    assert compared["first"] == pytest.approx(100 * (declared - wrong) / declared, abs=1e-4)
+    assert sum(row.num_words for row in found.by_seen) == declared - unlabelled
+    compared = intervals.compare_predictions(lines, lines)["damaged"].word_accuracy
+    assert compared.first == pytest.approx(100 * (declared - wrong) / declared, abs=1e-4)
     assert score_table([result], "symbols").sets[0].num_without_label == unlabelled
 
 
