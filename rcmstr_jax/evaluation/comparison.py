@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from rcmstr_jax.evaluation.report import MEANS, RESULTS_JSON
+from rcmstr_jax.evaluation.report import MEANS, cells
+from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation
+from rcmstr_jax.metrics.intervals import Comparison
 from rcmstr_jax.metrics.tables import bounds, show, text_table
+from rcmstr_jax.metrics.words import Rates
 
 # The two initialisations that stand beside each other, as they are called in every table.
 INITIALISATIONS = ("random_init", "pretrained")
-COMPARED = (
-    "word_accuracy",
-    "one_minus_ned",
-    "word_accuracy_stderr",
-    "one_minus_ned_stderr",
-    "num_words",
-)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared(Rates):
+    """All words together, as the comparison keeps them."""
+
+    num_words: int
 
 
 def compare(
-    frozen: Mapping[str, Mapping[str, Any]], finetuned: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, dict[str, Any]]]:
+    frozen: Mapping[str, Evaluation], finetuned: Mapping[str, Evaluation]
+) -> dict[str, dict[str, Compared]]:
     """Both protocols and both initialisations beside each other, over all words together.
 
     Args:
@@ -31,86 +34,86 @@ def compare(
       finetuned: the same for the other protocol.
 
     Returns:
-      `{"frozen": {"random_init": {...}, "pretrained": {...}}, "finetuned": {...}}`; each holds
-      word accuracy, 1-NED and their standard errors in %, and the number of words.
+      `{"frozen": {"random_init": ..., "pretrained": ...}, "finetuned": {...}}`.
 
     Raises:
       ValueError: the runs were not scored on the same words under the same policy.
     """
-    runs = {
-        f"{protocol}/{name}": results[name]
-        for protocol, results in (("frozen", frozen), ("finetuned", finetuned))
-        for name in INITIALISATIONS
-    }
+    protocols = {"frozen": frozen, "finetuned": finetuned}
     scored = {
-        run: (r["policy"], tuple((s["name"], s["num_words"]) for s in r["sets"]))
-        for run, r in runs.items()
+        f"{protocol}/{name}": (
+            results[name].policy,
+            tuple((entry.name, entry.num_words) for entry in results[name].sets),
+        )
+        for protocol, results in protocols.items()
+        for name in INITIALISATIONS
     }
     if len(set(scored.values())) != 1:
         raise ValueError(f"these runs were not scored alike, so they cannot be compared: {scored}")
-    table: dict[str, dict[str, dict[str, Any]]] = {"frozen": {}, "finetuned": {}}
-    for run, results in runs.items():
-        protocol, name = run.split("/")
-        table[protocol][name] = {field: results["weighted_mean"][field] for field in COMPARED}
-    return table
+    kept = [field.name for field in dataclasses.fields(Compared)]
+    return {
+        protocol: {
+            name: Compared(**{k: getattr(results[name].weighted_mean, k) for k in kept})
+            for name in INITIALISATIONS
+        }
+        for protocol, results in protocols.items()
+    }
 
 
-def compare_runs(folder: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
+def compare_runs(folder: str | Path) -> dict[str, dict[str, Compared]]:
     """`compare` for the workdirs `PROTOCOL_INITIALISATION` below a folder.
 
     Raises:
       ValueError: a results.json is missing, or the runs were not scored alike.
     """
-    found: dict[str, dict[str, Any]] = {"frozen": {}, "finetuned": {}}
+    found: dict[str, dict[str, Evaluation]] = {"frozen": {}, "finetuned": {}}
     for protocol, results in found.items():
         for name in INITIALISATIONS:
             path = Path(folder) / f"{protocol}_{name}" / RESULTS_JSON
-            if not path.is_file():
+            evaluation = Evaluation.read(path.parent)
+            if evaluation is None:
                 raise ValueError(
                     f"--runs={folder}: {path} is missing; run launch/evaluate.py with"
                     f" --workdir={path.parent} first"
                 )
-            results[name] = json.loads(path.read_text(encoding="utf-8"))
+            results[name] = evaluation
     return compare(found["frozen"], found["finetuned"])
 
 
-def comparison_table(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def comparison_table(table: Mapping[str, Mapping[str, Compared]]) -> str:
     """The console table of `compare`; gains in points, with the errors of both rows combined."""
     rows: list[tuple[str, ...]] = [("protocol", "encoder", "word accuracy %", "1-NED %", "words")]
     for protocol, results in table.items():
         for name in INITIALISATIONS:
             score = results[name]
-            accuracy = show(score["word_accuracy"], score["word_accuracy_stderr"])
-            ned = show(score["one_minus_ned"], score["one_minus_ned_stderr"])
-            rows.append((protocol, name, accuracy, ned, str(score["num_words"])))
+            rows.append((protocol, name, *cells(score), str(score.num_words)))
         before, after = (results[name] for name in INITIALISATIONS)
-        rows.append(
-            (protocol, "gain", gain(before, after, "word_accuracy"))
-            + (gain(before, after, "one_minus_ned"), "")
-        )
+        gains = (gain(before, after, metric) for metric in ("word_accuracy", "one_minus_ned"))
+        rows.append((protocol, "gain", *gains, ""))
     return text_table(rows)
 
 
-def gain(before: Mapping[str, Any], after: Mapping[str, Any], field: str) -> str:
+def gain(before: Rates, after: Rates, metric: str) -> str:
     """Difference in points with its standard error, as if the two runs' words were independent."""
-    if before[field] is None or after[field] is None:
+    (first, error), (second, other) = before.rate(metric), after.rate(metric)
+    if first is None or second is None:
         return "–"
-    errors = [score[f"{field}_stderr"] or 0.0 for score in (before, after)]
-    return f"{after[field] - before[field]:+.2f} ± {(errors[0] ** 2 + errors[1] ** 2) ** 0.5:.2f}"
+    return f"{second - first:+.2f} ± {math.hypot(error or 0.0, other or 0.0):.2f}"
 
 
-def paired_rows(comparison: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def paired_rows(comparison: Mapping[str, Comparison]) -> list[tuple[str, ...]]:
     """`intervals.compare_predictions` as a table: differences in points, second less first."""
     header = ("set", "words", "only first right", "only second right", "metric", "first %")
     rows: list[tuple[str, ...]] = [(*header, "second %", "difference", "95 % interval")]
-    names = {"word_accuracy": "word accuracy", "one_minus_ned": "1-NED"}
     for name, found in comparison.items():
-        for metric, shown in (names | {"character_accuracy": "character accuracy"}).items():
-            score = found[metric]
-            counts = [str(found[c]) for c in ("num_words", "first_only", "second_only")]
-            first = (
-                (MEANS.get(name, name), *counts) if metric == "word_accuracy" else ("", "", "", "")
-            )
-            rates = (show(score["first"]), show(score["second"]), f"{score['difference']:+.2f}")
-            rows.append((*first, shown, *rates, bounds(score["interval"])))
+        counts = (found.num_words, found.first_only, found.second_only)
+        first: tuple[str, ...] = (MEANS.get(name, name), *map(str, counts))
+        for metric, score in (
+            ("word accuracy", found.word_accuracy),
+            ("1-NED", found.one_minus_ned),
+            ("character accuracy", found.character_accuracy),
+        ):
+            rates = (show(score.first), show(score.second), f"{score.difference:+.2f}")
+            rows.append((*first, metric, *rates, bounds(score.interval)))
+            first = ("", "", "", "")
     return rows

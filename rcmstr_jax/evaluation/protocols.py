@@ -12,9 +12,8 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -23,8 +22,8 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
-from rcmstr_jax.evaluation.scoring import SetResult, count_outside, score_benchmarks
-from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Training
+from rcmstr_jax.evaluation.scoring import count_outside, score_benchmarks, score_table
 from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.recognition import fitting, words
 from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
@@ -32,6 +31,7 @@ from rcmstr_jax.recognition.heads import DecoderHead, make_head
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.files import from_json
 from rcmstr_jax.training.loop import Session, open_session
 from rcmstr_jax.training.plan import DecoderPlan, EvaluationPlan
 
@@ -46,7 +46,7 @@ def run_evaluation(
     command: str | None = None,
     stall_timeout: float = 600.0,
     profile_steps: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Trains a recogniser on labels, or takes a trained one, and scores it on every benchmark.
 
     Run again, it goes on with an interrupted training, and scores a finished recogniser anew.
@@ -97,25 +97,26 @@ def run_evaluation(
         faults.write()
         clock.mark("score")
         charset = recognizer.head.charset
-        described = ("protocol", "initialisation", "encoder", "train", "seed")
-        results = {
+        described = ("protocol", "initialisation", "encoder", "seed")
+        results = Evaluation(
+            **vars(score_table(read, plan.policy)),
             **{name: recognizer.description[name] for name in described},
-            "decoder": recognizer.head.name,
-            "charset": len(charset.characters),
-            **score_table(read, plan.policy),
-            "labels_outside_charset": count_outside(read, charset),
-            "benchmarks": plan.benchmarks,
-            "command": command or shlex.join(sys.argv),
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "seconds": clock.report(),
-            "config": dict(plan.config),
-        }
+            train=from_json(Training, recognizer.description["train"]),
+            decoder=recognizer.head.name,
+            charset=len(charset.characters),
+            labels_outside_charset=count_outside(read, charset),
+            benchmarks=plan.benchmarks,
+            command=command or shlex.join(sys.argv),
+            device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            seconds=clock.report(),
+            config=dict(plan.config),
+        )
         if session.leads:
             lines = (line for result in read for line in result.lines())
             report.write_results(session.workdir, results, lines, texts)
             print(text_table(report.table_rows(results)))
             print("\n".join(report.describe(results)))
-            written = session.workdir / report.RESULTS_JSON
+            written = session.workdir / RESULTS_JSON
             print(f"written: {written}, and {report.RESULTS_MD} beside it", flush=True)
     return results
 
@@ -184,30 +185,6 @@ def reported_as_config_error(*kept: type[Exception]) -> Iterator[None]:
         raise
     except (ValueError, OSError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
-
-
-def score_table(read: Sequence[SetResult], policy: str) -> dict[str, Any]:
-    """Sets, both means and the other policies as they lie in results.json."""
-
-    def pooled(policy: str) -> metrics.Score:
-        return metrics.weighted_mean(result.score(policy) for result in read)
-
-    return {
-        "policy": policy,
-        "sets": [
-            {
-                "name": result.name,
-                "path": result.path,
-                "published_size": result.accepted,
-                "fault": result.fault,
-                **result.score(policy).as_percent(),
-            }
-            for result in read
-        ],
-        "weighted_mean": pooled(policy).as_percent(),
-        "plain_mean": metrics.plain_mean(result.score(policy) for result in read),
-        "policies": {name: pooled(name).as_percent() for name in metrics.POLICIES},
-    }
 
 
 def planned_head(plan: DecoderPlan) -> DecoderHead:

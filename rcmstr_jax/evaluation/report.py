@@ -7,72 +7,71 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, analyse
+from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, Analysis, analyse
+from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Scores
+from rcmstr_jax.metrics.confusions import Group
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.metrics.tables import bounds, markdown_table, show
-from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.metrics.words import POLICIES, Percent, Rates
 from rcmstr_jax.runtime.files import write_json, write_text
 
-RESULTS_JSON, RESULTS_MD = "results.json", "results.md"
+RESULTS_MD = "results.md"
 FLAG = " (!)"
 MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"}
 
 
-def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def cells(rates: Rates) -> tuple[str, str]:
+    """Word accuracy and 1-NED with their standard errors."""
+    return show(*rates.rate("word_accuracy")), show(*rates.rate("one_minus_ned"))
+
+
+def table_rows(results: Scores) -> list[tuple[str, ...]]:
     """Header, one row per set, then the two means."""
     header = ("set", "words", "right", "word accuracy %", "1-NED %", "unreadable")
     rows: list[tuple[str, ...]] = [(*header, "without label", "no label left")]
 
-    def row(name: str, words: str, score: Mapping[str, Any]) -> tuple[str, ...]:
-        return (
-            name,
-            words,
-            str(score.get("num_correct", "")),
-            show(score["word_accuracy"], score["word_accuracy_stderr"]),
-            show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
-            str(score.get("num_unreadable", "")),
-            str(score.get("num_without_label", "")),
-            str(score.get("num_empty_labels_left_out", "")),
-        )
+    def row(name: str, score: Percent) -> tuple[str, ...]:
+        lost = (score.num_unreadable, score.num_without_label, score.num_empty_labels_left_out)
+        counts = (str(score.num_words), str(score.num_correct))
+        return (name, *counts, *cells(score), *map(str, lost))
 
-    for entry in results["sets"]:
-        flag = FLAG if entry["published_size"] is False or _is_empty(entry) else ""
-        rows.append(row(entry["name"] + flag, str(entry["num_words"]), entry))
-    weighted, plain = results["weighted_mean"], results["plain_mean"]
-    rows.append(row("mean, weighted by words", str(weighted["num_words"]), weighted))
-    rows.append(row(f"mean, plain, of {plain['num_sets']} sets", "", plain))
+    for entry in results.sets:
+        flag = FLAG if entry.published_size is False or entry.is_empty else ""
+        rows.append(row(entry.name + flag, entry))
+    rows.append(row(MEANS["weighted_mean"], results.weighted_mean))
+    plain = results.plain_mean
+    rows.append((f"mean, plain, of {plain.num_sets} sets", "", "", *cells(plain), "", "", ""))
     return rows
 
 
-def describe(results: Mapping[str, Any]) -> list[str]:
+def describe(results: Evaluation) -> list[str]:
     """The sentences that belong under every table: what was trained on, compared and averaged."""
-    train, counts = results["train"], results["train"]["labels"]
-    available = "endless" if counts["available"] is None else f"{counts['available']} available"
-    unseen = results["labels_outside_charset"]
+    train, counts = results.train, results.train.labels
+    available = "endless" if counts.available is None else f"{counts.available} available"
     flags = {
         "the name is known, this number of words is not": [
-            e["name"] for e in results["sets"] if e["published_size"] is False
+            e.name for e in results.sets if e.published_size is False
         ],
         "nothing in it can be read, faults.json says why": [
-            e["name"] for e in results["sets"] if _is_empty(e) and not e.get("fault")
+            e.name for e in results.sets if e.is_empty and not e.fault
         ],
+        **{f"not scored, {e.fault}": [e.name] for e in results.sets if e.fault},
     }
-    for entry in results["sets"]:
-        if entry.get("fault"):
-            flags[f"not scored, {entry['fault']}"] = [entry["name"]]
-    statistics = results["encoder"].get("statistics")
+    statistics = results.encoder.get("statistics")
     calibrated = f"Its batch statistics are {statistics} of training words, its weights as drawn."
     return [
-        f"Protocol {results['protocol']}, decoder {results['decoder']},"
-        f" {results['charset']} characters; encoder: {results['initialisation']}"
-        f" ({results['encoder'].get('source', 'random')}).{f' {calibrated}' if statistics else ''}",
-        f"Case policy `{results['policy']}`: {POLICIES[results['policy']]}.",
-        f"Trained on {counts['trained_on']} words of {', '.join(train['source'])}"
-        f" ({available}; train.labels={train['labels_asked']:g}; left out: {counts['unlabelled']}"
-        f" without label, {counts['outside_charset']} outside the charset, {counts['too_long']} too"
-        f" long, {counts['unreadable']} unreadable), {train['steps']} steps of"
-        f" {train['batch_size']} words.",
-        f"Sets in the means: {', '.join(e['name'] for e in results['sets'] if e['num_words'])}."
-        f" {unseen} scored words hold a character that the charset lacks; they count as they are.",
+        f"Protocol {results.protocol}, decoder {results.decoder},"
+        f" {results.charset} characters; encoder: {results.initialisation}"
+        f" ({results.encoder.get('source', 'random')}).{f' {calibrated}' if statistics else ''}",
+        f"Case policy `{results.policy}`: {POLICIES[results.policy]}.",
+        f"Trained on {counts.trained_on} words of {', '.join(train.source)}"
+        f" ({available}; train.labels={train.labels_asked:g}; left out: {counts.unlabelled}"
+        f" without label, {counts.outside_charset} outside the charset, {counts.too_long} too"
+        f" long, {counts.unreadable} unreadable), {train.steps} steps of"
+        f" {train.batch_size} words.",
+        f"Sets in the means: {', '.join(e.name for e in results.sets if e.num_words)}."
+        f" {results.labels_outside_charset} scored words hold a character that the charset lacks;"
+        " they count as they are.",
         "1-NED is the mean of 1 - edit distance / max(length of prediction, length of label)."
         " ± is one standard error over the words.",
         *(f"{FLAG.strip()} {', '.join(names)}: {why}." for why, names in flags.items() if names),
@@ -104,45 +103,41 @@ def interval_rows(
     return rows
 
 
-def group_rows(title: str, groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Rows of `analysis.rows_by` as a table."""
+def group_rows(title: str, groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """Groups of words as a table."""
     rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
-    for group in groups:
-        rates = (show(group["word_accuracy"]), show(group["one_minus_ned"]))
-        rows.append((str(group["group"]), str(group["num_words"]), *rates))
+    for found in groups:
+        rates = (show(found.word_accuracy), show(found.one_minus_ned))
+        rows.append((str(found.group), str(found.num_words), *rates))
     return rows
 
 
-def _is_empty(entry: Mapping[str, Any]) -> bool:
-    """Whether a set holds no word at all, not even one whose label the policy leaves out."""
-    return not entry["num_words"] and not entry["num_empty_labels_left_out"]
-
-
-def results_markdown(results: Mapping[str, Any], analysis: Mapping[str, Any] | None = None) -> str:
+def results_markdown(results: Evaluation, analysis: Analysis | None = None) -> str:
     """results.md: table, what it rests on, the other policies, command line, seed, time."""
     lines = ["# Evaluation", "", markdown_table(table_rows(results)), ""]
     lines += [f"{sentence}\n" for sentence in describe(results)]
     header = ("policy", "word accuracy %", "1-NED %", "words")
     rows = [header]
-    for policy, score in results["policies"].items():
-        accuracy = show(score["word_accuracy"], score["word_accuracy_stderr"])
-        ned = show(score["one_minus_ned"], score["one_minus_ned_stderr"])
-        rows.append((policy, accuracy, ned, str(score["num_words"])))
+    for policy, score in results.policies.items():
+        rows.append((policy, *cells(score), str(score.num_words)))
     lines += ["All words together, by case policy:", "", markdown_table(rows), ""]
     if analysis is not None:
-        lines += ["Bootstrap over words:", "", markdown_table(interval_rows(analysis["intervals"]))]
-        for title, name in (("label length", "by_length"), ("in training words", "by_seen")):
-            if analysis[name]:
-                lines += ["", markdown_table(group_rows(title, analysis[name]))]
-        if analysis["calibration"]:
-            ece = analysis["calibration"]["ece"]
+        lines += ["Bootstrap over words:", "", markdown_table(interval_rows(analysis.intervals))]
+        for title, groups in (
+            ("label length", analysis.by_length),
+            ("in training words", analysis.by_seen),
+        ):
+            if groups:
+                lines += ["", markdown_table(group_rows(title, groups))]
+        if analysis.calibration:
+            ece = analysis.calibration.ece
             lines += ["", f"Expected calibration error of the word confidence: {ece:.2f} %."]
         lines += [""]
     lines += [
-        f"Command: `{results['command']}`",
+        f"Command: `{results.command}`",
         "",
-        f"Seed {results['seed']}; {results['seconds']['total']:.0f} s in all, of which"
-        f" {results['seconds']['train']:.0f} s training; JAX on {results['device']}.",
+        f"Seed {results.seed}; {results.seconds['total']:.0f} s in all, of which"
+        f" {results.seconds['train']:.0f} s training; JAX on {results.device}.",
         "",
     ]
     return "\n".join(lines)
@@ -150,8 +145,8 @@ def results_markdown(results: Mapping[str, Any], analysis: Mapping[str, Any] | N
 
 def write_results(
     workdir: str | Path,
-    results: Mapping[str, Any],
-    predictions: Iterable[Mapping[str, Any]],
+    results: Evaluation,
+    predictions: Iterable[Line],
     training_words: Iterable[str] | None = None,
 ) -> None:
     """Writes what a run found.
@@ -166,8 +161,8 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(predictions)
     known = None if training_words is None else sorted(set(training_words))
-    analysis = analyse(lines, policy=results["policy"], training_words=known)
-    write_json(folder / RESULTS_JSON, results)
+    analysis = analyse(lines, policy=results.policy, training_words=known)
+    write_json(folder / RESULTS_JSON, results.to_json())
     write_json(folder / ANALYSIS, analysis)
     write_text(folder / RESULTS_MD, results_markdown(results, analysis))
     read = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -7,11 +7,10 @@ and deviations over the seeds.
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.evaluation.report import describe, seeds_note
+from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.tables import markdown_table, show, text_table
-from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.metrics.words import POLICIES, Rates
 from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_json, write_text
@@ -74,7 +74,7 @@ def plan_runs(config: ConfigDict, pretrained: str) -> list[Run]:
 
 def run_all(
     config: ConfigDict, workdir: str | Path | None, pretrained: str, **session: Any
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """Runs everything that the config asks for; what is finished is scored again, not trained.
 
     Args:
@@ -116,82 +116,104 @@ def run_all(
     return results
 
 
-def summarise(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per share of labels and initialisation: mean and deviation over the seeds.
+Spread = tuple[float | None, float | None]
+"""Mean and sample deviation (n - 1) over the seeds; None for one seed."""
 
-    Returns:
-      JSON-ready rows with `labels`, `initialisation`, `seeds`, `num_words` and, by set and
-      for all words together (`weighted_mean`), per metric `[mean, deviation]` in %; the
-      deviation is the sample's (n - 1), None for one seed.
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A share of the labels and an initialisation, over the seeds.
+
+    Attributes:
+      labels: `train.labels`.
+      initialisation: "pretrained" or "random_init".
+      seeds: of the runs.
+      seeds_note: what the deviation says.
+      trained_on: words of each run.
+      num_words: that are scored.
+      sets: name -> metric -> mean and deviation.
+      weighted_mean: metric -> mean and deviation.
+      plain_mean: the same.
     """
-    groups: dict[tuple[float, str], list[tuple[int, Mapping[str, Any]]]] = {}
+
+    labels: float
+    initialisation: str
+    seeds: list[int]
+    seeds_note: str
+    trained_on: list[int]
+    num_words: int
+    sets: dict[str, dict[str, Spread]]
+    weighted_mean: dict[str, Spread]
+    plain_mean: dict[str, Spread]
+
+
+def summarise(runs: Sequence[Run], results: Sequence[Evaluation]) -> list[Summary]:
+    """One row per share of labels and initialisation."""
+    groups: dict[tuple[float, str], list[tuple[int, Evaluation]]] = {}
     for run, result in zip(runs, results, strict=True):
         groups.setdefault((run.labels, run.initialisation), []).append((run.seed, result))
     rows = []
     for (labels, initialisation), found in groups.items():
+        alike = [result for _, result in found]
         rows.append(
-            {
-                "labels": labels,
-                "initialisation": initialisation,
-                "seeds": [seed for seed, _ in found],
-                "seeds_note": seeds_note([r["encoder"] for _, r in found]),
-                "trained_on": [r["train"]["labels"]["trained_on"] for _, r in found],
-                "num_words": found[0][1]["weighted_mean"]["num_words"],
-                "sets": {
-                    entry["name"]: _over_seeds([r["sets"][i] for _, r in found])
-                    for i, entry in enumerate(found[0][1]["sets"])
+            Summary(
+                labels,
+                initialisation,
+                [seed for seed, _ in found],
+                seeds_note([result.encoder for result in alike]),
+                [result.train.labels.trained_on for result in alike],
+                alike[0].weighted_mean.num_words,
+                {
+                    entry.name: _over_seeds([result.sets[i] for result in alike])
+                    for i, entry in enumerate(alike[0].sets)
                 },
-                "weighted_mean": _over_seeds([r["weighted_mean"] for _, r in found]),
-                "plain_mean": _over_seeds([r["plain_mean"] for _, r in found]),
-            }
+                _over_seeds([result.weighted_mean for result in alike]),
+                _over_seeds([result.plain_mean for result in alike]),
+            )
         )
     return rows
 
 
-def _over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    found: dict[str, list[float | None]] = {}
-    for metric in METRICS:
-        values = [score[metric] for score in scores]
-        if any(value is None for value in values):
-            found[metric] = [None, None]
-            continue
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        deviation = None if math.isnan(spread) else round(spread, 4)
-        found[metric] = [round(statistics.fmean(values), 4), deviation]
-    return found
+def _over_seeds(scores: Sequence[Rates]) -> dict[str, Spread]:
+    return {metric: spread([score.rate(metric)[0] for score in scores]) for metric in METRICS}
 
 
-def summary_rows(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def spread(values: Sequence[float | None]) -> Spread:
+    """Mean and sample deviation, of which there is none for one value; neither if one is None."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None, None
+    deviation = round(statistics.stdev(known), 4) if len(known) > 1 else None
+    return round(statistics.fmean(known), 4), deviation
+
+
+def summary_rows(table: Sequence[Summary]) -> list[tuple[str, ...]]:
     """The table of `summarise` for a console or a page."""
     header = ("labels", "encoder", "seeds", "words", "word accuracy %", "1-NED %", "plain mean %")
     rows: list[tuple[str, ...]] = [header]
     for row in table:
-        rates = [show(*row["weighted_mean"][metric]) for metric in METRICS]
-        rates.append(show(*row["plain_mean"]["word_accuracy"]))
-        labels = f"{row['labels']:g}"
-        trained = sorted(set(row["trained_on"]))
-        words = f"{labels} ({', '.join(map(str, trained))})"
-        seeds = ", ".join(map(str, row["seeds"]))
-        rows.append((words, row["initialisation"], seeds, str(row["num_words"]), *rates))
+        rates = [show(*row.weighted_mean[metric]) for metric in METRICS]
+        rates.append(show(*row.plain_mean["word_accuracy"]))
+        trained = sorted(set(row.trained_on))
+        words = f"{row.labels:g} ({', '.join(map(str, trained))})"
+        seeds = ", ".join(map(str, row.seeds))
+        rows.append((words, row.initialisation, seeds, str(row.num_words), *rates))
     return rows
 
 
-def write_summary(
-    workdir: Path, table: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
-) -> None:
+def write_summary(workdir: Path, table: Sequence[Summary], results: Evaluation) -> None:
     """Writes summary.json and summary.md; `results` are those of any of the runs."""
     write_json(workdir / SUMMARY_JSON, list(table))
-    sets = [name for name in table[0]["sets"]]
-    header = ("labels", "encoder", *sets)
-    by_set: list[tuple[str, ...]] = [header]
+    sets = list(table[0].sets)
+    by_set: list[tuple[str, ...]] = [("labels", "encoder", *sets)]
     for row in table:
-        rates = [show(*row["sets"][name]["word_accuracy"]) for name in sets]
-        by_set.append((f"{row['labels']:g}", row["initialisation"], *rates))
+        rates = [show(*row.sets[name]["word_accuracy"]) for name in sets]
+        by_set.append((f"{row.labels:g}", row.initialisation, *rates))
     lines = ["# Evaluation", "", markdown_table(summary_rows(table)), ""]
-    notes = dict.fromkeys(row["seeds_note"] for row in table if len(row["seeds"]) > 1)
+    notes = dict.fromkeys(row.seeds_note for row in table if len(row.seeds) > 1)
     lines += [" ".join(["Accuracy and 1-NED over all words.", *notes]), ""]
     lines += ["Word accuracy % by set:", "", markdown_table(by_set), ""]
-    lines += [f"Case policy `{results['policy']}`: {POLICIES[results['policy']]}.", ""]
+    lines += [f"Case policy `{results.policy}`: {POLICIES[results.policy]}.", ""]
     lines += ["One of the runs:", "", *(f"{line}\n" for line in describe(results))]
     lines += [f"Command: `{shlex.join(sys.argv)}`", ""]
     write_text(workdir / SUMMARY_MD, "\n".join(lines))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
+from rcmstr_jax.evaluation.results import Scores, SetScore
 from rcmstr_jax.metrics import words as metrics
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.recognition.heads import NO_WORD, Word
 from rcmstr_jax.recognition.recognizer import Recognizer
 
@@ -49,10 +50,10 @@ class SetResult:
             self.predictions, self.labels, policy=policy, readable=self.readable
         )
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """One JSON-ready line per word."""
         words = zip(self.labels, self.predictions, self.readable, strict=True)
-        lines: list[dict[str, Any]] = [
+        lines: list[Line] = [
             {"set": self.name, "index": i, "label": label, "prediction": guess, "readable": ok}
             for i, (label, guess, ok) in enumerate(words)
         ]
@@ -130,3 +131,28 @@ def count_outside(results: Sequence[SetResult], charset: Charset) -> int:
     """How many labels hold a character that the charset lacks, and so cannot be read whole."""
     labels = [label for result in results for label in result.labels if label is not None]
     return sum(charset.lacks(charset.normalize(label)) for label in labels)
+
+
+def score_table(read: Sequence[SetResult], policy: str) -> Scores:
+    """Scores of every set, both means, and the other policies."""
+
+    def pooled(policy: str) -> metrics.Percent:
+        return metrics.weighted_mean(result.score(policy) for result in read).as_percent()
+
+    scored = [result.score(policy) for result in read]
+    return Scores(
+        policy=policy,
+        sets=[
+            SetScore(
+                name=result.name,
+                path=result.path,
+                published_size=result.accepted,
+                fault=result.fault,
+                **vars(score.as_percent()),
+            )
+            for result, score in zip(read, scored, strict=True)
+        ],
+        weighted_mean=pooled(policy),
+        plain_mean=metrics.plain_mean(scored),
+        policies={name: pooled(name) for name in metrics.POLICIES},
+    )

@@ -6,20 +6,32 @@ characters), and so is the difference of two runs on the same words: one resampl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float
 
-from rcmstr_jax.metrics.words import Outcome, judge_word, percent
+from rcmstr_jax.metrics.words import Outcome, in_percent, judge_word, percent
 
 METRICS = ("word_accuracy", "one_minus_ned", "character_accuracy")
 RESAMPLES = 2000
 LEVEL = 0.95
 # Resamples drawn at once hold at most so many numbers.
 _BATCH_NUMBERS = 4_000_000
-Line = Mapping[str, Any]
+
+
+class Line(TypedDict):
+    """A line of a predictions.jsonl: a word of a set, and what was read."""
+
+    set: str
+    index: int
+    label: str | None
+    prediction: str
+    readable: NotRequired[bool]
+    confidence: NotRequired[float | None]
+    character_confidences: NotRequired[list[float]]
 
 
 def judge_lines(lines: Sequence[Line], policy: str) -> list[Outcome | None]:
@@ -118,9 +130,31 @@ def score_intervals(lines: Sequence[Line], policy: str) -> dict[str, dict[str, l
     return result
 
 
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A metric of two runs, the second less the first and its 95 % interval, in %."""
+
+    first: float
+    second: float
+    difference: float
+    interval: list[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two runs over the same words, and how many of them one run alone reads right."""
+
+    num_words: int
+    first_only: int
+    second_only: int
+    word_accuracy: Difference
+    one_minus_ned: Difference
+    character_accuracy: Difference
+
+
 def compare_predictions(
     first: Sequence[Line], second: Sequence[Line], *, policy: str = "alphanumeric"
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Comparison]:
     """Paired bootstrap of two runs over the same words.
 
     Args:
@@ -129,9 +163,7 @@ def compare_predictions(
       policy: a key of `metrics.POLICIES`.
 
     Returns:
-      Per set, and for `"weighted_mean"` and `"plain_mean"`: `num_words`, `first_only` and
-      `second_only` (words that one run alone reads right), and per metric `first`, `second`,
-      `difference` (second less first), its 95 % `interval`, all in %.
+      Per set, and for `"weighted_mean"` and `"plain_mean"`.
 
     Raises:
       ValueError: the runs did not read the same words, or there are none.
@@ -189,17 +221,18 @@ class _Pairs(NamedTuple):
     counts: dict[str, int]
     changes: dict[str, _Change]
 
-    def as_percent(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return self.counts | {
-            metric: {
-                "first": percent(change.first),
-                "second": percent(change.second),
-                "difference": percent(change.second - change.first),
-                "interval": interval(change.drawn),
-            }
+    def as_percent(self) -> Comparison:
+        """As it is shown."""
+        differences: dict[str, Any] = {
+            metric: Difference(
+                in_percent(change.first),
+                in_percent(change.second),
+                in_percent(change.second - change.first),
+                interval(change.drawn),
+            )
             for metric, change in self.changes.items()
         }
+        return Comparison(**differences | self.counts)
 
 
 def _plain_mean(sets: Sequence[_Pairs]) -> dict[str, _Change]:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
@@ -115,6 +115,39 @@ def judge_word(
     return Outcome(guess == target, edit_similarity(guess, target), edits, len(target))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Word accuracy and 1-NED in %, each with one standard error; None where undefined."""
+
+    word_accuracy: float | None
+    one_minus_ned: float | None
+    word_accuracy_stderr: float | None
+    one_minus_ned_stderr: float | None
+
+    def rate(self, metric: str) -> tuple[float | None, float | None]:
+        """One of the two metrics, and its standard error."""
+        return getattr(self, metric), getattr(self, f"{metric}_stderr")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Percent(Rates):
+    """A `Score` in %, with its counts; earlier versions had no character accuracy."""
+
+    character_accuracy: float | None = None
+    num_words: int
+    num_correct: int
+    num_unreadable: int
+    num_without_label: int
+    num_empty_labels_left_out: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MacroAverage(Rates):
+    """The mean over so many sets."""
+
+    num_sets: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """Sums over the words of one set, or of several.
@@ -180,25 +213,30 @@ class Score:
         variance = max(self.similarity_squared - n * self.one_minus_ned**2, 0.0) / (n - 1)
         return math.sqrt(variance / n)
 
-    def as_percent(self) -> dict[str, Any]:
-        """The score as a JSON-ready dict: rates and standard errors in %, None where undefined."""
-        return {
-            "word_accuracy": percent(self.word_accuracy),
-            "one_minus_ned": percent(self.one_minus_ned),
-            "word_accuracy_stderr": percent(self.word_accuracy_stderr),
-            "one_minus_ned_stderr": percent(self.one_minus_ned_stderr),
-            "character_accuracy": percent(self.character_accuracy),
-            "num_words": self.num_words,
-            "num_correct": self.correct,
-            "num_unreadable": self.unreadable,
-            "num_without_label": self.unlabelled,
-            "num_empty_labels_left_out": self.empty_labels,
-        }
+    def as_percent(self) -> Percent:
+        """The score as it is shown."""
+        return Percent(
+            word_accuracy=percent(self.word_accuracy),
+            one_minus_ned=percent(self.one_minus_ned),
+            word_accuracy_stderr=percent(self.word_accuracy_stderr),
+            one_minus_ned_stderr=percent(self.one_minus_ned_stderr),
+            character_accuracy=percent(self.character_accuracy),
+            num_words=self.num_words,
+            num_correct=self.correct,
+            num_unreadable=self.unreadable,
+            num_without_label=self.unlabelled,
+            num_empty_labels_left_out=self.empty_labels,
+        )
 
 
 def percent(value: float) -> float | None:
     """A rate in [0, 1] as % with four decimals, None for NaN (JSON has no NaN)."""
-    return None if math.isnan(value) else round(100.0 * value, 4)
+    return None if math.isnan(value) else in_percent(value)
+
+
+def in_percent(rate: float) -> float:
+    """The same of a rate that is a number."""
+    return round(100.0 * rate, 4)
 
 
 def score_words(
@@ -260,20 +298,18 @@ def weighted_mean(scores: Iterable[Score]) -> Score:
     return sum(scores, Score())
 
 
-def plain_mean(scores: Iterable[Score]) -> dict[str, Any]:
+def plain_mean(scores: Iterable[Score]) -> MacroAverage:
     """Mean over sets, in %: every set that has words weighs the same.
 
     The standard error treats the sets as independent: `sqrt(sum of squared errors) / sets`.
     """
     kept = [score for score in scores if score.num_words]
-    if not kept:
-        empty: dict[str, Any] = {"num_sets": 0, "word_accuracy": None, "one_minus_ned": None}
-        return empty | {"word_accuracy_stderr": None, "one_minus_ned_stderr": None}
-    result: dict[str, Any] = {"num_sets": len(kept)}
+    found: dict[str, float | None] = {}
     for name in ("word_accuracy", "one_minus_ned"):
-        result[name] = percent(math.fsum(getattr(score, name) for score in kept) / len(kept))
         errors = [getattr(score, f"{name}_stderr") for score in kept]
-        result[f"{name}_stderr"] = percent(
-            math.sqrt(math.fsum(error * error for error in errors)) / len(kept)
-        )
-    return result
+        mean, error = math.nan, math.nan
+        if kept:
+            mean = math.fsum(getattr(score, name) for score in kept) / len(kept)
+            error = math.sqrt(math.fsum(e * e for e in errors)) / len(kept)
+        found |= {name: percent(mean), f"{name}_stderr": percent(error)}
+    return MacroAverage(num_sets=len(kept), **found)

@@ -106,10 +106,10 @@ class WordBank:
         """The first evaluation's sets, where they may be shown."""
         first = evaluations(self._runs)[:1] if self._crops else []
         return [
-            f"lmdb:{entry['path']}"
+            f"lmdb:{entry.path}"
             for run in first
-            for entry in (run.results or {})["sets"]
-            if entry["num_words"]
+            for entry in (run.results.sets if run.results else ())
+            if entry.num_words
         ]
 
     def for_recognizers(
@@ -154,7 +154,7 @@ def render(title: str, runs: Sequence[Run], sections: Sequence[Section]) -> str:
     """The whole file."""
     links = "".join(f'<li><a href="#{s.anchor}">{text(s.title)}</a></li>' for s in sections)
     commands = "".join(
-        f"<h3>{text(run.name)}</h3><p><code>{text(run.results['command'])}</code></p>"
+        f"<h3>{text(run.name)}</h3><p><code>{text(run.results.command)}</code></p>"
         for run in runs
         if run.results is not None
     )

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rcmstr_jax.evaluation.analysis import (
-    ANALYSIS,
     PREDICTIONS,
+    Analysis,
     analyse,
     read_predictions,
     read_training_words,
 )
-from rcmstr_jax.evaluation.report import RESULTS_JSON
+from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation
 from rcmstr_jax.evaluation.watch import WATCH
+from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.runtime.config_files import CONFIG_JSON, read_config
 from rcmstr_jax.runtime.curves import read_metrics
 from rcmstr_jax.runtime.writers import METRICS
@@ -39,23 +38,21 @@ class Run:
     path: Path
     name: str
     colour: int
-    results: dict[str, Any] | None
+    results: Evaluation | None
 
     @functools.cached_property
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Line]:
         """What was read, word by word; empty where the run keeps no predictions."""
         return read_predictions(self.path) if (self.path / PREDICTIONS).is_file() else []
 
     @functools.cached_property
-    def analysis(self) -> dict[str, Any] | None:
+    def analysis(self) -> Analysis | None:
         """analysis.json; made from the predictions for a run that left none."""
-        path = self.path / ANALYSIS
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        if not self.lines or self.results is None:
-            return None
+        kept = Analysis.read(self.path)
+        if kept is not None or not self.lines or self.results is None:
+            return kept
         words = read_training_words(self.path)
-        return analyse(self.lines, policy=self.results["policy"], training_words=words)
+        return analyse(self.lines, policy=self.results.policy, training_words=words)
 
     @functools.cached_property
     def curves(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
@@ -86,31 +83,24 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     for number, (path, where) in enumerate(zip(paths, resolved, strict=True)):
         if where in resolved[:number]:
             raise ValueError(f"{path} is named twice")
-        runs.append(Run(path, _short_name(where, resolved), number, _read_results(path)))
+        runs.append(Run(path, _short_name(where, resolved), number, Evaluation.read(path)))
     return runs
 
 
 def _expanded(folder: Path) -> list[Path]:
     """The folder itself, or the pretraining runs and evaluations below one that is no workdir."""
-    if _read_results(folder) or any((folder / n).is_file() for n in (CONFIG_JSON, METRICS)):
+    if Evaluation.read(folder) or any((folder / n).is_file() for n in (CONFIG_JSON, METRICS)):
         return [folder]
     pretrained = {path.parent for path in folder.rglob(CONFIG_JSON)}
     scored = {path.parent for path in folder.rglob(RESULTS_JSON)}
     below = sorted(path for path in pretrained - scored if _is_pretraining(path))
-    below += sorted(path for path in scored if _read_results(path))
+    below += sorted(path for path in scored if Evaluation.read(path))
     if not below:
         raise ValueError(
             f"{folder} is no workdir: neither it nor a folder below it holds the {RESULTS_JSON} of"
             f" an evaluation (launch/evaluate.py) or the {CONFIG_JSON} of launch/pretrain.py"
         )
     return below
-
-
-def _read_results(folder: Path) -> dict[str, Any] | None:
-    """results.json of an evaluation; the table that launch/compare.py writes is none."""
-    path = folder / RESULTS_JSON
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if "sets" in found else None
 
 
 def _is_pretraining(folder: Path) -> bool:

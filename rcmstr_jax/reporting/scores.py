@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rcmstr_jax.evaluation import report
+from rcmstr_jax.evaluation.analysis import Analysis
 from rcmstr_jax.evaluation.comparison import paired_rows
+from rcmstr_jax.evaluation.results import Evaluation
+from rcmstr_jax.evaluation.runs import spread
+from rcmstr_jax.metrics.calibration import Calibration
+from rcmstr_jax.metrics.confusions import Confusion, Group
 from rcmstr_jax.metrics.intervals import compare_predictions
 from rcmstr_jax.metrics.tables import show
 from rcmstr_jax.metrics.words import POLICIES
@@ -42,26 +46,22 @@ def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
     return content if len(runs) <= UNFOLDED else folded(summary, content)
 
 
-def _results(run: Run) -> dict[str, Any]:
+def _results(run: Run) -> Evaluation:
     assert run.results is not None
     return run.results
 
 
 def _beside(runs: Sequence[Run], metric: str) -> Table:
-    names = list(dict.fromkeys(e["name"] for run in runs for e in _results(run)["sets"]))
+    names = list(dict.fromkeys(e.name for run in runs for e in _results(run).sets))
     header = ("run", "mean by words", "plain mean", *names, "encoder", "decoder")
     rows: list[tuple[str, ...]] = [header]
     for run in runs:
         results = _results(run)
-        sets = {entry["name"]: entry for entry in results["sets"]}
-        scores = [results["weighted_mean"], results["plain_mean"]]
-        scores += [sets.get(name) for name in names]
-        cells = [
-            "–" if score is None else show(score[metric], score[f"{metric}_stderr"])
-            for score in scores
-        ]
-        rows.append((run.name, *cells, results["initialisation"], results["decoder"]))
-    policies = sorted({_results(run)["policy"] for run in runs})
+        sets = {entry.name: entry for entry in results.sets}
+        scores = [results.weighted_mean, results.plain_mean, *(sets.get(name) for name in names)]
+        cells = ["–" if score is None else show(*score.rate(metric)) for score in scores]
+        rows.append((run.name, *cells, results.initialisation, results.decoder))
+    policies = sorted({_results(run).policy for run in runs})
     notes = [f"Policy {p}: {POLICIES[p]}." for p in policies]
     notes.append("± is one standard error over words. – is a set that the run was not scored on.")
     return Table("Word accuracy %, all runs", rows, notes)
@@ -72,7 +72,7 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
     groups: dict[str, dict[int, Run]] = {}
     notes = ["All words together."]
     for run in runs:
-        groups.setdefault(_all_but_the_seed(run), {})[_results(run)["seed"]] = run
+        groups.setdefault(_all_but_the_seed(run), {})[_results(run).seed] = run
     header = ("runs", "encoder", "protocol", "decoder", "labels", "seeds")
     rows: list[tuple[str, ...]] = [(*header, "word accuracy %", "1-NED %")]
     for found in groups.values():
@@ -80,33 +80,26 @@ def _over_seeds(runs: Sequence[Run]) -> list[Table]:
             several = [_results(run) for run in found.values()]
             one = several[0]
             cells = [
-                _mean_and_deviation([results["weighted_mean"][metric] for results in several])
+                show(*spread([results.weighted_mean.rate(metric)[0] for results in several]))
                 for metric in ("word_accuracy", "one_minus_ned")
             ]
-            kind = (one["initialisation"], one["protocol"], one["decoder"])
-            labels = f"{one['train']['labels_asked']:g}"
+            kind = (one.initialisation, one.protocol, one.decoder)
+            labels = f"{one.train.labels_asked:g}"
             seeds = ", ".join(map(str, sorted(found)))
             names = ", ".join(dict.fromkeys(_SEED_FOLDER.sub("", r.name) for r in found.values()))
             rows.append((names, *kind, labels, seeds, *cells))
-            notes.append(report.seeds_note([results["encoder"] for results in several]))
+            notes.append(report.seeds_note([results.encoder for results in several]))
     return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
 
 
 def _all_but_the_seed(run: Run) -> str:
     """What two runs must have in common to be two seeds of one experiment."""
     results = _results(run)
-    config = {k: v for k, v in results.get("config", {}).items() if k not in _OF_ONE_COMMAND}
-    kind = [results[name] for name in ("initialisation", "protocol", "decoder")]
-    words = [results["train"][name] for name in ("labels_asked", "source")]
-    sets = [entry["name"] for entry in results["sets"]]
+    config = {k: v for k, v in results.config.items() if k not in _OF_ONE_COMMAND}
+    kind = [results.initialisation, results.protocol, results.decoder]
+    words = [results.train.labels_asked, results.train.source]
+    sets = [entry.name for entry in results.sets]
     return json.dumps([kind, words, sets, config], sort_keys=True)
-
-
-def _mean_and_deviation(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return "–"
-    return show(statistics.fmean(known), statistics.stdev(known))
 
 
 def _apart(run: Run) -> list[Table]:
@@ -114,13 +107,9 @@ def _apart(run: Run) -> list[Table]:
     said = [sentence.replace("`", "") for sentence in report.describe(results)]
     header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
     by_policy: list[tuple[str, ...]] = [header]
-    for policy, score in results["policies"].items():
-        rates = (
-            show(score["word_accuracy"], score["word_accuracy_stderr"]),
-            show(score["one_minus_ned"], score["one_minus_ned_stderr"]),
-            show(score.get("character_accuracy")),
-        )
-        by_policy.append((policy, *rates, str(score["num_words"])))
+    for policy, score in results.policies.items():
+        rates = (*report.cells(score), show(score.character_accuracy))
+        by_policy.append((policy, *rates, str(score.num_words)))
     notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
     return [
         Table(f"{run.name}: every set", report.table_rows(results), said),
@@ -128,7 +117,7 @@ def _apart(run: Run) -> list[Table]:
     ]
 
 
-def _analyses(runs: Sequence[Run]) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
+def _analyses(runs: Sequence[Run]) -> tuple[list[tuple[Run, Analysis]], list[str]]:
     found = [(run, run.analysis) for run in evaluations(runs)]
     missing = without("predictions.jsonl", [run.name for run, a in found if a is None])
     if not found:
@@ -142,7 +131,7 @@ def intervals(runs: Sequence[Run]) -> Section:
     tables = [
         Table(
             f"{run.name}: 95 % intervals",
-            report.interval_rows(analysis["intervals"]),
+            report.interval_rows(analysis.intervals),
             ["Bootstrap over words; the plain mean resamples every set by itself."],
         )
         for run, analysis in analysed
@@ -150,7 +139,7 @@ def intervals(runs: Sequence[Run]) -> Section:
     first = analysed[0] if analysed else None
     for run, _ in analysed[1:]:
         assert first is not None
-        policy = first[1]["policy"]
+        policy = first[1].policy
         try:
             compared = compare_predictions(first[0].lines, run.lines, policy=policy)
         except ValueError as error:
@@ -170,62 +159,59 @@ def errors(runs: Sequence[Run]) -> Section:
     """Accuracy by length, source and training vocabulary; calibration; confused characters."""
     analysed, missing = _analyses(runs)
     parts = []
-    for title, name in (
-        ("Label length in characters", "by_length"),
-        ("Source", "by_source"),
-        ("Words seen in training", "by_seen"),
+    for title, groups in (
+        ("Label length in characters", [a.by_length for _, a in analysed]),
+        ("Source", [a.by_source for _, a in analysed]),
+        ("Words seen in training", [a.by_seen for _, a in analysed]),
     ):
-        grouped = [(run, analysis[name]) for run, analysis in analysed if analysis[name]]
+        grouped = [(run, g) for (run, _), g in zip(analysed, groups, strict=True) if g]
         if grouped:
             parts.append(_by_group(title, grouped).html())
-        lacking = [run.name for run, analysis in analysed if not analysis[name]]
-        if lacking and name == "by_seen":
-            missing += without("training_words.txt", lacking)
-    confident = [(run, a["calibration"]) for run, a in analysed if a["calibration"]]
-    unsure = [run.name for run, analysis in analysed if not analysis["calibration"]]
+    missing += without("training_words.txt", [run.name for run, a in analysed if not a.by_seen])
+    confident = [(run, a.calibration) for run, a in analysed if a.calibration]
+    unsure = [run.name for run, analysis in analysed if not analysis.calibration]
     if confident:
         parts.append(_calibration(confident))
     missing += without("confidences in predictions.jsonl", unsure)
-    confused = [_confusions(run, a["confusions"]) for run, a in analysed if a["confusions"]]
+    confused = [_confusions(run, a.confusions) for run, a in analysed if a.confusions]
     letters = gallery([table.html() for table in confused], "tables")
     parts.append(_folded_if_many(confused, "Most confused characters of every run", letters))
     return Section("Where the errors lie", "".join(parts), missing)
 
 
-def _by_group(title: str, grouped: Sequence[tuple[Run, Sequence[Mapping[str, Any]]]]) -> Table:
-    groups = sorted({row["group"] for _, rows in grouped for row in rows})
+def _by_group(title: str, grouped: Sequence[tuple[Run, Sequence[Group]]]) -> Table:
+    groups = sorted({row.group for _, rows in grouped for row in rows})
     header = [title.lower(), "words", *(f"{run.name}, accuracy %" for run, _ in grouped)]
     table = [header]
     for group in groups:
-        found = [next((r for r in rows if r["group"] == group), None) for _, rows in grouped]
-        counts = {str(row["num_words"]) for row in found if row is not None}
-        cells = ["–" if row is None else show(row["word_accuracy"]) for row in found]
+        found = [next((r for r in rows if r.group == group), None) for _, rows in grouped]
+        counts = {str(row.num_words) for row in found if row is not None}
+        cells = ["–" if row is None else show(row.word_accuracy) for row in found]
         table.append([str(group), " / ".join(sorted(counts)), *cells])
     return Table(title, table)
 
 
-def _calibration(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
+def _calibration(found: Sequence[tuple[Run, Calibration]]) -> str:
     points = [
-        (run.colour, [(b["confidence"], b["accuracy"], b["num_words"]) for b in c["bins"]])
-        for run, c in found
+        (run.colour, [(b.confidence, b.accuracy, b.num_words) for b in c.bins]) for run, c in found
     ]
     chart = charts.reliability_chart("Word accuracy % over confidence %", points)
     rows = [("run", "confidence from %", "to %", "words", "mean confidence %", "accuracy %")]
     for run, calibration in found:
-        for b in calibration["bins"]:
-            rates = (show(b["confidence"]), show(b["accuracy"]))
-            rows.append((run.name, f"{b['low']:g}", f"{b['high']:g}", str(b["num_words"]), *rates))
-    eces = [f"{run.name}: expected calibration error {c['ece']:.2f} %." for run, c in found]
+        for b in calibration.bins:
+            rates = (show(b.confidence), show(b.accuracy))
+            rows.append((run.name, f"{b.low:g}", f"{b.high:g}", str(b.num_words), *rates))
+    eces = [f"{run.name}: expected calibration error {c.ece:.2f} %." for run, c in found]
     legend = charts.legend_of([(run.name, run.colour) for run, _ in found])
     table = Table("Reliability of the word confidence", rows, eces)
     return legend + gallery([chart], "charts") + _folded_if_many(found, table.title, table.html())
 
 
-def _confusions(run: Run, found: Sequence[Mapping[str, Any]]) -> Table:
+def _confusions(run: Run, found: Sequence[Confusion]) -> Table:
     rows: list[tuple[str, ...]] = [("in the label", "read as", "times", "share of the character %")]
     for row in found[:SHOWN_CONFUSIONS]:
-        shown = [row[side] if row[side] else "(nothing)" for side in ("label", "prediction")]
-        rows.append((*shown, str(row["count"]), show(row["share"])))
+        shown = (row.label or "(nothing)", row.prediction or "(nothing)")
+        rows.append((*shown, str(row.count), show(row.share)))
     return Table(f"{run.name}: most confused characters", rows)
 
 

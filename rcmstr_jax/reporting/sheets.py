@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.records import BadRecord
-from rcmstr_jax.metrics.intervals import judge_lines
+from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
 from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
 from rcmstr_jax.reporting.elements import (
@@ -33,7 +33,6 @@ ATTENDED_WORDS = 6
 # Decoders that say where in the image each character was read from.
 ATTENDING = ("attention", "transformer")
 _SIZE = (32, 100)
-Line = dict[str, Any]
 
 
 def spread(lines: Sequence[Line], count: int) -> list[Line]:
@@ -56,7 +55,7 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
     for run in evaluations(runs):
         if not run.lines or run.results is None:
             continue
-        policy = run.results["policy"]
+        policy = run.results.policy
         judged = list(zip(run.lines, judge_lines(run.lines, policy), strict=True))
         parts.append(f"<h3>{text(run.name)}</h3>")
         show, problems = _crops(run) if crops else (lambda line: None, [])
@@ -78,13 +77,13 @@ def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
     assert run.results is not None
     sources: dict[str, LmdbSource] = {}
     problems = []
-    for entry in run.results["sets"]:
-        if not entry["num_words"]:
+    for entry in run.results.sets:
+        if not entry.num_words:
             continue
         try:
-            sources[entry["name"]] = LmdbSource(entry["path"])
+            sources[entry.name] = LmdbSource(entry.path)
         except ValueError as error:
-            problems.append(f"images of {run.name}, {entry['name']}: {error}.")
+            problems.append(f"images of {run.name}, {entry.name}: {error}.")
 
     def show(line: Line) -> np.ndarray | None:
         source = sources.get(line["set"])
@@ -101,12 +100,14 @@ def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
 def _card(line: Line, policy: str, pixels: UInt8[np.ndarray, "height width 3"] | None) -> str:
     confidence = line.get("confidence")
     sure = "" if confidence is None else f" <span>{100 * float(confidence):.0f} %</span>"
-    guess, label = (normalize_text(line[side], policy) for side in ("prediction", "label"))
+    guess, label = (
+        normalize_text(said or "", policy) for said in (line["prediction"], line["label"])
+    )
     kind = "right" if guess == label else "wrong"
     caption = f'<b class="{kind}">{marked(label, guess)}</b>{sure}'
     if guess != label:
         caption += f"<br><span>is {text(label)}</span>"
-    return captioned("" if pixels is None else picture(pixels, line["label"]), caption)
+    return captioned("" if pixels is None else picture(pixels, line["label"] or ""), caption)
 
 
 def marked(label: str, guess: str) -> str:
@@ -122,7 +123,7 @@ def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
     missing, others, unsaved = [], [], []
     for run in evaluations(runs):
         assert run.results is not None
-        if run.results["decoder"] not in ATTENDING:
+        if run.results.decoder not in ATTENDING:
             others.append(run.name)
         elif not (run.path / RECOGNIZER).is_dir():
             unsaved.append(run.name)

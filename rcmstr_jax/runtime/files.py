@@ -1,8 +1,11 @@
-"""The one way to write a small file: whole or not at all."""
+"""The one way to write a small file, whole or not at all, and JSON back as dataclasses."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,40 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """The same, of a value that JSON can hold; NaN and infinity are no JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    """The same, of what JSON can hold, or dataclasses; NaN and infinity are no JSON."""
+    text = json.dumps(
+        content, indent=2, ensure_ascii=False, allow_nan=False, default=dataclasses.asdict
+    )
     write_text(path, text + "\n")
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """A JSON value as `kind`, which may be a dataclass and hold others in lists and dicts.
+
+    Names that a dataclass does not know are left out; those that it has a default for may miss.
+
+    Raises:
+      ValueError: another name is missing.
+    """
+    if value is None:
+        return None
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+        optional = (dataclasses.MISSING, dataclasses.MISSING)
+        lacking = [
+            field.name
+            for field in fields
+            if field.name not in value and (field.default, field.default_factory) == optional
+        ]
+        if lacking:
+            raise ValueError(f"{kind.__name__} lacks {', '.join(lacking)}")
+        known = [field.name for field in fields if field.name in value]
+        return kind(**{name: from_json(hints[name], value[name]) for name in known})
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return from_json(inner[0], value)
+    if origin is list:
+        return [from_json(inner[0], item) for item in value]
+    if origin is dict:
+        return {name: from_json(inner[1], item) for name, item in value.items()}
+    return float(value) if kind is float else value

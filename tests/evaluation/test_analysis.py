@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from rcmstr_jax.evaluation import analysis
+from rcmstr_jax.metrics.confusions import Confusion
+from rcmstr_jax.runtime.files import from_json
 
 
 def line(label: str | None, guess: str, index: int = 0, **more: Any) -> dict[str, Any]:
@@ -25,40 +28,41 @@ def test_rows_by_length_source_and_training() -> None:
         line(None, "", 5, set="U", readable=False),  # an error of no length, neither seen nor not
     ]
     found = analysis.analyse(lines, training_words=["AB", "no"])
-    assert [(r["group"], r["num_words"], r["word_accuracy"]) for r in found["by_length"]] == [
+    assert [(r.group, r.num_words, r.word_accuracy) for r in found.by_length] == [
         (2, 2, 50.0),
         (3, 1, 100.0),
         (analysis.LONGEST_ROW, 1, 0.0),
     ]
-    assert [(r["group"], r["num_words"]) for r in found["by_source"]] == [
+    assert [(r.group, r.num_words) for r in found.by_source] == [
         *(("S", 2), ("T", 2)),
         ("U", 1),
     ]
-    assert found["by_source"][2]["word_accuracy"] == 0.0
+    assert found.by_source[2].word_accuracy == 0.0
     # ax for ab: one edit in two characters; x twenty times missed.
-    assert found["by_source"][0]["one_minus_ned"] == 75.0
-    assert found["by_source"][1]["character_accuracy"] == pytest.approx(100 * 3 / 23, abs=1e-4)
-    assert [(r["group"], r["num_words"]) for r in found["by_seen"]] == [("seen", 2), ("unseen", 2)]
-    assert analysis.analyse(lines, training_words=None)["by_seen"] is None
-    json.dumps(found, allow_nan=False)
+    assert found.by_source[0].one_minus_ned == 75.0
+    assert found.by_source[1].character_accuracy == pytest.approx(100 * 3 / 23, abs=1e-4)
+    assert [(r.group, r.num_words) for r in found.by_seen] == [("seen", 2), ("unseen", 2)]
+    assert analysis.analyse(lines, training_words=None).by_seen is None
+    written = json.dumps(dataclasses.asdict(found), allow_nan=False)
+    assert from_json(analysis.Analysis, json.loads(written)) == found
 
 
 def test_calibration_by_hand() -> None:
     """Bins (0.8, 0.9] and (0, 0.1]: gaps |0.85 - 0.5| of 2 words and |0.05 - 0| of 1."""
     found = analysis.calibration([(0.8 + 0.05, True), (0.85, False), (0.05, False)])
     assert found is not None
-    assert found["ece"] == pytest.approx(100 * (0.35 * 2 + 0.05) / 3, abs=1e-3)
-    assert [(b["low"], b["high"], b["num_words"]) for b in found["bins"]] == [
+    assert found.ece == pytest.approx(100 * (0.35 * 2 + 0.05) / 3, abs=1e-3)
+    assert [(b.low, b.high, b.num_words) for b in found.bins] == [
         (0, 10, 1),
         (80, 90, 2),
     ]
-    assert found["bins"][1]["accuracy"] == 50.0
+    assert found.bins[1].accuracy == 50.0
 
 
 def test_calibration_at_its_ends() -> None:
     sure = analysis.calibration([(1.0, True), (0.0, False), (0.1, True)])
-    assert sure is not None and sure["ece"] == pytest.approx(100 * 0.9 / 3, abs=0.01 * 100)
-    assert [b["high"] for b in sure["bins"]] == [10, 100]  # 0.1 belongs to the bin that it ends
+    assert sure is not None and sure.ece == pytest.approx(100 * 0.9 / 3, abs=0.01 * 100)
+    assert [b.high for b in sure.bins] == [10, 100]  # 0.1 belongs to the bin that it ends
     assert analysis.calibration([]) is None
     with pytest.raises(ValueError, match=r"confidence=1\.5"):
         analysis.calibration([(1.5, True)])
@@ -70,9 +74,9 @@ def test_words_without_image_or_confidence_stay_out_of_the_calibration() -> None
         line("ab", "ab", 1, confidence=0.95),
         line("ab", "ab", 2, confidence=None),
     ]
-    found = analysis.analyse(lines, training_words=None)["calibration"]
-    assert found["num_words"] == 1 and found["ece"] == pytest.approx(5.0)
-    assert analysis.analyse([line("a", "a")], training_words=None)["calibration"] is None
+    found = analysis.analyse(lines, training_words=None).calibration
+    assert found.num_words == 1 and found.ece == pytest.approx(5.0)
+    assert analysis.analyse([line("a", "a")], training_words=None).calibration is None
 
 
 def test_confusions_by_hand() -> None:
@@ -86,21 +90,21 @@ def test_confusions_by_hand() -> None:
         line("がる", "がろ", 6),
     ]
     found = analysis.confusions(lines, "alphanumeric")
-    assert found[0] == {"label": "0", "prediction": "o", "count": 2, "share": 66.6667}
+    assert found[0] == Confusion("0", "o", 2, 66.6667)
     # Ties in the order of the characters; "" sorts first.
-    assert [(c["label"], c["prediction"]) for c in found[1:]] == [
+    assert [(c.label, c.prediction) for c in found[1:]] == [
         ("", "x"),
         ("b", ""),
         ("る", "ろ"),
     ]
-    assert found[1]["share"] is None and found[2]["share"] == 25.0
+    assert found[1].share is None and found[2].share == 25.0
 
 
 def test_of_several_shortest_alignments_one_is_taken() -> None:
     """Of "ab" and "ba" either letter may have stayed, or both been replaced: two edits each way."""
     found = analysis.confusions([line("ab", "ba")], "alphanumeric")
-    assert [(row["label"], row["prediction"]) for row in found] == [("", "b"), ("b", "")]
-    assert [row["count"] for row in found] == [1, 1]
+    assert [(row.label, row.prediction) for row in found] == [("", "b"), ("b", "")]
+    assert [row.count for row in found] == [1, 1]
 
 
 def test_reading_predictions(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from rcmstr_jax.evaluation import comparison, report
-from rcmstr_jax.evaluation.protocols import score_table
-from rcmstr_jax.evaluation.scoring import SetResult
+from rcmstr_jax.evaluation.results import Evaluation
+from rcmstr_jax.evaluation.scoring import SetResult, score_table
 from rcmstr_jax.metrics.tables import markdown_table, text_table
 
 
-def results(predictions: list[str]) -> dict[str, Any]:
-    """A results.json with two sets of two words each, and one of symbols alone."""
+def results(predictions: list[str], **other: Any) -> Evaluation:
+    """The results of two sets of two words each, and one of symbols alone."""
     truth = [["ab", "cd"], ["ef", "gh"]]
     read = [
         SetResult(
@@ -26,13 +26,13 @@ def results(predictions: list[str]) -> dict[str, Any]:
     ]
     read.append(SetResult("symbols", "bench/symbols", False, ["|"], ["|"], [True]))
     labels = {"available": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
-    return {
+    content = {
         "protocol": "frozen",
         "initialisation": "pretrained",
         "encoder": {"source": "runs/x"},
         "decoder": "ctc",
         "charset": 94,
-        **score_table(read, "alphanumeric"),
+        **score_table(read, "alphanumeric").to_json(),
         "labels_outside_charset": 1,
         "train": {
             "source": ["lmdb:train"],
@@ -46,6 +46,7 @@ def results(predictions: list[str]) -> dict[str, Any]:
         "device": "1 x cpu",
         "seconds": {"train": 1.0, "total": 2.0},
     }
+    return Evaluation.from_json(content | other)
 
 
 def test_table_rows() -> None:
@@ -65,7 +66,8 @@ def test_table_rows() -> None:
 def test_how_a_random_encoder_was_prepared_is_said() -> None:
     found = results(["ab"] * 4)
     assert "statistics" not in report.describe(found)[0]
-    found["encoder"] = {"source": "random", "statistics": "calibrated on 50 batches of 8 images"}
+    encoder = {"source": "random", "statistics": "calibrated on 50 batches of 8 images"}
+    found = results(["ab"] * 4, encoder=encoder)
     said = "(random). Its batch statistics are calibrated on 50 batches of 8 images of training"
     assert said in report.describe(found)[0]
 
@@ -81,7 +83,8 @@ def test_files(tmp_path: Path) -> None:
     found = results(["ab", "cd", "ef", "xx"])
     line = {"set": "S0_2", "index": 0, "label": "é", "prediction": "e", "confidence": 0.75}
     report.write_results(tmp_path / "new", found, [line], ["b", "e", "b"])
-    assert json.loads((tmp_path / "new/results.json").read_text()) == found
+    assert json.loads((tmp_path / "new/results.json").read_text()) == found.to_json()
+    assert Evaluation.read(tmp_path / "new") == found
     text = (tmp_path / "new/results.md").read_text()
     for part in ("S0_2", "case-insensitive", "lmdb:train", "--x=a|b", "Seed 7", "case_sensitive"):
         assert part in text
@@ -93,6 +96,24 @@ def test_files(tmp_path: Path) -> None:
     assert analysis["by_seen"][0]["group"] == "seen"
 
 
+def test_results_of_earlier_runs_load(tmp_path: Path) -> None:
+    """Without the names that were added since, and with one that went."""
+    content = results(["ab"] * 4).to_json() | {"reader": "greedy"}
+    for name in ("config", "benchmarks"):
+        del content[name]
+    for score in (content["weighted_mean"], *content["sets"], *content["policies"].values()):
+        del score["character_accuracy"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    found = Evaluation.read(tmp_path)
+    assert found is not None and found.weighted_mean.character_accuracy is None
+    assert report.describe(found) == report.describe(results(["ab"] * 4))
+    del content["policy"]
+    with pytest.raises(ValueError, match="Evaluation lacks policy"):
+        Evaluation.from_json(content)
+    (tmp_path / "results.json").write_text('{"frozen": {}}')  # of launch/compare.py
+    assert Evaluation.read(tmp_path) is None
+
+
 def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
     bad, good = results(["xx"] * 4), results(["ab", "cd", "ef", "xx"])
     for protocol in ("frozen", "finetuned"):
@@ -100,25 +121,24 @@ def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
         report.write_results(tmp_path / f"{protocol}_pretrained", good, [])
     table = comparison.compare_runs(tmp_path)
     assert list(table) == ["frozen", "finetuned"]
-    assert table["frozen"]["pretrained"] == {
+    assert dataclasses.asdict(table["frozen"]["pretrained"]) == {
         "word_accuracy": 75.0,
         "one_minus_ned": 75.0,
         "word_accuracy_stderr": 21.6506,
         "one_minus_ned_stderr": 25.0,
         "num_words": 4,
     }
-    assert table["finetuned"]["random_init"]["word_accuracy"] == 0.0
+    assert table["finetuned"]["random_init"].word_accuracy == 0.0
     assert "+75.00 ± 25.00" in comparison.comparison_table(table)
 
 
 def test_compare_refuses_what_was_not_scored_alike(tmp_path: Path) -> None:
-    one, other = results(["ab"] * 4), results(["ab"] * 4)
-    other["policy"] = "symbols"
+    one, other = results(["ab"] * 4), results(["ab"] * 4, policy="symbols")
     pair = {"random_init": one, "pretrained": one}
     with pytest.raises(ValueError, match="finetuned/pretrained.*symbols"):
         comparison.compare(pair, {"random_init": one, "pretrained": other})
-    smaller = copy.deepcopy(one)
-    smaller["sets"][0]["num_words"] = 1
+    first = dataclasses.replace(one.sets[0], num_words=1)
+    smaller = dataclasses.replace(one, sets=[first, *one.sets[1:]])
     with pytest.raises(ValueError, match="not scored alike"):
         comparison.compare({"random_init": smaller, "pretrained": one}, pair)
     with pytest.raises(ValueError, match="frozen_random_init/results.json is missing"):

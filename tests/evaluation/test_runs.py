@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rcmstr_jax.configs.evaluate import common, finetune_transformer, score, semi_supervised
 from rcmstr_jax.evaluation import runs
+from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.words import Score
 
 
-def result(right: int, labels: int = 20) -> dict[str, Any]:
+def result(right: int, labels: int = 20) -> Evaluation:
     """The results of a run that read `right` of ten words."""
-    scored = Score(10, right, float(right), float(right)).as_percent()
-    empty = Score().as_percent()
-    return {
+    scored = Score(10, right, float(right), float(right)).as_percent().__dict__
+    empty = Score().as_percent().__dict__
+    content = {
         "protocol": "finetune",
         "decoder": "ctc",
         "charset": 36,
@@ -26,8 +26,8 @@ def result(right: int, labels: int = 20) -> dict[str, Any]:
         "policy": "alphanumeric",
         "labels_outside_charset": 0,
         "sets": [
-            {"name": "SVT_10", "published_size": False, "fault": "", **scored},
-            {"name": "gone", "published_size": None, "fault": "gone is empty", **empty},
+            {"name": "SVT_10", "path": "", "published_size": False, "fault": "", **scored},
+            {"name": "gone", "path": "", "published_size": None, "fault": "gone is empty", **empty},
         ],
         "weighted_mean": scored,
         "plain_mean": {"num_sets": 1, **scored},
@@ -42,7 +42,13 @@ def result(right: int, labels: int = 20) -> dict[str, Any]:
             "steps": 3,
             "batch_size": 8,
         },
+        "policies": {},
+        "seed": 0,
+        "command": "",
+        "device": "",
+        "seconds": {},
     }
+    return Evaluation.from_json(content)
 
 
 def test_the_random_encoder_stands_beside_every_share_and_seed() -> None:
@@ -111,7 +117,7 @@ def test_all_runs_and_their_summary(monkeypatch, tmp_path: Path, capsys) -> None
 
 def test_one_seed_has_no_deviation() -> None:
     run = runs.Run("", "pretrained", "x", 1.0, 0)
-    assert runs.summarise([run], [result(5)])[0]["weighted_mean"]["word_accuracy"] == [50.0, None]
+    assert runs.summarise([run], [result(5)])[0].weighted_mean["word_accuracy"] == (50.0, None)
 
 
 @pytest.mark.parametrize("module", [semi_supervised, finetune_transformer])

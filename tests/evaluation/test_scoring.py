@@ -15,8 +15,7 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import analysis
-from rcmstr_jax.evaluation.protocols import score_table
-from rcmstr_jax.evaluation.scoring import SetResult, score_benchmarks
+from rcmstr_jax.evaluation.scoring import SetResult, score_benchmarks, score_table
 from rcmstr_jax.metrics import intervals
 from rcmstr_jax.recognition.heads import Word
 from tests.recognition.toy_words import picture
@@ -70,10 +69,10 @@ def test_what_cannot_be_used_is_an_error(
     lines = result.lines()
     assert [line["prediction"] for line in lines if not line["readable"]] == [""] * wrong
     found = analysis.analyse(lines, training_words=["cat"])
-    assert sum(row["num_words"] for row in found["by_seen"]) == declared - unlabelled
-    compared = intervals.compare_predictions(lines, lines)["damaged"]["word_accuracy"]
-    assert compared["first"] == pytest.approx(100 * (declared - wrong) / declared, abs=1e-4)
-    assert score_table([result], "symbols")["sets"][0]["num_without_label"] == unlabelled
+    assert sum(row.num_words for row in found.by_seen) == declared - unlabelled
+    compared = intervals.compare_predictions(lines, lines)["damaged"].word_accuracy
+    assert compared.first == pytest.approx(100 * (declared - wrong) / declared, abs=1e-4)
+    assert score_table([result], "symbols").sets[0].num_without_label == unlabelled
 
 
 def test_sets_without_labels_are_not_scored(tmp_path: Path) -> None:

@@ -70,19 +70,21 @@ def test_plain_mean_weighs_sets_alike() -> None:
 def test_one_model_against_itself_makes_no_difference() -> None:
     run = noisy(0.6, seed=0)
     for found in intervals.compare_predictions(run, list(reversed(run))).values():
-        assert found["first_only"] == found["second_only"] == 0
+        assert found.first_only == found.second_only == 0
         for metric in intervals.METRICS:
-            assert found[metric]["difference"] == 0 and found[metric]["interval"] == [0, 0]
+            assert getattr(found, metric).difference == 0 and getattr(found, metric).interval == [
+                0,
+                0,
+            ]
 
 
 def test_two_seeds_give_an_interval_around_the_observed_difference() -> None:
     found = intervals.compare_predictions(noisy(0.6, seed=1), noisy(0.65, seed=2))["S"]
     for metric in intervals.METRICS:
-        low, high = found[metric]["interval"]
-        assert low < found[metric]["difference"] < high
-        assert found[metric]["difference"] == pytest.approx(
-            found[metric]["second"] - found[metric]["first"], abs=1e-3
-        )
+        change = getattr(found, metric)
+        low, high = change.interval
+        assert low < change.difference < high
+        assert change.difference == pytest.approx(change.second - change.first, abs=1e-3)
 
 
 def test_plain_mean_of_a_comparison() -> None:
@@ -90,11 +92,9 @@ def test_plain_mean_of_a_comparison() -> None:
     first = lines(["a"] * 90 + ["x"] * 10, ["a"] * 100, "A") + lines(["b"] * 10, ["b"] * 10, "B")
     second = lines(["a"] * 100, ["a"] * 100, "A") + lines(["b"] * 5 + ["x"] * 5, ["b"] * 10, "B")
     found = intervals.compare_predictions(first, second)
-    assert found["plain_mean"]["word_accuracy"]["difference"] == -20.0
-    assert found["weighted_mean"]["word_accuracy"]["difference"] == pytest.approx(
-        500 / 110, abs=1e-4
-    )
-    low, high = found["plain_mean"]["word_accuracy"]["interval"]
+    assert found["plain_mean"].word_accuracy.difference == -20.0
+    assert found["weighted_mean"].word_accuracy.difference == pytest.approx(500 / 110, abs=1e-4)
+    low, high = found["plain_mean"].word_accuracy.interval
     # B alone decides the width: half of the binomial one, 1.96 * sqrt(0.25 / 10) / 2.
     assert low == pytest.approx(-20 - 15.5, abs=3) and high == pytest.approx(-20 + 15.5, abs=3)
 
@@ -103,18 +103,18 @@ def test_pairing_narrows_the_interval() -> None:
     """Two runs that differ on few words: each varies by points, their difference hardly does."""
     run = noisy(0.5, seed=3)
     other = [line | {"prediction": line["label"]} if line["index"] < 3 else line for line in run]
-    found = intervals.compare_predictions(run, other)["S"]["word_accuracy"]
+    found = intervals.compare_predictions(run, other)["S"].word_accuracy
     alone = intervals.score_intervals(run, "alphanumeric")["S"]["word_accuracy"]
     assert alone[0] is not None and alone[1] is not None
-    assert found["interval"][1] - found["interval"][0] < (alone[1] - alone[0]) / 3
+    assert found.interval[1] - found.interval[0] < (alone[1] - alone[0]) / 3
 
 
 def test_policies_decide_which_words_are_paired() -> None:
     first, second = lines(["Ab", "!"], ["ab", "!"]), lines(["ab", "?"], ["ab", "!"])
     loose = intervals.compare_predictions(first, second)["S"]
-    assert loose["num_words"] == 1 and loose["second_only"] == 0
+    assert loose.num_words == 1 and loose.second_only == 0
     strict = intervals.compare_predictions(first, second, policy="symbols")["S"]
-    assert (strict["num_words"], strict["first_only"], strict["second_only"]) == (2, 1, 1)
+    assert (strict.num_words, strict.first_only, strict.second_only) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_records_without_a_label_are_errors_of_their_own_count() -> None:
     assert (score.num_words, score.correct, score.unreadable, score.unlabelled) == (3, 1, 1, 1)
     assert score.similarity == 1.0 and score.empty_labels == 0
     assert score.character_accuracy == pytest.approx(1 / 3)  # one character missed in each
-    assert score.as_percent()["num_without_label"] == 1
+    assert score.as_percent().num_without_label == 1
 
 
 def test_standard_errors() -> None:
@@ -105,7 +105,7 @@ def test_standard_errors() -> None:
     similarities = [1.0, 1.0, 0.5, 0.0]
     expected = statistics.stdev(similarities) / 2
     assert score.one_minus_ned_stderr == pytest.approx(expected)
-    assert score.as_percent()["one_minus_ned_stderr"] == pytest.approx(100 * expected, abs=1e-4)
+    assert score.as_percent().one_minus_ned_stderr == pytest.approx(100 * expected, abs=1e-4)
 
 
 def test_means_over_sets() -> None:
@@ -115,17 +115,17 @@ def test_means_over_sets() -> None:
     pooled = metrics.weighted_mean([first, second, nothing])
     assert (pooled.num_words, pooled.correct, pooled.empty_labels) == (4, 2, 1)
     plain = metrics.plain_mean([first, second, nothing])
-    assert plain["num_sets"] == 2
-    assert plain["word_accuracy"] == pytest.approx(100 * (2 / 3 + 0) / 2, abs=1e-4)
+    assert plain.num_sets == 2
+    assert plain.word_accuracy == pytest.approx(100 * (2 / 3 + 0) / 2, abs=1e-4)
     error = math.sqrt(2 / 3 * 1 / 3 / 3) / 2
-    assert plain["word_accuracy_stderr"] == pytest.approx(100 * error, abs=1e-4)
+    assert plain.word_accuracy_stderr == pytest.approx(100 * error, abs=1e-4)
 
 
 def test_no_words_give_none_not_nan() -> None:
-    assert Score().as_percent()["word_accuracy"] is None
-    assert metrics.plain_mean([Score()])["word_accuracy"] is None
+    assert Score().as_percent().word_accuracy is None
+    assert metrics.plain_mean([Score()]).word_accuracy is None
     one = score_words(["a"], ["a"]).as_percent()
-    assert one["one_minus_ned_stderr"] is None and one["word_accuracy"] == 100.0
+    assert one.one_minus_ned_stderr is None and one.word_accuracy == 100.0
 
 
 def test_scores_of_parts_add_up_to_the_score_of_the_whole() -> None:

@@ -14,8 +14,8 @@ import pytest
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import report
-from rcmstr_jax.evaluation.protocols import score_table
-from rcmstr_jax.evaluation.scoring import SetResult
+from rcmstr_jax.evaluation.results import Evaluation
+from rcmstr_jax.evaluation.scoring import SetResult, score_table
 from rcmstr_jax.reporting.page import WordBank, write_page
 from rcmstr_jax.reporting.runs import open_runs
 from rcmstr_jax.reporting.sheets import marked, spread
@@ -38,7 +38,7 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
         "encoder": {"source": "runs/x"},
         "decoder": "ctc",
         "charset": 94,
-        **score_table(read, "alphanumeric"),
+        **score_table(read, "alphanumeric").to_json(),
         "labels_outside_charset": 1,
         "train": {
             "source": ["lmdb:train"],
@@ -52,7 +52,8 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
         "device": "1 x cpu",
         "seconds": {"train": 1.0, "total": 2.0},
     }
-    report.write_results(folder, results, (x for r in read for x in r.lines()), ["ab", "cde"])
+    found = Evaluation.from_json(results)
+    report.write_results(folder, found, (x for r in read for x in r.lines()), ["ab", "cde"])
     metrics = [{"step": step, "loss": 9.0 - step} for step in range(1, 4)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     return folder

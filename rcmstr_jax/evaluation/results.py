@@ -1,0 +1,132 @@
+"""What an evaluation found, from scoring to report; results.json holds the same names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcmstr_jax.metrics.words import MacroAverage, Percent
+from rcmstr_jax.runtime.files import from_json
+
+RESULTS_JSON = "results.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkSet:
+    """A set of labelled words, see `scoring.SetResult` (`accepted` is `published_size` here)."""
+
+    name: str
+    path: str
+    published_size: bool | None
+    fault: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetScore(Percent, BenchmarkSet):
+    """The score of one set."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no word at all, not even one whose label the policy leaves out."""
+        return not self.num_words and not self.num_empty_labels_left_out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of all sets under a case policy, both means, and all words under every policy."""
+
+    policy: str
+    sets: list[SetScore]
+    weighted_mean: Percent
+    plain_mean: MacroAverage
+    policies: dict[str, Percent]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON holds it."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCounts:
+    """Words of the training source: how many there are, were left out and why, and were used."""
+
+    available: int | None
+    unlabelled: int
+    outside_charset: int
+    too_long: int
+    unreadable: int
+    trained_on: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a recogniser was trained on, as `recognition.fitting` describes it."""
+
+    source: list[str]
+    labels_asked: float
+    labels: LabelCounts
+    steps: int
+    batch_size: int
+    validation_words: int = 0
+    validation: dict[str, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(Scores):
+    """Everything that results.json holds.
+
+    Attributes:
+      protocol: how the recogniser was trained.
+      initialisation: "pretrained" or "random_init".
+      encoder: where it comes from, see `recognition.encoders`.
+      train: what the recogniser was trained on.
+      seed: of the training.
+      decoder: its name.
+      charset: how many characters it knows.
+      labels_outside_charset: scored words that hold another character.
+      benchmarks: folder of the sets.
+      command: that made it.
+      device: that it ran on.
+      seconds: by part of the work.
+      config: of the evaluation.
+    """
+
+    protocol: str
+    initialisation: str
+    encoder: dict[str, Any]
+    train: Training
+    seed: int
+    decoder: str
+    charset: int
+    labels_outside_charset: int
+    benchmarks: str = ""
+    command: str
+    device: str
+    seconds: dict[str, float]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_json`.
+
+        Raises:
+          ValueError: a name is missing.
+        """
+        return from_json(cls, content)
+
+    @classmethod
+    def read(cls, workdir: str | Path) -> Evaluation | None:
+        """results.json of a workdir; None without, or for the table of launch/compare.py.
+
+        Raises:
+          ValueError: the file is no JSON, or lacks something.
+        """
+        path = Path(workdir) / RESULTS_JSON
+        try:
+            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return cls.from_json(content) if "sets" in content else None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
