@@ -29,6 +29,7 @@ from rcmstr_jax.recognition import fitting, words
 from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
 from rcmstr_jax.recognition.heads import DecoderHead, make_head
 from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.task import Task, prepare
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import from_json
@@ -156,7 +157,7 @@ def _prepare_training(plan: EvaluationPlan, session: Session, pretrained: str) -
     return obtain
 
 
-def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> fitting.Task:
+def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     """Encoder, decoder and words of a training.
 
     Raises:
@@ -164,7 +165,7 @@ def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> fit
     """
     specs = plan.train.source
     words.check_sources(specs, plan.benchmarks)
-    return fitting.prepare(
+    return prepare(
         plan,
         session,
         load_encoder(pretrained, plan),

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import shutil
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from rcmstr_jax.data.records import RecordSource
-from rcmstr_jax.recognition import feeds, words
+from rcmstr_jax.recognition import feeds
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
-from rcmstr_jax.recognition.heads import DecoderHead
-from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.recognition.job import encoding, position, recognition_job
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.task import Task
 from rcmstr_jax.recognition.validation import Validation
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
-from rcmstr_jax.runtime.config_files import differences
-from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
-from rcmstr_jax.training import recognition_step as rs
-from rcmstr_jax.training.loop import Feed, Job, Session, train
-from rcmstr_jax.training.plan import EvaluationPlan, LoopPlan
+from rcmstr_jax.training.loop import Feed, train
+from rcmstr_jax.training.plan import EvaluationPlan
 
 logger = logging.getLogger(__name__)
 Tree = Any
@@ -36,104 +30,10 @@ Tree = Any
 CALIBRATION_WORDS = 4096
 # Where the decoder learns alone before both do.
 PROBE = "probe"
-# Fields that change nothing of what is learnt.
-BESIDE_TRAINING = (
-    *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
-    *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams"),
-)
 
 
 class Stopped(RuntimeError):
     """Training was asked to stop; its state is saved, and the same command goes on from there."""
-
-
-def identity(plan: EvaluationPlan, encoder: Encoder) -> dict[str, Any]:
-    """What two runs must have in common to end in the same recogniser, JSON-ready."""
-    fields = {k: dict(v) if isinstance(v, dict) else v for k, v in plan.config.items()}
-    for name in BESIDE_TRAINING:
-        *sections, field = name.split(".")
-        holder = fields
-        for section in sections:
-            holder = holder[section]
-        holder.pop(field)
-    arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
-    digest = state_digest(named_arrays(arrays))
-    return {**fields, "model": encoder.origin["model"], "encoder": digest}
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A recogniser that is to be trained, or that has been.
-
-    Attributes:
-      plan: of the evaluation.
-      session: the process and its workdir.
-      encoder: to begin with.
-      head: decoder and charset.
-      is_random: whether the encoder is untrained.
-      run: what a continued run must agree in, see `identity`.
-      finished: the workdir's recogniser, if this run has finished one there; the rest is then None.
-      chosen: words to train on.
-      held_out: words for validation, None without.
-    """
-
-    plan: EvaluationPlan
-    session: Session
-    encoder: Encoder
-    head: DecoderHead
-    is_random: bool
-    run: dict[str, Any]
-    finished: Recognizer | None = None
-    chosen: feeds.TrainingWords | None = None
-    held_out: feeds.TrainingWords | None = None
-
-
-def prepare(
-    plan: EvaluationPlan,
-    session: Session,
-    encoder: Encoder,
-    head: DecoderHead,
-    source: RecordSource,
-    *,
-    is_random: bool,
-) -> Task:
-    """Finds the words to train on, or the recogniser that was already trained on them.
-
-    Raises:
-      ConfigError: the workdir holds another run.
-      ValueError: no usable words.
-    """
-    run, workdir = identity(plan, encoder), session.workdir
-    task = Task(plan, session, encoder, head, is_random, run)
-    if (workdir / RECOGNIZER).is_dir():
-        finished = Recognizer.from_checkpoint(
-            workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams
-        )
-        changed = differences(finished.description["run"], run)
-        if changed:
-            raise ConfigError(
-                f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"
-                " use another --workdir, or remove that one"
-            )
-        logger.info("the recogniser of %s is finished: it is scored again", workdir)
-        return dataclasses.replace(task, finished=finished)
-    labels, faults = plan.train, session.faults()
-    choose = functools.partial(
-        words.choose_words,
-        source,
-        seed=plan.seed if labels.subset_seed is None else labels.subset_seed,
-        charset=head.charset,
-        max_length=head.max_length,
-        held_out=labels.validation,
-        faults=faults,
-    )
-    chosen = feeds.TrainingWords(*choose(labels=labels.labels), faults)
-    logger.info("labels: %d words of %s", len(chosen.subset), source.name)
-    held_out = None
-    if labels.validation:
-        held_out = feeds.TrainingWords(*choose(labels=1.0, at_end=True), faults)
-        logger.info("validation: %d other words of %s", len(held_out.subset), source.name)
-    return dataclasses.replace(task, chosen=chosen, held_out=held_out)
 
 
 def obtain_recognizer(task: Task, clock: Clock) -> tuple[Recognizer, list[str] | None]:
@@ -150,7 +50,7 @@ def obtain_recognizer(task: Task, clock: Clock) -> tuple[Recognizer, list[str] |
     assert task.chosen is not None  # as `prepare` leaves it
     recognizer = train_recognizer(task, task.chosen, clock)
     workdir = task.session.workdir
-    recognizer.save(workdir, _position(task, task.chosen, task.plan.loop))
+    recognizer.save(workdir, position(task, task.chosen, task.plan.loop))
     if task.session.leads:  # the recogniser holds what they were for
         for folder in (workdir / CHECKPOINTS, workdir / PROBE):
             shutil.rmtree(folder, ignore_errors=True)
@@ -270,94 +170,6 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
     )
 
 
-def encoding(encoder: Encoder, *, frozen: bool) -> rs.EncodeFn:
-    """Images to frames within a step: with the step's own encoder, or with the one it is given."""
-
-    def with_constants(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
-        held = constants["encoder"]
-        return encoder.infer(held["params"], held["batch_stats"], images), stats
-
-    def trained(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
-        return encoder.train(params, stats, images)
-
-    return with_constants if frozen else trained
-
-
-def recognition_job(
-    task: Task,
-    chosen: feeds.TrainingWords,
-    loop: LoopPlan,
-    feed: Feed,
-    *,
-    encoder: Encoder | None,
-    encode: rs.EncodeFn | None,
-    decoder_params: Tree = None,
-    watch: Validation | None = None,
-) -> Job:
-    """The job of the loop: a decoder, and `encoder` beside it where that is trained too.
-
-    Args:
-      task: what is trained.
-      chosen: words to train on.
-      loop: lengths.
-      feed: the words on their way.
-      encoder: None when it is frozen.
-      encode: see `recognition_step.make_step`.
-      decoder_params: of a decoder that was trained before; None draws a fresh one.
-      watch: validation, None without.
-    """
-    labels, plan, head = task.plan.train, task.plan, task.head
-    optimizer, schedule = rs.recognition_optimizer(
-        loop.total_steps,
-        learning_rate=labels.learning_rate,
-        clip=labels.clip,
-        warmup_share=labels.warmup_share,
-        encoder_multiplier=labels.encoder_multiplier,
-        weight_decay=labels.weight_decay,
-        layer_decay=labels.layer_decay,
-        encoder_params=encoder.params if encoder else None,
-    )
-    step = rs.make_step(
-        head.loss,
-        optimizer,
-        schedule,
-        encode=encode,
-        view_ops=labels.view_ops if encoder else 0,
-        average=labels.average,
-        accumulation=loop.accumulation,
-    )
-    frames = (2, *task.encoder.frames_shape())
-
-    def fresh() -> rs.RecognitionState:
-        key = jax.random.key(plan.seed)
-        decoder = decoder_params
-        if decoder is None:
-            init = jax.jit(head.init)
-            decoder = init(jax.random.fold_in(key, rs.INIT_PURPOSE), jnp.zeros(frames))
-        return rs.create_state(
-            key,
-            decoder,
-            optimizer,
-            encoder_params=encoder.params if encoder else None,
-            batch_stats=encoder.batch_stats if encoder else None,
-            averaged=labels.average > 0,
-            validated=watch is not None,
-        )
-
-    return Job(
-        plan=loop,
-        config=task.run,
-        position=_position(task, chosen, loop),
-        fresh=fresh,
-        drawn=False,
-        step=step,
-        feed=feed,
-        faults=chosen.faults,
-        watch=watch,
-        may_differ=False,
-    )
-
-
 def probe_decoder(
     task: Task,
     chosen: feeds.TrainingWords,
@@ -430,10 +242,6 @@ def _load(
         counts=chosen.counts,
         faults=chosen.faults,
     )
-
-
-def _position(task: Task, chosen: feeds.TrainingWords, loop: LoopPlan) -> DataPosition:
-    return DataPosition(source_fingerprint(chosen.subset), task.plan.seed, loop.batch_size)
 
 
 class Clock:

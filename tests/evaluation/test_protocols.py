@@ -69,7 +69,7 @@ def vit(config: ConfigDict) -> ConfigDict:
 
 def evaluate(config: ConfigDict, workdir: Path, pretrained: str = "random", **options):
     plan = evaluation_plan(config, devices=jax.device_count())
-    return run_evaluation(plan, workdir, pretrained, **options)
+    return run_evaluation(plan, workdir, pretrained, **options).to_json()
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ import pytest
 from rcmstr_jax.configs.evaluate import common
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.recognition import feeds
-from rcmstr_jax.recognition.fitting import Task, recognition_job
 from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.job import recognition_job
+from rcmstr_jax.recognition.task import Task
 from rcmstr_jax.recognition.validation import Validation
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.skipped import SkippedSteps, TrainingDiverged

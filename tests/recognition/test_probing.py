@@ -18,8 +18,9 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.recognition import feeds
 from rcmstr_jax.recognition.encoders import Encoder, random_encoder
-from rcmstr_jax.recognition.fitting import PROBE, Stopped, Task, probe_decoder
+from rcmstr_jax.recognition.fitting import PROBE, Stopped, probe_decoder
 from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.task import Task
 from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.skipped import SkippedSteps

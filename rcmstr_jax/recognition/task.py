@@ -1,0 +1,115 @@
+"""What a recogniser is trained on: encoder, decoder, words, and the run that a workdir holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.recognition import feeds, words
+from rcmstr_jax.recognition.encoders import Encoder
+from rcmstr_jax.recognition.heads import DecoderHead
+from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.runtime.config_files import differences
+from rcmstr_jax.runtime.digest import named_arrays, state_digest
+from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.training.loop import Session
+from rcmstr_jax.training.plan import EvaluationPlan
+
+logger = logging.getLogger(__name__)
+# Fields that change nothing of what is learnt.
+BESIDE_TRAINING = (
+    *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
+    *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams"),
+)
+
+
+def identity(plan: EvaluationPlan, encoder: Encoder) -> dict[str, Any]:
+    """What two runs must have in common to end in the same recogniser, JSON-ready."""
+    fields = {k: dict(v) if isinstance(v, dict) else v for k, v in plan.config.items()}
+    for name in BESIDE_TRAINING:
+        *sections, field = name.split(".")
+        holder = fields
+        for section in sections:
+            holder = holder[section]
+        holder.pop(field)
+    arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
+    digest = state_digest(named_arrays(arrays))
+    return {**fields, "model": encoder.origin["model"], "encoder": digest}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A recogniser that is to be trained, or that has been.
+
+    Attributes:
+      plan: of the evaluation.
+      session: the process and its workdir.
+      encoder: to begin with.
+      head: decoder and charset.
+      is_random: whether the encoder is untrained.
+      run: what a continued run must agree in, see `identity`.
+      finished: the workdir's recogniser, if this run has finished one there; the rest is then None.
+      chosen: words to train on.
+      held_out: words for validation, None without.
+    """
+
+    plan: EvaluationPlan
+    session: Session
+    encoder: Encoder
+    head: DecoderHead
+    is_random: bool
+    run: dict[str, Any]
+    finished: Recognizer | None = None
+    chosen: feeds.TrainingWords | None = None
+    held_out: feeds.TrainingWords | None = None
+
+
+def prepare(
+    plan: EvaluationPlan,
+    session: Session,
+    encoder: Encoder,
+    head: DecoderHead,
+    source: RecordSource,
+    *,
+    is_random: bool,
+) -> Task:
+    """Finds the words to train on, or the recogniser that was already trained on them.
+
+    Raises:
+      ConfigError: the workdir holds another run.
+      ValueError: no usable words.
+    """
+    run, workdir = identity(plan, encoder), session.workdir
+    task = Task(plan, session, encoder, head, is_random, run)
+    if (workdir / RECOGNIZER).is_dir():
+        finished = Recognizer.from_checkpoint(
+            workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams
+        )
+        changed = differences(finished.description["run"], run)
+        if changed:
+            raise ConfigError(
+                f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"
+                " use another --workdir, or remove that one"
+            )
+        logger.info("the recogniser of %s is finished: it is scored again", workdir)
+        return dataclasses.replace(task, finished=finished)
+    labels, faults = plan.train, session.faults()
+    choose = functools.partial(
+        words.choose_words,
+        source,
+        seed=plan.seed if labels.subset_seed is None else labels.subset_seed,
+        charset=head.charset,
+        max_length=head.max_length,
+        held_out=labels.validation,
+        faults=faults,
+    )
+    chosen = feeds.TrainingWords(*choose(labels=labels.labels), faults)
+    logger.info("labels: %d words of %s", len(chosen.subset), source.name)
+    held_out = None
+    if labels.validation:
+        held_out = feeds.TrainingWords(*choose(labels=1.0, at_end=True), faults)
+        logger.info("validation: %d other words of %s", len(held_out.subset), source.name)
+    return dataclasses.replace(task, chosen=chosen, held_out=held_out)
