@@ -35,6 +35,16 @@ def uniform_within(bound: float) -> nn.initializers.Initializer:
     return init
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's layer norm; how it promotes bfloat16 is left to JAX, also where JAX is strict."""
+
+    def __call__(
+        self, x: Float[Array, "*batch dim"], *, mask: Array | None = None
+    ) -> Float[Array, "*batch dim"]:
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(x, mask=mask)
+
+
 class Linear(nn.Module):
     """`y = x @ kernel + bias`, initialised like `torch.nn.Linear`.
 

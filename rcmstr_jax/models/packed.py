@@ -19,7 +19,7 @@ from rcmstr_jax.models.compilation import compiled_apart
 from rcmstr_jax.models.sites import Sites, Window
 
 
-def _rows(x: Array, table: Int[Array, "*slots"], fill: float = 0.0) -> Array:
+def _rows(x: Array, table: Int[Array, "*slots"], fill: int | float = 0) -> Array:
     """Rows of `x` (leading axes flattened) at `table`; `fill` where it points nowhere."""
     flat = x.reshape(-1, x.shape[-1])
     return flat.at[table].get(mode="fill", fill_value=fill)

@@ -16,7 +16,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from rcmstr_jax.models.linear import Linear, per_channel, promote_dtype
+from rcmstr_jax.models.linear import LayerNorm, Linear, per_channel, promote_dtype
 
 # width, depth, heads
 VIT_SIZES: dict[str, tuple[int, int, int]] = {
@@ -209,9 +209,9 @@ def _xavier(
     )
 
 
-def _layer_norm(dtype: Any, param_dtype: Any, name: str) -> nn.LayerNorm:
+def _layer_norm(dtype: Any, param_dtype: Any, name: str) -> LayerNorm:
     # The two-pass variance: the fast one cancels for tokens whose mean is far from zero.
-    return nn.LayerNorm(
+    return LayerNorm(
         epsilon=_EPSILON,
         use_fast_variance=False,
         dtype=dtype,

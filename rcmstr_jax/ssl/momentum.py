@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 Tree = TypeVar("Tree")
@@ -13,9 +14,12 @@ Tree = TypeVar("Tree")
 
 def ema_update(average: Tree, online: Tree, momentum: float | Float[Array, ""]) -> Tree:
     """`average * momentum + online * (1 - momentum)`, leaf by leaf, in the dtype of `average`."""
-    return jax.tree.map(
-        lambda a, o: (a * momentum + o * (1.0 - momentum)).astype(a.dtype), average, online
-    )
+
+    def blend(a: Array, o: Array) -> Array:
+        wide = np.promote_types(a.dtype, o.dtype)
+        return (a.astype(wide) * momentum + o.astype(wide) * (1.0 - momentum)).astype(a.dtype)
+
+    return jax.tree.map(blend, average, online)
 
 
 def momentum_schedule(

@@ -154,7 +154,8 @@ class AttentionDecoder(nn.Module):
         context = frames
         for i, width in enumerate((self.hidden, self.context or frames.shape[-1])):
             context = BiLSTM(self.hidden, width, **dtypes, name=f"context_{i}")(context)
-        features = jnp.concatenate([context, frames], axis=-1)
-        features = features * Linear(features.shape[-1], **dtypes, name="gate")(features)
+        features = jnp.concatenate(promote_dtype(context, frames), axis=-1)
+        gate = Linear(features.shape[-1], **dtypes, name="gate")(features)
+        features = jnp.multiply(*promote_dtype(features, gate))
         reader = AttentionReader(self.num_classes, self.hidden, **dtypes, name="reader")
         return reader(features, tokens, steps, start_token)

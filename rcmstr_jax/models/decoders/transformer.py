@@ -17,7 +17,7 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import Array, Float, Int
 
-from rcmstr_jax.models.linear import Linear, promote_dtype
+from rcmstr_jax.models.linear import LayerNorm, Linear, promote_dtype
 from rcmstr_jax.models.vit import sinusoid_positions
 
 SOS, EOS = 2, 3
@@ -44,7 +44,7 @@ class CrossBlock(nn.Module):
     def setup(self) -> None:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.self_norm, self.cross_norm, self.mlp_norm = (
-            nn.LayerNorm(epsilon=_EPSILON, **dtypes) for _ in range(3)
+            LayerNorm(epsilon=_EPSILON, **dtypes) for _ in range(3)
         )
         self.self_qkv = Linear(3 * self.width, **dtypes)
         self.self_out = Linear(self.width, **dtypes)
@@ -141,7 +141,7 @@ class TransformerDecoder(nn.Module):
             raise ValueError(f"heads={heads} does not divide width={self.width}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.frame_map = Linear(self.width, **dtypes)
-        self.frame_norm = nn.LayerNorm(epsilon=_EPSILON, **dtypes)
+        self.frame_norm = LayerNorm(epsilon=_EPSILON, **dtypes)
         self.embedding = self.param(
             "embedding",
             nn.initializers.normal(self.width**-0.5),
@@ -149,7 +149,7 @@ class TransformerDecoder(nn.Module):
             self.param_dtype,
         )
         self.blocks = [CrossBlock(self.width, heads, **dtypes) for _ in range(self.depth)]
-        self.norm = nn.LayerNorm(epsilon=_EPSILON, **dtypes)
+        self.norm = LayerNorm(epsilon=_EPSILON, **dtypes)
         self.generator = Linear(self.num_classes, **dtypes)
 
     def __call__(
