@@ -54,6 +54,7 @@ class LabelCounts:
     """Words of the training source: how many there are, were left out and why, and were used."""
 
     available: int | None
+    examined: int
     unlabelled: int
     outside_charset: int
     too_long: int

@@ -11,7 +11,7 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.mixture import MixtureSource
 from rcmstr_jax.data.pipeline import eval_batches, prefetch_to_device, train_batches
-from rcmstr_jax.data.records import Record
+from rcmstr_jax.data.records import DataLost, Record
 
 SIZE = (32, 100)
 
@@ -163,7 +163,7 @@ def test_records_without_label_count_when_labels_are_wanted(make_lmdb) -> None:
 
 def test_training_ends_where_nothing_can_be_used(tmp_path) -> None:
     write_lmdb(tmp_path / "empty", (Record(b"", "w", "t") for _ in range(7)))
-    with pytest.raises(ValueError, match="14 records in a row cannot be used.*empty image"):
+    with pytest.raises(DataLost, match="14 records in a row cannot be used.*empty image"):
         take(LmdbSource(tmp_path / "empty"), 1, prefetch=0)
 
 

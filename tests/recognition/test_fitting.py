@@ -208,7 +208,7 @@ def test_the_workdir_of_another_run_is_refused(tmp_path, at_step) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path) -> None:
     plan = settings(max_skipped=3)
-    with pytest.raises(TrainingDiverged, match=r"step 4: 4 steps .* train.max_skipped=3"):
+    with pytest.raises(TrainingDiverged, match=r"step 4: 4 steps .* config.train.max_skipped=3"):
         run(tmp_path, plan, frames=FRAMES * np.nan)
 
 
