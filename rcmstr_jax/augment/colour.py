@@ -112,7 +112,7 @@ def draw_colours(keys: Key[Array, " batch"], jitter: ColourJitter = DEFAULT) -> 
     brightness = scale_unit(lots[:, 6], jitter.brightness)
     changed = lots[:, 7] < jitter.probability
     return ColourPlan(
-        matrix=jnp.where(changed[:, None, None], matrix, jnp.eye(3, dtype=jnp.float32)),
+        matrix=jnp.where(changed[:, None, None], matrix, jnp.eye(3, dtype=jnp.float32)[None]),
         gain=jnp.where(changed, gain, 1.0),
         brightness=jnp.where(changed, brightness, 0.0),
     )
