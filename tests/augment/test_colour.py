@@ -49,7 +49,7 @@ def test_the_map_of_colours_is_numpys() -> None:
     drawn = [_numpy_draw(rng, ColourJitter()) for _ in images]
     matrix, gain, brightness = (np.array(part, np.float32) for part in zip(*drawn, strict=True))
     out = colour.apply_colours(
-        colour.ColourPlan(*map(jnp.asarray, (matrix, gain, brightness))), images
+        colour.ColourPlan(*map(jnp.asarray, (matrix, gain, brightness))), jnp.asarray(images)
     )
     expected = np.stack(
         [
