@@ -175,7 +175,7 @@ def get_config() -> ConfigDict:
 
 
 def synthetic_options(difficulty: str, **changes: Any) -> ConfigDict:
-    """Options of the word renderer: "easy", "medium", "hard" or "scene", with some fields changed."""
+    """Options of the word renderer: a difficulty of `render_words.py`, with some fields changed."""
     return ConfigDict(dataclasses.asdict(RenderOptions.preset(difficulty, **changes)))
 
 
