@@ -21,7 +21,7 @@ import ml_collections
 import pytest
 
 from rcmstr_jax.ssl.objective import ContrastOptions
-from rcmstr_jax.training import plan
+from rcmstr_jax.training import plan, view_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 # About 300 lines are the rule; more where cutting would make two files that only call each other.
@@ -41,6 +41,7 @@ PRETRAIN: dict[str, tuple[type, ...]] = {
     "": (plan.PretrainPlan, plan.LoopPlan),
     "data": (plan.DataPlan,),
     "model": (plan.ModelPlan,),
+    "views": (view_plan.ViewPlan,),
     "rearrange": (plan.RearrangePlan,),
     "contrast": (ContrastOptions,),
     "mim": (plan.MaskPlan,),
@@ -54,7 +55,12 @@ EVALUATE: dict[str, tuple[type, ...]] = {
     "train": (plan.LabelPlan, plan.LoopPlan),
 }
 # What reads a config beside them.
-CONFIG_READERS = ("training/plan.py", "training/plan_checks.py", "evaluation/runs.py")
+CONFIG_READERS = (
+    *("training/plan.py", "training/plan_checks.py", "training/view_plan.py"),
+    "evaluation/runs.py",
+)
+# Sections that go as a whole to a dataclass, which refuses what it lacks.
+WHOLE = ("synthetic", "ranges", "colour")
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -275,8 +281,7 @@ def test_every_config_field_is_read(path: Path) -> None:
         f"{section}.{field}".lstrip(".")
         for section, field in leaves(load_config(path))
         if not any(field in names_of(kind) for kind in plans.get(section, ()))
-        and section
-        != "synthetic"  # goes as a whole to `RenderOptions`, which refuses what it lacks
+        and section not in WHOLE
         and (section or "config", field) not in read
     ]
     assert not unread, f"neither a plan nor what makes it has {unread}: remove or use them"
@@ -295,7 +300,7 @@ def test_every_field_of_a_plan_is_read(kind: type) -> None:
     above = (room for room in ROOMS if ROOMS.index(room) >= ROOMS.index("training"))
     folders = [room if room == "launch" else f"rcmstr_jax/{room}" for room in above]
     folders += ["rcmstr_jax/ssl"] if kind is ContrastOptions else []
-    makers = {ROOT / "rcmstr_jax" / reader for reader in CONFIG_READERS[:2]}
+    makers = {ROOT / "rcmstr_jax" / reader for reader in CONFIG_READERS[:3]}
     files = [path for path in python_files(*folders) if path not in makers]
     unread = names_of(kind) - {field for _, field in fields_read(*files)}
     assert not unread, f"{kind.__name__} has fields that nothing reads: {sorted(unread)}"

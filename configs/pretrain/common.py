@@ -16,6 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from rcmstr_jax.augment.colour import ColourJitter
+from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
 
@@ -91,8 +93,15 @@ def get_config() -> ConfigDict:
     config.views = ConfigDict()
     # False: both views are the image itself (for debugging).
     config.views.enabled = True
-    # Each view applies one to `max_ops` operations.
+    # Each view applies `min_ops` to `max_ops` operations.
+    config.views.min_ops = 1
     config.views.max_ops = 5
+    # Strengths of the operations: every field of `ViewRanges` in rcmstr_jax/augment/views.py.
+    config.views.ranges = ConfigDict(dataclasses.asdict(ViewRanges()))
+    # True: the colours of each view change too (not in the paper), as `colour` says: every field of
+    # `ColourJitter` in rcmstr_jax/augment/colour.py.
+    config.views.colours = False
+    config.views.colour = ConfigDict(dataclasses.asdict(ColourJitter()))
 
     config.rearrange = ConfigDict()
     config.rearrange.enabled = True
@@ -166,7 +175,7 @@ def get_config() -> ConfigDict:
 
 
 def synthetic_options(difficulty: str, **changes: Any) -> ConfigDict:
-    """Options of the word renderer: "easy", "medium" or "hard", with some fields changed."""
+    """Options of the word renderer: a difficulty of `render_words.py`, with some fields changed."""
     return ConfigDict(dataclasses.asdict(RenderOptions.preset(difficulty, **changes)))
 
 

@@ -1,5 +1,6 @@
 """Views of word images on the accelerator: pure, keyed, batched (RCMSTR section 1)."""
 
+from rcmstr_jax.augment.colour import ColourJitter, random_colours
 from rcmstr_jax.augment.geometry import (
     random_crop_columns,
     random_crop_rows,
@@ -10,9 +11,11 @@ from rcmstr_jax.augment.photometry import random_blur, random_contrast, random_s
 from rcmstr_jax.augment.views import ViewRanges, make_view
 
 __all__ = [
+    "ColourJitter",
     "ViewRanges",
     "make_view",
     "random_blur",
+    "random_colours",
     "random_contrast",
     "random_crop_columns",
     "random_crop_rows",

@@ -60,6 +60,12 @@ def uniform(
     return per_image(keys, lambda k: jax.random.uniform(k, shape, jnp.float32, low, high))
 
 
+def scale_unit(draws: Float[Array, "..."], bounds: Range) -> Float[Array, "..."]:
+    """Map uniform draws of [0, 1) to `bounds`."""
+    low, high = bounds
+    return low + draws * (high - low)
+
+
 def bounded_normal(
     keys: Key[Array, " batch"], shape: tuple[int, ...], limit: float = 2.5
 ) -> Float[Array, "batch ..."]:
@@ -67,3 +73,16 @@ def bounded_normal(
     return per_image(
         keys, lambda k: jnp.clip(jax.random.normal(k, shape, jnp.float32), -limit, limit)
     )
+
+
+def check_range(name: str, bounds: Range, least: float = 0.0, most: float = float("inf")) -> None:
+    """Complain about a range that is no pair, falls, or leaves what makes sense.
+
+    Raises:
+      ValueError: naming the range, its value and what would be right.
+    """
+    if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
+        raise ValueError(
+            f"{name} = {tuple(bounds)}: give (low, high) with {least:g} <= low <= high"
+            + ("" if most == float("inf") else f" <= {most:g}")
+        )

@@ -11,7 +11,7 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rcmstr_jax.augment.draws import Range, image_keys, uniform
+from rcmstr_jax.augment.draws import Range, image_keys, scale_unit, uniform
 
 BLUR_RADIUS = 2  # imgaug's window for deviations up to 1.5 pixels: five taps
 
@@ -215,9 +215,3 @@ def random_sharpen(
     """`sharpen` with `alpha` and `lightness` drawn per image."""
     draws = uniform(image_keys(key, len(images), indices), (0.0, 1.0), (2,))
     return sharpen(images, scale_unit(draws[:, 0], alpha), scale_unit(draws[:, 1], lightness))
-
-
-def scale_unit(draws: Float[Array, "..."], bounds: Range) -> Float[Array, "..."]:
-    """Map uniform draws of [0, 1) to `bounds`."""
-    low, high = bounds
-    return low + draws * (high - low)

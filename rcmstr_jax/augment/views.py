@@ -13,6 +13,7 @@ How the drawn order is honoured although all geometry is one resampling:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rcmstr_jax.augment import geometry, photometry
-from rcmstr_jax.augment.draws import Range, fold_all, image_keys, per_image, uniform
+from rcmstr_jax.augment.colour import ColourJitter, apply_colours, draw_colours
+from rcmstr_jax.augment.draws import (
+    Range,
+    check_range,
+    fold_all,
+    image_keys,
+    per_image,
+    scale_unit,
+    uniform,
+)
 
 OPERATIONS = (
     "crop_rows",
@@ -32,9 +42,23 @@ OPERATIONS = (
     "sharpen",
 )
 _ROWS, _COLUMNS, _PERSPECTIVE, _PIECEWISE, _CONTRAST, _BLUR, _SHARPEN = range(7)
+_COLOUR = 9  # after the seven operations, their order and their number
+
+# Two cuts must leave something of the image, and control points must not pass one another.
+_MOST = {
+    "contrast": float("inf"),
+    "blur": float("inf"),
+    "crop_rows": 0.45,
+    "crop_columns": 0.45,
+    "sharpen_alpha": 1.0,
+    "sharpen_lightness": float("inf"),
+    "piecewise_affine": 0.05,
+    "perspective": 0.1,
+}
 
 
-class ViewRanges(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ViewRanges:
     """Ranges of the light augmentation; the defaults are the method's.
 
     Attributes:
@@ -46,6 +70,9 @@ class ViewRanges(NamedTuple):
       sharpen_lightness: its brightness.
       piecewise_affine: jitter of the control points, in units of the image.
       perspective: inset of the corners, in units of the image.
+
+    Raises:
+      ValueError: on construction, naming the field, its value and what would be right.
     """
 
     contrast: Range = (0.5, 1.0)
@@ -56,6 +83,10 @@ class ViewRanges(NamedTuple):
     sharpen_lightness: Range = (0.0, 0.5)
     piecewise_affine: Range = (0.02, 0.03)
     perspective: Range = (0.01, 0.02)
+
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            check_range(f"ViewRanges.{name}", getattr(self, name), 0.0, most)
 
 
 LIGHT = ViewRanges()
@@ -119,8 +150,8 @@ def draw_plan(
     sharpening = uniform(own(_SHARPEN), (0.0, 1.0), (2,))
     sharpening = jnp.stack(
         [
-            photometry.scale_unit(sharpening[:, 0], ranges.sharpen_alpha),
-            photometry.scale_unit(sharpening[:, 1], ranges.sharpen_lightness),
+            scale_unit(sharpening[:, 0], ranges.sharpen_alpha),
+            scale_unit(sharpening[:, 1], ranges.sharpen_lightness),
         ],
         -1,
     )
@@ -205,6 +236,7 @@ def make_view(
     min_ops: int = 1,
     max_ops: int = 5,
     ranges: ViewRanges = LIGHT,
+    colour: ColourJitter | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """One random view of every image (method section 1, "light" augmentation).
 
@@ -218,6 +250,8 @@ def make_view(
       min_ops: least number of operations per image.
       max_ops: greatest number, at most 7; the number is uniform between the two.
       ranges: strengths of the operations.
+      colour: colour operations, after all others and not counted among them; None for none, as
+        published. They need three channels.
 
     Returns:
       Views of the same shape and type, in [-1, 1]. Horizontal order is kept.
@@ -238,4 +272,10 @@ def make_view(
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images of type {images.dtype}; convert them to floats in [-1, 1]")
     keys = image_keys(key, len(images), indices)
-    return apply_plan(draw_plan(keys, min_ops=min_ops, max_ops=max_ops, ranges=ranges), images)
+    if colour is not None and images.shape[-1] != 3:
+        raise ValueError(f"images of shape {images.shape}; colour operations take three channels")
+    plan = draw_plan(keys, min_ops=min_ops, max_ops=max_ops, ranges=ranges)
+    views = apply_plan(plan, images)
+    if colour is None:
+        return views
+    return apply_colours(draw_colours(fold_all(keys, _COLOUR), colour), views)

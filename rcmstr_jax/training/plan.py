@@ -20,6 +20,7 @@ from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
 from rcmstr_jax.training import plan_checks
+from rcmstr_jax.training.view_plan import ViewPlan, view_plan
 
 IMAGE_HEIGHT = 32
 Section = TypeVar("Section")
@@ -171,15 +172,15 @@ class OptimizerPlan:
 class PretrainPlan:
     """Everything about a pretraining run; `configs/pretrain/common.py` explains the fields.
 
-    None stands for what is switched off (`rearrange`, `mask`; 0 for `view_ops`). `queue_sizes` are
-    rounded to whole steps. `config` is the resolved config, JSON-ready, as results keep it.
+    None stands for what is switched off (`views`, `rearrange`, `mask`). `queue_sizes` are rounded
+    to whole steps. `config` is the resolved config, JSON-ready, as results keep it.
     """
 
     seed: int
     loop: LoopPlan
     data: DataPlan
     model: ModelPlan
-    view_ops: int
+    views: ViewPlan | None
     rearrange: RearrangePlan | None
     contrast: ContrastOptions
     subwords: int
@@ -320,7 +321,7 @@ def pretrain_plan(
         loop=loop,
         data=_section(DataPlan, config.data, source=plan_checks.specs(config.data.source)),
         model=model,
-        view_ops=config.views.max_ops if config.views.enabled else 0,
+        views=view_plan(config.views),
         rearrange=rearrange,
         contrast=options,
         subwords=contrast.subwords,

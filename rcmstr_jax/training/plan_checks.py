@@ -50,6 +50,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "model.heads": (0, None),
     "model.projector_hidden": (1, None),
     "model.predict_dim": (1, None),
+    "views.min_ops": (0, 7),
     "views.max_ops": (1, 7),
     "rearrange.group": (1, None),
     "rearrange.blocks": (1, None),

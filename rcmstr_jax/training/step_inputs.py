@@ -50,10 +50,18 @@ def draw_inputs(
     """
     images = images_to_float(images)
     out = {"view_q": images, "view_k": images}
-    if plan.view_ops:
+    if plan.views is not None:
         for name, purpose in (("view_q", VIEW_Q), ("view_k", VIEW_K)):
             view_key = jax.random.fold_in(key, purpose)
-            out[name] = make_view(view_key, images, indices=indices, max_ops=plan.view_ops)
+            out[name] = make_view(
+                view_key,
+                images,
+                indices=indices,
+                min_ops=plan.views.min_ops,
+                max_ops=plan.views.max_ops,
+                ranges=plan.views.ranges,
+                colour=plan.views.colour,
+            )
     if plan.rearrange is not None:
         group_key = jax.random.fold_in(key, REARRANGE)
         out["permutation"] = draw_permutations(plan.rearrange, group_key, indices)

@@ -36,7 +36,10 @@ def find_photos(folder: str) -> tuple[str, ...]:
 
 
 def draw_background(
-    rng: np.random.Generator, size: tuple[int, int], options: RenderOptions
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    options: RenderOptions,
+    colour: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A background and the colour that it has on the whole.
 
@@ -44,19 +47,36 @@ def draw_background(
       rng: the word's generator.
       size: height and width, in pixels.
       options: the fields backgrounds, photo and texture are used.
+      colour: the mean colour, float32 (3,); None draws one.
 
     Returns:
       The picture, float32 (height, width, 3), RGB, 0 to 255, and its mean colour, (3,).
     """
     if options.backgrounds and rng.random() < options.photo:
         picture = _photo(rng, size, options)
-        return picture, picture.mean(axis=(0, 1))
-    colour = draw_colour(rng)
+        mean = picture.mean(axis=(0, 1))
+        if colour is None:
+            return picture, mean
+        return picture + (colour - mean), colour
+    if colour is None:
+        colour = draw_colour(rng)
     picture = np.empty((*size, 3), np.float32)
     picture[:] = colour
     if options.texture and rng.random() < options.texture:
         _add_texture(rng, picture)
     return picture, colour
+
+
+def draw_grain(
+    rng: np.random.Generator, size: tuple[int, int], options: RenderOptions
+) -> np.ndarray:
+    """Texture of mean zero for the letters, float32 (height, width, 3): of a photo, or grain."""
+    height, width = size
+    if options.backgrounds and rng.random() < 0.6:
+        picture = _photo(rng, size, options)
+        return picture - picture.mean(axis=(0, 1))
+    smooth = cv2.GaussianBlur(cut_noise(rng, (height, width)), (0, 0), float(rng.uniform(0.6, 2.5)))
+    return smooth * np.float32(rng.uniform(5, 20) / max(float(smooth.std()), 1e-3))
 
 
 def cut_noise(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

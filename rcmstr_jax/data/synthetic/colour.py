@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import functools
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +17,7 @@ _HUES = (
     (0.90, 0.60, 0.14),
     (1.01, 0.80, 0.40),
 )
+_REGAIN = 0.5  # difference of text and background that a crop has lost, as a share of it
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -61,6 +65,29 @@ def draw_against(rng: np.random.Generator, ground: np.ndarray, contrast: float) 
         else rng.uniform(0, min(level - contrast, 0.25))
     )
     return np.full(3, 255 * grey, np.float32)
+
+
+def draw_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Colours of text and background as real crops pair them, float32 (3,), RGB, 0 to 255 each.
+
+    `palette.json` holds 96 clusters of such pairs: a count, the text's colour and the background's
+    (Otsu's threshold parts the pixels of a crop, the border says which part is the background).
+    """
+    shares, pairs = _palette()
+    pair = pairs[int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))]
+    # Blur and thin strokes took some of the difference from the crops, and will do so again.
+    half = _REGAIN / 2 * (pair[:3] - pair[3:])
+    # The spread of the pairs about the middle of their cluster.
+    drawn = pair + rng.normal(0, 15, 6) + np.concatenate([half, -half])
+    drawn = np.clip(drawn, 0, 255).astype(np.float32)
+    return drawn[:3], drawn[3:]
+
+
+@functools.lru_cache(maxsize=1)
+def _palette() -> tuple[np.ndarray, np.ndarray]:
+    rows = json.loads(Path(__file__).with_name("palette.json").read_text(encoding="utf-8"))
+    table = np.asarray(rows, np.float64)
+    return np.cumsum(table[:, 0]), table[:, 1:]
 
 
 def draw_paper(rng: np.random.Generator) -> np.ndarray:

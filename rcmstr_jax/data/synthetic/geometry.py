@@ -16,8 +16,9 @@ _MAX_ENLARGEMENT = 1.5
 class View:
     """A mapping between the flat canvas and the crop.
 
-    A canvas point is first raised along the curved baseline, then goes through a homography, and
-    is shifted and scaled into the crop. The crop encloses the word's box with the margins drawn.
+    A canvas point is first raised along the curved baseline or turned about a circle, then goes
+    through a homography, and is shifted and scaled into the crop. The crop encloses the word's box
+    with the margins drawn.
 
     Attributes:
       size: height and width of the crop, in pixels.
@@ -37,6 +38,12 @@ class View:
         self._bend = 0.0
         if options.curvature and width > 1.5 * height and rng.random() < 0.3:
             self._bend = float(rng.uniform(-1, 1)) * options.curvature * height
+        self._radius = 0.0
+        if options.arc and width > 1.5 * height and rng.random() < options.arc:
+            # Half the word's angle in radians, and a circle that the letters do not close.
+            radius = max(self._half / float(rng.uniform(0.3, 1.2)), 1.1 * height)
+            self._radius = radius if rng.random() < 0.7 else -radius
+            self._bend = 0.0
         stretch = 1.0
         if options.stretch:
             stretch = 1 + float(rng.uniform(-1, 1 / 3)) * options.stretch
@@ -47,7 +54,7 @@ class View:
         along = np.linspace(-1, 1, 13)
         xs = np.concatenate([along * width / 2, along * width / 2])
         ys = np.concatenate([np.full(13, -height / 2), np.full(13, height / 2)])
-        points = np.stack([xs, ys + self._bend * (xs / self._half) ** 2, np.ones(26)])
+        points = np.stack([*self._curve(xs, ys), np.ones(26)])
         mapped = self._homography @ points
         mapped = mapped[:2] / mapped[2]
         low, high = mapped.min(axis=1), mapped.max(axis=1)
@@ -68,6 +75,23 @@ class View:
         self.size = (rows, columns)
         self._low = low
 
+    def _curve(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where points of the flat word lie once its baseline is curved."""
+        if self._radius:
+            angle, distance = x / self._radius, self._radius - y
+            return distance * np.sin(angle), self._radius - distance * np.cos(angle)
+        return x, y + self._bend * (x / self._half) ** 2
+
+    def _flatten(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inverse of `_curve`, float32."""
+        if self._radius:
+            radius, side = np.float32(self._radius), np.float32(np.sign(self._radius))
+            down = radius - v
+            return radius * np.arctan2(side * u, side * down), radius - side * np.hypot(u, down)
+        if self._bend:
+            v = v - np.float32(self._bend) * (u / np.float32(self._half)) ** 2
+        return u, v
+
     def warp(self, layers: np.ndarray) -> np.ndarray:
         """Resamples canvas layers, uint8 (height, width, channels), into the crop."""
         rows, columns = self.size
@@ -81,8 +105,7 @@ class View:
         depth = 1 / (m[2, 0] * x + m[2, 1] * y + m[2, 2])
         u = (m[0, 0] * x + m[0, 1] * y + m[0, 2]) * depth
         v = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) * depth
-        if self._bend:
-            v = v - np.float32(self._bend) * (u / np.float32(self._half)) ** 2
+        u, v = self._flatten(u, v)
         u += np.float32(self._centre[0] - 0.5)
         v += np.float32(self._centre[1] - 0.5)
         if self.scale < 0.6:  # linear interpolation alone would skip pixels

@@ -26,11 +26,13 @@ class Layout:
       mask: coverage of the letters, uint8 (height, width), neighbouring text included.
       box: left, top, right, bottom of the ink of the word alone.
       density: share of the box that is ink; below 0.2 strokes are thin.
+      accent: coverage of the letters of another colour, uint8 (height, width); None without.
     """
 
     mask: np.ndarray
     box: tuple[int, int, int, int]
     density: float
+    accent: np.ndarray | None = None
 
 
 def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOptions) -> Layout:
@@ -40,7 +42,7 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
       rng: the word's generator.
       face: a face that shows every character.
       text: the word.
-      options: the fields spacing, jitter and clutter are used.
+      options: the fields spacing, jitter, accent and clutter are used.
     """
     spacing = 0.0
     if options.spacing and rng.random() < 0.35:
@@ -48,14 +50,27 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     jitter = 0.0
     if options.jitter and rng.random() < 0.25:
         jitter = float(rng.random()) * options.jitter * face.size
-    word = set_line(face, text, spacing, jitter, rng if jitter else None)
+    placed = _place(face, text, spacing, jitter, rng if jitter else None)
+    word = _draw(placed)
+    x, y, width, height = cv2.boundingRect(word)
+    word = word[y : y + max(height, 1), x : x + max(width, 1)]
     height, width = word.shape
-    canvas = np.zeros((height + 2 * PAD, width + 2 * PAD), np.uint8)
-    canvas[PAD : PAD + height, PAD : PAD + width] = word
+
+    def on_canvas(ink: np.ndarray) -> np.ndarray:
+        canvas = np.zeros((height + 2 * PAD, width + 2 * PAD), np.uint8)
+        canvas[PAD : PAD + height, PAD : PAD + width] = ink
+        return canvas
+
+    canvas = on_canvas(word)
+    accent = None
+    if options.accent and len(text) > 1 and rng.random() < options.accent:
+        initial = rng.random() < 0.5
+        chosen = {0} if initial else set(range(0, len(text), 2 + int(rng.random() * 2)))
+        accent = on_canvas(_draw(placed, chosen)[y : y + height, x : x + width])
     box = (PAD, PAD, PAD + width, PAD + height)
     if options.clutter and rng.random() < options.clutter:
         _add_clutter(rng, face, canvas, box, options)
-    return Layout(canvas, box, density=float(word.mean()) / 255)
+    return Layout(canvas, box, density=float(word.mean()) / 255, accent=accent)
 
 
 def set_line(
@@ -74,8 +89,20 @@ def set_line(
       jitter: largest vertical displacement of a letter, in pixels.
       rng: needed where `jitter` is not zero.
     """
+    line = _draw(_place(face, text, spacing, jitter, rng))
+    x, y, width, height = cv2.boundingRect(line)
+    return line[y : y + max(height, 1), x : x + max(width, 1)]
+
+
+_Placed = list[tuple[np.ndarray, int, int]]
+
+
+def _place(
+    face: Face, text: str, spacing: float, jitter: float, rng: np.random.Generator | None
+) -> _Placed:
+    """Coverage, left and top of every character of a line."""
     pen = 0.0
-    placed: list[tuple[np.ndarray, int, int]] = []
+    placed: _Placed = []
     previous = ""
     for character in text:
         shape, left, top, advance = glyph(face, character)
@@ -85,17 +112,23 @@ def set_line(
         placed.append((shape, int(round(pen)) + left, top + drop))
         pen += advance
         previous = character
+    return placed
+
+
+def _draw(placed: _Placed, chosen: set[int] | None = None) -> np.ndarray:
+    """Ink of placed characters, or of some of them on the place that all of them take."""
     left = min(x for _, x, _ in placed)
     top = min(y for _, _, y in placed)
     right = max(x + shape.shape[1] for shape, x, _ in placed)
     bottom = max(y + shape.shape[0] for shape, _, y in placed)
     line = np.zeros((max(bottom - top, 1), max(right - left, 1)), np.uint8)
-    for shape, x, y in placed:
+    for number, (shape, x, y) in enumerate(placed):
+        if chosen is not None and number not in chosen:
+            continue
         rows = slice(y - top, y - top + shape.shape[0])
         columns = slice(x - left, x - left + shape.shape[1])
         np.maximum(line[rows, columns], shape, out=line[rows, columns])
-    x, y, width, height = cv2.boundingRect(line)
-    return line[y : y + max(height, 1), x : x + max(width, 1)]
+    return line
 
 
 @functools.lru_cache(maxsize=32768)

@@ -15,6 +15,8 @@ from rcmstr_jax.data.synthetic.options import RenderOptions
 _TRIES = 2000
 # Letter case of text in view: signs prefer capitals.
 _CASE_SHARES = (("upper", 0.5), ("title", 0.28), ("lower", 0.22))
+# Spread of the logarithm of the lengths about `typical_length`, as words of signs have it.
+_LENGTH_SPREAD = 0.42
 _TAILS = (".", ",", "!", "?", ":", ";", "'s", "...", "-", "%", "&")
 _BRACKETS = ("()", '""', "''", "[]", "<>", "**", "//", "--")
 
@@ -48,6 +50,7 @@ class Lexicon:
         self._allowed = frozenset(options.alphabet)
         self.words: list[str] = []
         self._cumulative = np.zeros(0)
+        self._of_length: dict[int, tuple[list[int], np.ndarray]] = {}
         if max(options.random_words, options.numbers) < 1:
             self._load()
 
@@ -56,6 +59,8 @@ class Lexicon:
         o = self._options
         if o.random_words and rng.random() < o.random_words:
             return self._until_fits(rng, self._random_string, "random_words")
+        if o.codes and rng.random() < o.codes:
+            return self._until_fits(rng, self._code, "codes")
         if o.numbers and rng.random() < o.numbers and any(c.isdigit() for c in o.alphabet):
             return self._until_fits(rng, self._number, "numbers")
         if not self.words:
@@ -63,16 +68,62 @@ class Lexicon:
                 "numbers need digits in the alphabet, and no lexicon words are left over; "
                 "add digits to alphabet or set numbers=0"
             )
-        place = rng.random() * self._cumulative[-1]
-        index = min(
-            int(np.searchsorted(self._cumulative, place, side="right")), len(self.words) - 1
-        )
-        text = self._with_case(self.words[index], rng)
+        cut = bool(o.cut_words) and rng.random() < o.cut_words
+        text = self._with_case(self._word(rng, cut), rng)
+        if cut:
+            text = self._piece(rng, text)
         if o.punctuation and rng.random() < o.punctuation:
             text = self._with_punctuation(text, rng)
         return text
 
     # How texts are made.
+
+    def _word(self, rng: np.random.Generator, cut: bool) -> str:
+        """A word of the list: by frequency, or first by length and then by frequency."""
+        if not self._options.typical_length or cut:
+            place = rng.random() * self._cumulative[-1]
+            index = int(np.searchsorted(self._cumulative, place, side="right"))
+            return self.words[min(index, len(self.words) - 1)]
+        if not self._of_length:
+            self._sort_by_length()
+        wanted = self._length(rng)
+        # Lengths that the list lacks are few, and rare: the nearest one stands in.
+        length = min(self._of_length, key=lambda known: (abs(known - wanted), known))
+        indices, cumulative = self._of_length[length]
+        place = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        return self.words[indices[min(place, len(indices) - 1)]]
+
+    def _sort_by_length(self) -> None:
+        weights = np.diff(self._cumulative, prepend=0.0)
+        lengths = np.array([len(word) for word in self.words])
+        for length in np.unique(lengths):
+            indices = np.flatnonzero(lengths == length)
+            self._of_length[int(length)] = (indices.tolist(), np.cumsum(weights[indices]))
+
+    def _length(self, rng: np.random.Generator) -> int:
+        """A number of characters; around `typical_length`, or evenly from all that are allowed."""
+        o = self._options
+        if not o.typical_length:
+            return int(rng.integers(o.min_length, o.max_length + 1))
+        drawn = o.typical_length * np.exp(_LENGTH_SPREAD * rng.standard_normal())
+        return int(np.clip(np.rint(drawn), o.min_length, o.max_length))
+
+    def _piece(self, rng: np.random.Generator, word: str) -> str:
+        length = self._length(rng)
+        if length >= len(word):
+            return word
+        start = int(rng.integers(len(word) - length + 1))
+        piece = word[start : start + length]
+        # A piece is a text of its own: it must not cross over to the other split.
+        return piece if self._fits(piece) and self._in_split(piece) else word
+
+    def _code(self, rng: np.random.Generator) -> str:
+        """Letters and digits that spell nothing."""
+        allowed = [c for c in self._options.alphabet if c.isascii() and c.isalnum()]
+        kinds = (str.isupper, str.islower, str.isdigit, lambda c: not c.islower())
+        kind = kinds[int(np.searchsorted((0.45, 0.7, 0.85), rng.random(), side="right"))]
+        characters = [c for c in allowed if kind(c)] or allowed or list(self._options.alphabet)
+        return "".join(characters[i] for i in rng.integers(len(characters), size=self._length(rng)))
 
     def _random_string(self, rng: np.random.Generator) -> str:
         o = self._options

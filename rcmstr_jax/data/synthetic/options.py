@@ -12,7 +12,7 @@ ALPHABET = string.digits + string.ascii_letters + string.punctuation
 CASES = ("mixed", "lower", "upper", "title", "as_given")
 SPLITS = ("all", "train", "test")
 ENCODINGS = ("jpeg", "png")
-DIFFICULTIES = ("easy", "medium", "hard")
+DIFFICULTIES = ("easy", "medium", "hard", "scene")
 
 
 def _knob(default: Any, text: str) -> Any:
@@ -41,6 +41,14 @@ class RenderOptions:
         0.7, "words are drawn in proportion to frequency**power; 0 draws them evenly"
     )
     random_words: float = _knob(0.0, "share of uniform random strings over the alphabet")
+    codes: float = _knob(
+        0.0, "share of random strings of one kind: capitals, small letters, digits, or a mixture"
+    )
+    cut_words: float = _knob(0.0, "probability that only a piece of a lexicon word is written")
+    typical_length: float = _knob(
+        0.0,
+        "median length of words, pieces and codes; 0 draws words by frequency alone",
+    )
     numbers: float = _knob(
         0.1, "share of numbers among words that are not random: counts, prices, years, times"
     )
@@ -63,6 +71,9 @@ class RenderOptions:
 
     # In which colours, on what.
     paper: float = _knob(0.0, "probability of black print on white paper, without colours")
+    palette: float = _knob(
+        0.0, "probability that text and background take a pair of colours of real crops"
+    )
     contrast: float = _knob(0.3, "least difference of luminance of text and background, 0 to 1")
     backgrounds: str = _knob("", "folder of photographs to cut backgrounds from")
     photo: float = _knob(0.5, "probability of a photographic background where a folder is given")
@@ -70,6 +81,8 @@ class RenderOptions:
     gradient: float = _knob(0.4, "probability of uneven lighting, and of a gradient in the letters")
     shadow: float = _knob(0.25, "probability of a cast shadow or of raised letters")
     outline: float = _knob(0.12, "probability of an outline around the letters")
+    accent: float = _knob(0.0, "probability that some letters have a colour of their own")
+    grain: float = _knob(0.0, "probability of texture in the letters")
     clutter: float = _knob(0.4, "probability of neighbouring text, part of which enters the crop")
 
     # Seen from where.
@@ -79,6 +92,7 @@ class RenderOptions:
         0.15, "largest displacement of a corner, as a share of the shorter side"
     )
     curvature: float = _knob(0.2, "largest rise of a curved baseline, as a share of the height")
+    arc: float = _knob(0.0, "probability of a word along a circle, its letters turned with it")
     margin: float = _knob(0.2, "largest margin around the word, as a share of the height")
     crop: float = _knob(0.03, "largest part of the height by which the crop cuts into the word")
     min_height: int = _knob(20, "least height of a crop, in pixels")
@@ -100,7 +114,7 @@ class RenderOptions:
 
     @classmethod
     def preset(cls, difficulty: str = "medium", **changes: Any) -> RenderOptions:
-        """Options of a difficulty ("easy", "medium" or "hard") with some fields changed."""
+        """Options of a difficulty ("easy", "medium", "hard", "scene") with some fields changed."""
         if difficulty not in _PRESETS:
             raise ValueError(
                 f"difficulty = {difficulty!r} is unknown; choose one of {', '.join(DIFFICULTIES)}"
@@ -160,11 +174,36 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "noise": 13.0,
         "min_quality": 22,
     },
+    # Fitted to crops of photographs (docs/synthetic.md).
+    "scene": {
+        "codes": 0.1,
+        "cut_words": 0.15,
+        "typical_length": 4.8,
+        "numbers": 0.08,
+        "palette": 0.85,
+        "contrast": 0.25,
+        "plain_fonts": 0.55,
+        "accent": 0.06,
+        "grain": 0.3,
+        "gradient": 0.3,
+        "photo": 0.5,
+        "arc": 0.06,
+        "rotation": 9.0,
+        "perspective": 0.22,
+        "crop": 0.05,
+        "min_height": 16,
+        "exposure": 0.1,
+        "blur": 1.2,
+        "low_resolution": 0.2,
+        "noise": 7.0,
+        "min_quality": 30,
+    },
 }
 
 _SHARES = (
-    "random_words", "numbers", "punctuation", "plain_fonts", "paper", "photo", "texture",
-    "gradient", "shadow", "outline", "clutter", "low_resolution", "exposure",
+    "random_words", "codes", "cut_words", "numbers", "punctuation", "plain_fonts", "palette",
+    "paper", "photo", "texture", "gradient", "shadow", "outline", "accent", "grain", "clutter",
+    "arc", "low_resolution", "exposure",
 )  # fmt: skip
 
 
@@ -179,6 +218,7 @@ def _check(o: RenderOptions) -> None:
     need("min_length", o.min_length >= 1, "give at least 1")
     need("max_length", o.max_length >= o.min_length, f"give at least min_length = {o.min_length}")
     need("lexicon_size", o.lexicon_size >= 1, "give at least 1")
+    need("typical_length", o.typical_length >= 0, "give a number of characters, or 0")
     need("frequency_power", o.frequency_power >= 0, "give 0 or more")
     need("case", o.case in CASES, f"choose one of {', '.join(CASES)}")
     need("split", o.split in SPLITS, f"choose one of {', '.join(SPLITS)}")

@@ -8,8 +8,14 @@ import cv2
 import numpy as np
 
 from rcmstr_jax.data.synthetic import degrade
-from rcmstr_jax.data.synthetic.background import draw_background, find_photos
-from rcmstr_jax.data.synthetic.colour import draw_against, draw_colour, draw_ink, draw_paper
+from rcmstr_jax.data.synthetic.background import draw_background, draw_grain, find_photos
+from rcmstr_jax.data.synthetic.colour import (
+    draw_against,
+    draw_colour,
+    draw_ink,
+    draw_pair,
+    draw_paper,
+)
 from rcmstr_jax.data.synthetic.fonts import Face, FontBook
 from rcmstr_jax.data.synthetic.geometry import View
 from rcmstr_jax.data.synthetic.layout import lay_out
@@ -50,13 +56,17 @@ class WordRenderer:
         layout = lay_out(rng, face, text, options)
         view = View(rng, layout.box, options)
         style = _Style(rng, options)
-        layers = view.warp(style.layers(layout.mask))
+        layers = view.warp(style.layers(layout.mask, layout.accent))
+        ink = None
         if style.paper:
             ground = draw_paper(rng)
             picture = np.broadcast_to(ground, (*view.size, 3)).copy()
+        elif options.palette and rng.random() < options.palette:
+            ink, ground = draw_pair(rng)
+            picture, ground = draw_background(rng, view.size, options, ground)
         else:
             picture, ground = draw_background(rng, view.size, options)
-        picture = style.paint(rng, picture, ground, layers, options)
+        picture = style.paint(rng, picture, ground, ink, layers, options)
         picture = degrade.light(rng, picture, options)
         return degrade.expose(rng, picture, options, layout.density)
 
@@ -75,8 +85,11 @@ class _Style:
             self.reach = 1 + int(rng.random() * 4)
             self.softness = float(rng.uniform(0.8, 3)) if rng.random() < 0.6 else 0.0
 
-    def layers(self, mask: np.ndarray) -> np.ndarray:
-        """Letters, letters with outline, and shadow as channels, uint8 (height, width, 3)."""
+    def layers(self, mask: np.ndarray, accent: np.ndarray | None) -> np.ndarray:
+        """Letters, letters with outline, shadow and, if any, letters of another colour.
+
+        Channels of uint8 (height, width, 3 or 4).
+        """
         wide = mask
         if self.outline:
             size = 2 * self.outline + 1
@@ -89,23 +102,26 @@ class _Style:
             shadow = cv2.warpAffine(wide, move, (width, height))
             if self.softness:
                 shadow = cv2.GaussianBlur(shadow, (0, 0), self.softness)
-        return cv2.merge([mask, wide, shadow])
+        layers = [mask, wide, shadow]
+        return cv2.merge(layers if accent is None else [*layers, accent])
 
     def paint(
         self,
         rng: np.random.Generator,
         picture: np.ndarray,
         ground: np.ndarray,
+        ink: np.ndarray | None,
         layers: np.ndarray,
         options: RenderOptions,
     ) -> np.ndarray:
         """Lays shadow, outline and letters over a background, float32 (height, width, 3)."""
-        ink = draw_ink(rng) if self.paper else draw_against(rng, ground, options.contrast)
+        if ink is None:
+            ink = draw_ink(rng) if self.paper else draw_against(rng, ground, options.contrast)
         cover = layers.astype(np.float32) * np.float32(1 / 255)
         if self.shift:
             dark = rng.random() < 0.8
             tone = ground * np.float32(0.25) if dark else draw_colour(rng)
-            share = cover[..., 2:] * np.float32(rng.uniform(0.3, 0.9))
+            share = cover[..., 2:3] * np.float32(rng.uniform(0.3, 0.9))
             picture = picture + share * (tone.astype(np.float32) - picture)
         if self.outline:
             rim = draw_against(rng, ink, options.contrast)
@@ -115,5 +131,10 @@ class _Style:
             height = picture.shape[0]
             change = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(rng.uniform(-40, 40))
             fill = ink + change[:, None, None]
+        if options.grain and rng.random() < options.grain:
+            fill = fill + draw_grain(rng, (picture.shape[0], picture.shape[1]), options)
+        if cover.shape[2] > 3:
+            other = draw_against(rng, ground, options.contrast)
+            fill = fill + cover[..., 3:] * (other - fill)
         share = cover[..., :1] * np.float32(1 - 0.15 * rng.random() ** 2)
         return picture + share * (fill - picture)
