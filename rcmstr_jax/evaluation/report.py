@@ -9,7 +9,7 @@ from typing import Any
 
 from rcmstr_jax.evaluation.analysis import ANALYSIS, PREDICTIONS, TRAINING_WORDS, Analysis, analyse
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Scores
-from rcmstr_jax.metrics.confusions import Group
+from rcmstr_jax.metrics.confusions import group_rows
 from rcmstr_jax.metrics.intervals import Line
 from rcmstr_jax.metrics.tables import bounds, markdown_table, show
 from rcmstr_jax.metrics.words import POLICIES, Percent, Rates
@@ -100,15 +100,6 @@ def interval_rows(
         ("95 % interval", "word accuracy %", "1-NED %", "character accuracy %")
     ]
     rows += [(MEANS.get(n, n), *map(bounds, found.values())) for n, found in intervals.items()]
-    return rows
-
-
-def group_rows(title: str, groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """Groups of words as a table."""
-    rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
-    for found in groups:
-        rates = (show(found.word_accuracy), show(found.one_minus_ned))
-        rows.append((str(found.group), str(found.num_words), *rates))
     return rows
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.evaluation.report import describe, seeds_note
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.tables import markdown_table, show, text_table
-from rcmstr_jax.metrics.words import POLICIES, Rates
+from rcmstr_jax.metrics.words import POLICIES, Rates, Spread, spread
 from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_json, write_text
@@ -116,10 +115,6 @@ def run_all(
     return results
 
 
-Spread = tuple[float | None, float | None]
-"""Mean and sample deviation (n - 1) over the seeds; None for one seed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """A share of the labels and an initialisation, over the seeds.
@@ -176,15 +171,6 @@ def summarise(runs: Sequence[Run], results: Sequence[Evaluation]) -> list[Summar
 
 def _over_seeds(scores: Sequence[Rates]) -> dict[str, Spread]:
     return {metric: spread([score.rate(metric)[0] for score in scores]) for metric in METRICS}
-
-
-def spread(values: Sequence[float | None]) -> Spread:
-    """Mean and sample deviation, of which there is none for one value; neither if one is None."""
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None, None
-    deviation = round(statistics.stdev(known), 4) if len(known) > 1 else None
-    return round(statistics.fmean(known), 4), deviation
 
 
 def summary_rows(table: Sequence[Summary]) -> list[tuple[str, ...]]:

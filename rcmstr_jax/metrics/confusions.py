@@ -11,6 +11,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from rcmstr_jax.metrics.intervals import Line
+from rcmstr_jax.metrics.tables import show
 from rcmstr_jax.metrics.words import Outcome, normalize_text, percent
 
 CONFUSIONS_KEPT = 30
@@ -44,6 +45,15 @@ def rows_by(
         )
         for name, found in sorted(groups.items())
     ]
+
+
+def group_rows(title: str, groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """Groups of words as a table."""
+    rows: list[tuple[str, ...]] = [(title, "words", "word accuracy %", "1-NED %")]
+    for found in groups:
+        rates = (show(found.word_accuracy), show(found.one_minus_ned))
+        rows.append((str(found.group), str(found.num_words), *rates))
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)

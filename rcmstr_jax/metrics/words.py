@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -313,3 +314,16 @@ def plain_mean(scores: Iterable[Score]) -> MacroAverage:
             error = math.sqrt(math.fsum(e * e for e in errors)) / len(kept)
         found |= {name: percent(mean), f"{name}_stderr": percent(error)}
     return MacroAverage(num_sets=len(kept), **found)
+
+
+Spread = tuple[float | None, float | None]
+"""Mean and sample deviation (n - 1) over the seeds; None for one seed."""
+
+
+def spread(values: Sequence[float | None]) -> Spread:
+    """Mean and sample deviation, of which there is none for one value; neither if one is None."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None, None
+    deviation = round(statistics.stdev(known), 4) if len(known) > 1 else None
+    return round(statistics.fmean(known), 4), deviation

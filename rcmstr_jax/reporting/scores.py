@@ -11,12 +11,11 @@ from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import Analysis
 from rcmstr_jax.evaluation.comparison import paired_rows
 from rcmstr_jax.evaluation.results import Evaluation
-from rcmstr_jax.evaluation.runs import spread
 from rcmstr_jax.metrics.calibration import Calibration
 from rcmstr_jax.metrics.confusions import Confusion, Group
 from rcmstr_jax.metrics.intervals import compare_predictions
 from rcmstr_jax.metrics.tables import show
-from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.metrics.words import POLICIES, spread
 from rcmstr_jax.reporting import charts
 from rcmstr_jax.reporting.elements import Section, Table, folded, gallery, paragraph
 from rcmstr_jax.reporting.runs import Run, evaluations, without
