@@ -25,7 +25,7 @@ def results(predictions: list[str], **other: Any) -> Evaluation:
         for i, labels in enumerate(truth)
     ]
     read.append(SetResult("symbols", "bench/symbols", False, ["|"], ["|"], [True]))
-    labels = {"available": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
+    labels = {"available": 9, "examined": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
     content = {
         "protocol": "frozen",
         "initialisation": "pretrained",

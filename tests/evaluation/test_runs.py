@@ -37,6 +37,7 @@ def result(right: int, labels: int = 20) -> Evaluation:
             "labels": {
                 **dict.fromkeys(("unlabelled", "outside_charset", "too_long", "unreadable"), 0),
                 "available": 20,
+                "examined": 20,
                 "trained_on": labels,
             },
             "steps": 3,

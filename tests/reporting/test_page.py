@@ -31,7 +31,7 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
     read = [
         SetResult("words", str(words), None, LABELS, guesses, [True] * 5, confidences=confidences)
     ]
-    labels = {"available": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
+    labels = {"available": 9, "examined": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
     results = {
         "protocol": "frozen",
         "initialisation": "pretrained",
