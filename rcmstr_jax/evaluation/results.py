@@ -54,12 +54,12 @@ class LabelCounts:
     """Words of the training source: how many there are, were left out and why, and were used."""
 
     available: int | None
-    examined: int
     unlabelled: int
     outside_charset: int
     too_long: int
     unreadable: int
     trained_on: int
+    examined: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
