@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from rcmstr_jax.models.forms import choose_form
-from rcmstr_jax.models.layers import BatchNorm, Conv, keep_active, max_pool
-from rcmstr_jax.models.packed import pack, unpack
+from rcmstr_jax.models import masked
+from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
 from rcmstr_jax.models.sites import Pair, Sites
 
-FORMS = ("masked_dense", "packed", "auto", "dense")
 TALL = {"strides": (2, 1), "padding": (0, 1)}  # halves the height, keeps the columns (plus one)
 
 
@@ -98,31 +93,10 @@ class ResNet(nn.Module):
         """
         if self.width % 16:
             raise ValueError(f"width: {self.width} is not a multiple of 16")
-        if images.ndim != 4 or images.shape[1] % 4 or images.shape[2] % 4:
-            raise ValueError(
-                f"images: shape {images.shape}; want (batch, height, width, 3) with height and "
-                "width divisible by 4"
-            )
-        if form not in FORMS:
-            raise ValueError(f"form: {form!r} is unknown; use one of {', '.join(FORMS)}")
-        sites = None
-        if mask is not None:
-            if mask.ndim != 3 or mask.shape[0] != images.shape[0]:
-                raise ValueError(
-                    f"mask: shape {mask.shape} does not fit images of shape {images.shape}; want "
-                    "(batch, rows, columns)"
-                )
-            size = (images.shape[1], images.shape[2])
-            if self._is_packed(images, mask, form, visible_count):
-                sites = Sites.from_patches(mask, size, visible_count)
-                images = pack(images, sites)
-            else:
-                sites = Sites.from_patches(mask, size)
-                images = keep_active(images, sites)
-            if form == "dense":
-                sites = None
-
-        x = self._conv(images, sites, "0_1", self.width // 16, train)
+        x, sites = masked.enter(
+            images, mask, form, visible_count, width=self.width, dtype=self.dtype
+        )
+        x = self._conv(x, sites, "0_1", self.width // 16, train)
         x = self._conv(x, sites, "0_2", self.width // 8, train)
         x, sites = self._pool(x, sites, strides=(2, 2))
         x = self._stage(x, sites, 1, self.width // 4, train)
@@ -135,25 +109,7 @@ class ResNet(nn.Module):
         sites = sites and sites.through((2, 2), **TALL)
         x = self._conv(x, sites, "4_2", self.width, train, kernel_size=(2, 2), padding=(0, 0))
         sites = sites and sites.through((2, 2))
-        if sites is None:
-            everywhere = jnp.ones((x.shape[0], x.shape[2]), bool)
-            return x, None if mask is None else everywhere
-        if sites.packed:
-            x = unpack(x, sites)
-        return x, jnp.any(sites.active, axis=1)
-
-    def _is_packed(self, images: Array, mask: Array, form: str, visible_count: int | None) -> bool:
-        if form == "packed" and visible_count is None:
-            raise ValueError(
-                "visible_count: None; form 'packed' needs the static number of visible patches per "
-                "image (ssl.masking.visible_count), or use form 'masked_dense'"
-            )
-        if form == "auto" and visible_count is not None:
-            share = visible_count / (mask.shape[1] * mask.shape[2])
-            dtype = np.promote_types(images.dtype, np.float32) if self.dtype is None else self.dtype
-            arithmetic = jnp.dtype(dtype).name
-            form = choose_form(jax.default_backend(), arithmetic, self.width, share)
-        return form == "packed"
+        return masked.leave(x, sites, mask is not None)
 
     def _conv(
         self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Any

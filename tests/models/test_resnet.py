@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcmstr_jax.models import resnet
+from rcmstr_jax.models import masked
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 from tests.models import golden
+from tests.models.masked_passes import assert_equal, drawing, gradients
 
 # The file holds the images in float32, the ancestor saw them in float64: rounding the images again
 # moves the figures by 7e-9 (running statistics) and 5e-7 (batch statistics) of their largest value.
@@ -50,28 +51,6 @@ def test_matches_the_ancestor(mode: str, golden_dir: Path, x64: None) -> None:
     np.testing.assert_allclose(features, expected, atol=TOLERANCE[mode] * np.abs(expected).max())
 
 
-def gradients(model: ResNet, form: str, visible_count: int | None = None) -> Any:
-    """A compiled function: features, active frames, statistics and gradients of a masked pass."""
-
-    def run(variables: Any, images: Any, mask: Any, cotangent: Any) -> Any:
-        def loss(params: Any, images: Any) -> Any:
-            (features, active), state = model.apply(
-                {**variables, "params": params},
-                images,
-                train=True,
-                mask=mask,
-                form=form,
-                visible_count=visible_count,
-                mutable=["batch_stats"],
-            )
-            return jnp.sum(features * cotangent), (features, active, state)
-
-        grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        return grad(variables["params"], images)
-
-    return jax.jit(run)
-
-
 class Encoder(NamedTuple):
     """The 29 layers in float64 and what they are given; `dense` is the masked-dense pass."""
 
@@ -90,30 +69,11 @@ def encoder() -> Encoder:
     random = np.random.default_rng(0)
     images = random.normal(size=(4, 32, 4 * GRID[1], 3))
 
-    def draw(path: Any, leaf: Any) -> jax.Array:
-        normal = random.normal(size=leaf.shape)
-        if leaf.ndim == 4:
-            return jnp.asarray(normal * (2 / np.prod(leaf.shape[:3])) ** 0.5)
-        of_one = path[-1].key in ("scale", "var")
-        return jnp.asarray(np.exp(0.2 * normal) if of_one else 0.2 * normal)
-
     with jax.enable_x64(True):
         shapes = jax.eval_shape(MODEL.init, jax.random.key(0), images)
-        variables = jax.tree_util.tree_map_with_path(draw, shapes)
+        variables = jax.tree_util.tree_map_with_path(drawing(random), shapes)
         cotangent = jnp.asarray(random.normal(size=(4, 1, GRID[1] + 1, MODEL.width)))
         return Encoder(variables, jnp.asarray(images), cotangent, gradients(MODEL, "masked_dense"))
-
-
-def assert_equal(ours: Any, theirs: Any) -> None:
-    """To 1e-9 of the largest figure of each array."""
-
-    def check(a: Any, b: Any) -> None:
-        scale = max(1.0, float(np.abs(b).max()))
-        np.testing.assert_allclose(
-            np.asarray(a, float), np.asarray(b, float), rtol=0, atol=1e-9 * scale
-        )
-
-    jax.tree.map(check, ours, theirs)
 
 
 @pytest.mark.parametrize("ratio", [0.7, 0.95])
@@ -192,7 +152,7 @@ def test_auto_asks_for_the_arithmetic_at_hand(monkeypatch: pytest.MonkeyPatch, x
         asked.append(question)
         return "packed"
 
-    monkeypatch.setattr(resnet, "choose_form", choose)
+    monkeypatch.setattr(masked, "choose_form", choose)
     for dtype, images in ((None, "float32"), (None, "float64"), (jnp.bfloat16, "float32")):
         model = ResNet(width=16, blocks=(0, 0, 0, 0), dtype=dtype)
         options = {"mask": jnp.zeros((1, *GRID), bool), "form": "auto", "visible_count": 12}
