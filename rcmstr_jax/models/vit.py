@@ -52,7 +52,12 @@ class Attention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "b tokens width"]:
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        active: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "b tokens width"]:
+        """Mixes tokens; those that are not `active` are seen by none."""
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={width}")
@@ -69,7 +74,11 @@ class Attention(nn.Module):
         )
         logits = jnp.einsum("bnhd,bmhd->bhnm", query, keys)
         # Softmax in float32 at least: bfloat16 sums of 256 weights would lose the small ones.
-        weights = jax.nn.softmax(logits.astype(np.promote_types(logits.dtype, np.float32)))
+        logits = logits.astype(np.promote_types(logits.dtype, np.float32))
+        if active is not None:  # finite, so that an image without an active token stays finite
+            lowest = jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype)
+            logits = jnp.where(active[:, None, None, :], logits, lowest)
+        weights = jax.nn.softmax(logits)
         mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(values.dtype), values)
         mixed = rearrange(mixed, "b n h d -> b n (h d)")
         return _xavier(width, self.dtype, self.param_dtype, "proj")(mixed)
@@ -89,10 +98,14 @@ class Block(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "b tokens width"]:
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens width"],
+        active: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "b tokens width"]:
         width, dtypes = x.shape[-1], (self.dtype, self.param_dtype)
         y = _layer_norm(*dtypes, "norm1")(x)
-        x = x + Attention(self.heads, *dtypes, name="attn")(y)
+        x = x + Attention(self.heads, *dtypes, name="attn")(y, active)
         y = _layer_norm(*dtypes, "norm2")(x)
         y = _xavier(round(self.mlp_ratio * width), *dtypes, "fc1")(y)
         return x + _xavier(width, *dtypes, "fc2")(nn.gelu(y, approximate=False))

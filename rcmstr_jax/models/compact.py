@@ -1,0 +1,126 @@
+"""A compact convolutional encoder for processors: few multiplications, large products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rcmstr_jax.models import masked
+from rcmstr_jax.models.layers import BatchNorm, Conv
+from rcmstr_jax.models.resnet import BasicBlock
+from rcmstr_jax.models.sites import Pair, Sites
+from rcmstr_jax.models.vit import Block, sinusoid_positions
+
+HEIGHT = 32
+_HALVE: dict[str, Pair] = {"strides": (2, 2)}
+_FLATTEN: dict[str, Pair] = {"strides": (2, 1)}  # halves the height, keeps the columns
+_FOLD: dict[str, Pair] = {"kernel_size": (2, 2), "padding": (0, 1)}  # two rows to one
+
+
+class CompactEncoder(nn.Module):
+    """32 x W pixels become one row of W/4 + 1 frames, dense or masked, with one set of weights.
+
+    Two 3x3 convolutions of stride 2, residual blocks at 8, 4 and 2 rows, a 2x2 convolution that
+    folds the last two rows (and adds a column, as the ResNet does), and transformer blocks over the
+    frames. In a masked pass empty frames are seen by no other frame and stay empty.
+
+    Attributes:
+        width: channels of the last stage and of the frames; the stem has 1/8 and 1/4 of it, the
+            stages 1/4, 1/2 and all. A multiple of 8 and of `heads`.
+        blocks: residual blocks at 8, 4 and 2 rows.
+        attention: transformer blocks over the frames.
+        heads: attention heads.
+        mlp_ratio: hidden width of their MLP over `width`.
+        axis_name: device axis over which batch statistics are shared; None keeps them local.
+        dtype: arithmetic; None computes in the type of the input.
+    """
+
+    width: int = 192
+    blocks: tuple[int, int, int] = (2, 3, 1)
+    attention: int = 2
+    heads: int = 4
+    mlp_ratio: float = 2.0
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        mask: Bool[Array, "batch rows columns"] | None = None,
+        form: str = "masked_dense",
+        visible_count: int | None = None,
+    ) -> tuple[Float[Array, "batch 1 frames width"], Bool[Array, "batch frames"] | None]:
+        """Encodes images.
+
+        Args:
+            images: values in [-1, 1]; 32 pixels high, width divisible by 4.
+            train: normalise with the batch's statistics instead of the running ones. The running
+                ones move only where the caller makes `batch_stats` mutable.
+            mask: hidden patches, see `masked.enter`; so are `form` and `visible_count`.
+            form: "masked_dense", "packed", "auto" or "dense".
+            visible_count: number of visible patches in every image of the mask.
+
+        Returns:
+            The feature map, (batch, 1, W/4 + 1, width) with zero where everything is hidden, and
+            which frames are active, (batch, W/4 + 1), None without a mask.
+
+        Raises:
+            ValueError: width, image size, mask or form do not fit.
+        """
+        if self.width % 8 or self.width % self.heads:
+            raise ValueError(
+                f"width: {self.width} is not a multiple of 8 and of {self.heads} heads"
+            )
+        if images.ndim != 4 or images.shape[1] != HEIGHT:
+            raise ValueError(
+                f"images: shape {images.shape}; want (batch, {HEIGHT}, width, 3) with width "
+                "divisible by 4"
+            )
+        x, sites = masked.enter(
+            images, mask, form, visible_count, width=self.width, dtype=self.dtype
+        )
+        x, sites = self._conv(x, sites, "stem1", self.width // 8, train, **_HALVE)
+        x, sites = self._conv(x, sites, "stem2", self.width // 4, train, **_HALVE)
+        for stage, count in enumerate(self.blocks, start=1):
+            features = self.width * 2**stage // 8
+            if stage > 1:
+                x, sites = self._conv(x, sites, f"down{stage}", features, train, **_FLATTEN)
+            for index in range(count):
+                name = f"layer{stage}_{index}"
+                block = BasicBlock(features, self.axis_name, self.dtype, name=name)
+                x = block(x, sites, train=train)
+            self.sow("intermediates", f"layer{stage}", x)
+        x, sites = self._conv(x, sites, "fold", self.width, train, **_FOLD)
+        x, active = masked.leave(x, sites, mask is not None)
+        return self._mix(x[:, 0], active)[:, None], active
+
+    def _conv(
+        self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Pair
+    ) -> tuple[Array, Sites | None]:
+        """Convolution, normalisation, ReLU; and the sites after them."""
+        conv = Conv(features, dtype=self.dtype, name=f"{name}_conv", **window)
+        x = conv(x, sites)
+        sites = sites and sites.through(conv.kernel_size, conv.strides, conv.padding)
+        norm = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f"{name}_bn")
+        return nn.relu(norm(x, sites, train=train)), sites
+
+    def _mix(
+        self, x: Float[Array, "batch frames width"], active: Bool[Array, "batch frames"] | None
+    ) -> Float[Array, "batch frames width"]:
+        """Lets frames see one another; empty ones stay zero."""
+        if not self.attention:
+            return x
+        x = x + jnp.asarray(sinusoid_positions(x.shape[1], self.width), x.dtype)
+        for index in range(self.attention):
+            block = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{index}")
+            x = block(x, active)
+        # The two-pass variance, as in the ViT.
+        norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")
+        x = norm(x)
+        return x if active is None else jnp.where(active[..., None], x, jnp.zeros((), x.dtype))

@@ -1,0 +1,121 @@
+"""The compact encoder: its masked forms against each other and against the dense pass."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rcmstr_jax.models.compact import CompactEncoder
+from rcmstr_jax.ssl.masking import draw_mask, visible_count
+from tests.models.masked_passes import assert_equal, drawing, gradients
+
+GRID = (4, 6)
+MODEL = CompactEncoder(width=16, blocks=(1, 1, 1), attention=1, heads=2)
+
+
+class Encoder(NamedTuple):
+    """A small encoder in float64 and what it is given; `dense` is the masked-dense pass."""
+
+    variables: Any
+    images: jax.Array
+    cotangent: jax.Array
+    dense: Any
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        images = jnp.asarray(random.normal(size=(4, 32, 4 * GRID[1], 3)))
+        shapes = jax.eval_shape(MODEL.init, jax.random.key(0), images)
+        variables = jax.tree_util.tree_map_with_path(drawing(random), shapes)
+        cotangent = jnp.asarray(random.normal(size=(4, 1, GRID[1] + 1, MODEL.width)))
+        return Encoder(variables, images, cotangent, gradients(MODEL, "masked_dense"))
+
+
+def test_packed_equals_masked_dense(encoder: Encoder, x64: None) -> None:
+    """In values, statistics and gradients; what lies under hidden patches changes none of them."""
+    variables, images, cotangent, dense = encoder
+    packed = gradients(MODEL, "packed", visible_count(GRID, 0.7))
+    for seed, ratio in enumerate((0.7, 0.7, 0.9)):
+        mask = draw_mask(jax.random.key(seed), 4, GRID, mask_ratio=ratio)
+        hidden = np.asarray(mask).repeat(8, axis=1).repeat(4, axis=2)[..., None]
+        results = []
+        for form in (packed, dense):
+            whole, cut = (
+                form(variables, jnp.asarray(pixels), mask, cotangent)
+                for pixels in (images, np.where(hidden, np.nan, images))
+            )
+            jax.tree.map(np.testing.assert_array_equal, whole, cut)
+            assert not np.where(hidden, whole[0][1], 0).any()
+            results.append(whole)
+        assert_equal(*results)
+        features, active, _ = results[0][1]
+        assert not np.asarray(features)[:, 0][~np.asarray(active)].any(), (
+            "empty frames hold nothing"
+        )
+    assert packed._cache_size() == dense._cache_size() == 1, "other masks, the same programs"
+
+
+def test_a_mask_that_hides_nothing_gives_the_dense_pass(encoder: Encoder, x64: None) -> None:
+    variables, images, cotangent, masked = encoder
+    mask = jnp.zeros((4, *GRID), bool)
+    (_, (features, active, state)) = masked(variables, images, mask, cotangent)
+    assert bool(active.all())
+
+    @partial(jax.jit, static_argnames=("train", "form", "visible_count"))
+    def forward(train: bool = False, **masked: Any) -> Any:
+        return MODEL.apply(variables, images, train=train, mutable=["batch_stats"], **masked)
+
+    (dense, none), dense_state = forward(train=True)
+    assert none is None
+    assert_equal((features, state), (dense, dense_state))
+    (dense, _), _ = forward()
+    assert_equal(forward(mask=mask, form="packed", visible_count=24)[0][0], dense)
+
+
+def test_an_image_that_is_hidden_whole_stays_empty_and_finite(encoder: Encoder, x64: None) -> None:
+    variables, images, cotangent, masked = encoder
+    mask = jnp.zeros((4, *GRID), bool).at[1].set(True)
+    grads, (features, active, _) = masked(variables, images, mask, cotangent)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((grads, features)))
+    assert not bool(active[1].any()) and not bool(features[1].any())
+    assert bool(active[0].all()) and bool(features[0].any(-1).all())
+
+
+def test_size_and_frames_of_the_default() -> None:
+    images = jnp.zeros((2, 32, 100, 3))
+    model = CompactEncoder()
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    # Kernels, two numbers per channel and norm, attention and its MLP, added up by hand.
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_207_448
+    mask = jnp.zeros((2, 4, 25), bool)
+    options = {"form": "packed", "visible_count": 30}
+    for masked in ({}, {"mask": mask}, {"mask": mask, "form": "dense"}, {"mask": mask, **options}):
+        features, active = jax.eval_shape(lambda m=masked: model.apply(shapes, images, **m))
+        # 26 frames, as many as the ResNet: an even number, so that images can be cut in two.
+        assert features.shape == (2, 1, 26, 192)
+        assert active is None if not masked else active.shape == (2, 26)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "options", "message"),
+    [
+        (CompactEncoder(width=20), (1, 32, 100, 3), {}, "width: 20 is no multiple of 8"),
+        (CompactEncoder(width=24, heads=5), (1, 32, 100, 3), {}, "and of 5 heads"),
+        (MODEL, (1, 64, 100, 3), {}, r"images: shape \(1, 64, 100, 3\); want \(batch, 32"),
+        (MODEL, (1, 32, 98, 3), {}, "width divisible by 4"),
+        (MODEL, (1, 32, 100, 3), {"form": "sparse"}, "form: 'sparse' is unknown"),
+        (MODEL, (1, 32, 100, 3), {"mask": jnp.zeros((1, 4, 32), bool)}, "mask: a grid"),
+    ],
+)
+def test_bad_arguments_are_named(
+    model: CompactEncoder, shape: Any, options: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), **options))
