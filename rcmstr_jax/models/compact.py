@@ -15,16 +15,14 @@ from rcmstr_jax.models.sites import Pair, Sites
 from rcmstr_jax.models.vit import Block, sinusoid_positions
 
 HEIGHT = 32
-_HALVE: dict[str, Pair] = {"strides": (2, 2)}
-_FLATTEN: dict[str, Pair] = {"strides": (2, 1)}  # halves the height, keeps the columns
 _FOLD: dict[str, Pair] = {"kernel_size": (2, 2), "padding": (0, 1)}  # two rows to one
 
 
 class CompactEncoder(nn.Module):
     """32 x W pixels become one row of W/4 + 1 frames, dense or masked, with one set of weights.
 
-    Two 3x3 convolutions of stride 2, residual blocks at 8, 4 and 2 rows, a 2x2 convolution that
-    folds the last two rows (and adds a column, as the ResNet does), and transformer blocks over the
+    Two convolutions of stride 2, residual blocks at 8, 4 and 2 rows, a 2x2 convolution that folds
+    the last two rows (and adds a column, as the ResNet does), and transformer blocks over the
     frames. In a masked pass empty frames are seen by no other frame and stay empty.
 
     Attributes:
@@ -34,6 +32,8 @@ class CompactEncoder(nn.Module):
         attention: transformer blocks over the frames.
         heads: attention heads.
         mlp_ratio: hidden width of their MLP over `width`.
+        window: kernel of the layers that halve the height. Two rows do not overlap, so that maps of
+            4 rows are as sparse as the mask of 8x4 patches; with three they are twice as full.
         axis_name: device axis over which batch statistics are shared; None keeps them local.
         dtype: arithmetic; None computes in the type of the input.
     """
@@ -43,6 +43,7 @@ class CompactEncoder(nn.Module):
     attention: int = 2
     heads: int = 4
     mlp_ratio: float = 2.0
+    window: Pair = (2, 3)
     axis_name: str | None = None
     dtype: Any = None
 
@@ -85,12 +86,12 @@ class CompactEncoder(nn.Module):
         x, sites = masked.enter(
             images, mask, form, visible_count, width=self.width, dtype=self.dtype
         )
-        x, sites = self._conv(x, sites, "stem1", self.width // 8, train, **_HALVE)
-        x, sites = self._conv(x, sites, "stem2", self.width // 4, train, **_HALVE)
+        x, sites = self._halve(x, sites, "stem1", self.width // 8, train, columns=2)
+        x, sites = self._halve(x, sites, "stem2", self.width // 4, train, columns=2)
         for stage, count in enumerate(self.blocks, start=1):
             features = self.width * 2**stage // 8
             if stage > 1:
-                x, sites = self._conv(x, sites, f"down{stage}", features, train, **_FLATTEN)
+                x, sites = self._halve(x, sites, f"down{stage}", features, train, columns=1)
             for index in range(count):
                 name = f"layer{stage}_{index}"
                 block = BasicBlock(features, self.axis_name, self.dtype, name=name)
@@ -99,6 +100,14 @@ class CompactEncoder(nn.Module):
         x, sites = self._conv(x, sites, "fold", self.width, train, **_FOLD)
         x, active = masked.leave(x, sites, mask is not None)
         return self._mix(x[:, 0], active)[:, None], active
+
+    def _halve(
+        self, x: Array, sites: Sites | None, name: str, features: int, train: bool, columns: int
+    ) -> tuple[Array, Sites | None]:
+        """Half the height, and the width divided by `columns`."""
+        padding = ((self.window[0] - 1) // 2, (self.window[1] - 1) // 2)
+        window = {"kernel_size": self.window, "strides": (2, columns), "padding": padding}
+        return self._conv(x, sites, name, features, train, **window)
 
     def _conv(
         self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Pair

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.models.compact import CompactEncoder
+from rcmstr_jax.models.sites import Sites
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 from tests.models.masked_passes import assert_equal, drawing, gradients
 
@@ -88,12 +89,23 @@ def test_an_image_that_is_hidden_whole_stays_empty_and_finite(encoder: Encoder, 
     assert bool(active[0].all()) and bool(features[0].any(-1).all())
 
 
+@pytest.mark.parametrize(("rows", "shares"), [(2, [0.3, 0.3, 0.3]), (3, [0.36, 0.44, 0.58])])
+def test_two_rows_keep_masked_maps_sparse(rows: int, shares: list[float]) -> None:
+    """Slots of packed maps at 16, 8 and 4 rows, over all sites; 30 of 100 patches are visible."""
+    sites = Sites.from_patches(jnp.zeros((1, 4, 25), bool), (32, 100), 30)
+    found = []
+    for columns in (2, 2, 1):
+        sites = sites.through((rows, 3), (2, columns), ((rows - 1) // 2, 1))
+        found.append(sites.capacity / (sites.size[0] * sites.size[1]))
+    assert found == pytest.approx(shares, abs=0.03)
+
+
 def test_size_and_frames_of_the_default() -> None:
     images = jnp.zeros((2, 32, 100, 3))
     model = CompactEncoder()
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
     # Kernels, two numbers per channel and norm, attention and its MLP, added up by hand.
-    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_207_448
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 2_134_656
     mask = jnp.zeros((2, 4, 25), bool)
     options = {"form": "packed", "visible_count": 30}
     for masked in ({}, {"mask": mask}, {"mask": mask, "form": "dense"}, {"mask": mask, **options}):
