@@ -66,17 +66,20 @@ def get_config() -> ConfigDict:
     config.data.prefetch = 2
 
     config.model = ConfigDict()
-    config.model.encoder = "cnn"  # "cnn" or "vit"
+    config.model.encoder = "cnn"  # "cnn", "compact" or "vit"
     # Output width. CNN: 512 as published, every layer scales with it. ViT: 0 takes it from `size`.
+    # Compact encoder: 192.
     config.model.width = 512
-    # CNN only: residual blocks per stage.
+    # Residual blocks per stage: four stages of the CNN, three of the compact encoder.
     config.model.blocks = (1, 2, 5, 3)
+    # Compact encoder only: transformer blocks over the frames; their heads are `heads`, 0: four.
+    config.model.attention = 2
     # ViT only: "tiny" 192/12/3, "small" 384/12/6, "base" 512/12/8 (width/depth/heads); depth and
     # heads other than 0 override it.
     config.model.size = "tiny"
     config.model.depth = 0
     config.model.heads = 0
-    # Pixels; the height is 32. CNN 100 (26 frames), ViT 128 (32 frames).
+    # Pixels; the height is 32. CNN and compact encoder 100 (26 frames), ViT 128 (32 frames).
     config.model.image_width = 100
     # Frozen thin-plate-spline rectifier in front of the CNN.
     config.model.rectifier = False
@@ -139,8 +142,9 @@ def get_config() -> ConfigDict:
     config.mim.kind = "patch_block"  # "patch_block", "patch" or "block"
     # True: the query view itself is masked (ablation); False: a forward pass of its own.
     config.mim.coupled = False
-    # CNN only. Sparse: "masked_dense", "packed" or "auto" (the one measured faster), the same
-    # numbers. "dense" (ablation): hidden patches are grey and every layer computes everywhere.
+    # Not for the ViT. Sparse: "masked_dense", "packed" or "auto" (the one measured faster for the
+    # CNN), the same numbers. "dense" (ablation): hidden patches are grey and every layer computes
+    # everywhere.
     config.mim.form = "auto"
     # Targets normalised by each patch's own mean and deviation.
     config.mim.normalize_targets = True

@@ -36,7 +36,7 @@ def report(config: Mapping[str, Any], chips: Sequence[int], share: float) -> Ite
     known: dict[tuple[int, ...], float] = {}  # by the sizes of the queues
     flops = rows * word_flops(plan, known)
     yield f"Compiled: {DEVICES} devices, {rows} words each; {flops / 1e12:.2f} TFLOP per device."
-    if plan.mask is not None and plan.model.encoder == "cnn":
+    if plan.mask is not None and plan.model.convolutional:
         yield f"Masked images: --config.mim.form={plan.mask.form}."
     yield "\n" + "\n".join(exchange_table(found))
     for fixed in ("words per chip", "global batch"):

@@ -77,7 +77,7 @@ def step_terms(plan: PretrainPlan) -> list[Term]:
     encode = part(lambda m, x: pool_frames(m.encoder(x, train=True)[0]))
     frames = jax.eval_shape(encode, *variables, images)
     heads = part(lambda m, x: m.predict(m.project_frames(x)))
-    norms = (3, 5) if plan.model.encoder == "cnn" else (0, 0)
+    norms = (3, 5) if plan.model.convolutional else (0, 0)
 
     def passes(
         run: Callable[..., Any], *args: Any, norms: tuple[int, int] = (0, 0)

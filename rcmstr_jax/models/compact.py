@@ -26,20 +26,20 @@ class CompactEncoder(nn.Module):
     frames. In a masked pass empty frames are seen by no other frame and stay empty.
 
     Attributes:
-        width: channels of the last stage and of the frames; the stem has 1/8 and 1/4 of it, the
-            stages 1/4, 1/2 and all. A multiple of 8 and of `heads`.
-        blocks: residual blocks at 8, 4 and 2 rows.
-        attention: transformer blocks over the frames.
-        heads: attention heads.
-        mlp_ratio: hidden width of their MLP over `width`.
-        window: kernel of the layers that halve the height. Two rows do not overlap, so that maps of
-            4 rows are as sparse as the mask of 8x4 patches; with three they are twice as full.
-        axis_name: device axis over which batch statistics are shared; None keeps them local.
-        dtype: arithmetic; None computes in the type of the input.
+      width: channels of the last stage and of the frames; the stem has 1/8 and 1/4 of it, the
+        stages 1/4, 1/2 and all. A multiple of 8 and of `heads`.
+      blocks: residual blocks at 8, 4 and 2 rows.
+      attention: transformer blocks over the frames.
+      heads: attention heads.
+      mlp_ratio: hidden width of their MLP over `width`.
+      window: kernel of the layers that halve the height. Two rows do not overlap, so that maps of
+        4 rows are as sparse as the mask of 8x4 patches; with three they are twice as full.
+      axis_name: device axis over which batch statistics are shared; None keeps them local.
+      dtype: arithmetic; None computes in the type of the input.
     """
 
     width: int = 192
-    blocks: tuple[int, int, int] = (2, 3, 1)
+    blocks: tuple[int, ...] = (2, 3, 1)
     attention: int = 2
     heads: int = 4
     mlp_ratio: float = 2.0
@@ -60,19 +60,19 @@ class CompactEncoder(nn.Module):
         """Encodes images.
 
         Args:
-            images: values in [-1, 1]; 32 pixels high, width divisible by 4.
-            train: normalise with the batch's statistics instead of the running ones. The running
-                ones move only where the caller makes `batch_stats` mutable.
-            mask: hidden patches, see `masked.enter`; so are `form` and `visible_count`.
-            form: "masked_dense", "packed", "auto" or "dense".
-            visible_count: number of visible patches in every image of the mask.
+          images: values in [-1, 1]; 32 pixels high, width divisible by 4.
+          train: normalise with the batch's statistics instead of the running ones. The running
+            ones move only where the caller makes `batch_stats` mutable.
+          mask: hidden patches, see `masked.enter`; so are `form` and `visible_count`.
+          form: "masked_dense", "packed", "auto" or "dense".
+          visible_count: number of visible patches in every image of the mask.
 
         Returns:
-            The feature map, (batch, 1, W/4 + 1, width) with zero where everything is hidden, and
-            which frames are active, (batch, W/4 + 1), None without a mask.
+          The feature map, (batch, 1, W/4 + 1, width) with zero where everything is hidden, and
+          which frames are active, (batch, W/4 + 1), None without a mask.
 
         Raises:
-            ValueError: width, image size, mask or form do not fit.
+          ValueError: width, image size, mask or form do not fit.
         """
         if self.width % 8 or self.width % self.heads:
             raise ValueError(
@@ -110,7 +110,7 @@ class CompactEncoder(nn.Module):
         return self._conv(x, sites, name, features, train, **window)
 
     def _conv(
-        self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Pair
+        self, x: Array, sites: Sites | None, name: str, features: int, train: bool, **window: Any
     ) -> tuple[Array, Sites | None]:
         """Convolution, normalisation, ReLU; and the sites after them."""
         conv = Conv(features, dtype=self.dtype, name=f"{name}_conv", **window)
@@ -125,7 +125,7 @@ class CompactEncoder(nn.Module):
         """Lets frames see one another; empty ones stay zero."""
         if not self.attention:
             return x
-        x = x + jnp.asarray(sinusoid_positions(x.shape[1], self.width), x.dtype)
+        x = x + jnp.asarray(sinusoid_positions(x.shape[1], self.width), x.dtype)[None]
         for index in range(self.attention):
             block = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{index}")
             x = block(x, active)

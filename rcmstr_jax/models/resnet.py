@@ -55,7 +55,7 @@ class ResNet(nn.Module):
     """
 
     width: int = 512
-    blocks: tuple[int, int, int, int] = (1, 2, 5, 3)
+    blocks: tuple[int, ...] = (1, 2, 5, 3)
     axis_name: str | None = None
     dtype: Any = None
 

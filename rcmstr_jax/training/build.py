@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from rcmstr_jax.models.bilstm import BiLSTMProjector
+from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.hierarchy import MlpProjector, Predictors
 from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.models.resnet import ResNet
@@ -20,6 +21,15 @@ def build_encoder(model: ModelPlan, axis_name: str | None = None) -> nn.Module:
         return ResNet(
             width=model.width,
             blocks=model.blocks,
+            axis_name=axis_name,
+            dtype=model.compute_dtype,
+        )
+    if model.encoder == "compact":
+        return CompactEncoder(
+            width=model.width,
+            blocks=model.blocks,
+            attention=model.attention,
+            heads=model.heads,
             axis_name=axis_name,
             dtype=model.compute_dtype,
         )
@@ -48,7 +58,7 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
     else:
         projector = MlpProjector(hidden=m.projector_hidden, output=m.projector_hidden, dtype=dtype)
     head: nn.Module | None = None
-    if mask is not None and m.encoder == "cnn":
+    if mask is not None and m.convolutional:
         head = CnnReconstructionHead(rows=mask.grid[0], patch=mask.patch, dtype=dtype)
     elif mask is not None:
         head = PixelDecoder(output=mask.patch[0] * mask.patch[1] * 3, dtype=dtype)
@@ -63,6 +73,6 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
         ),
         reconstruction=head,
         rectifier=build_rectifier(m),
-        form=mask.form if mask is not None and m.encoder == "cnn" else None,
+        form=mask.form if mask is not None and m.convolutional else None,
         visible_count=mask.visible if mask is not None else None,
     )

@@ -13,12 +13,15 @@ Place = tuple[int, int]
 # Names of an encoder's parts and where they stand; the groups are stage and place in the stage.
 _PARTS = (
     (r"patch_embed|mask_token", lambda found: (0, 0)),  # ViT
-    (r"block_(\d+)", lambda found: (1, int(found[1]))),
-    (r"norm", lambda found: (2, 0)),
+    (r"block_(\d+)", lambda found: (6, int(found[1]))),  # and compact encoder
+    (r"norm", lambda found: (7, 0)),
     (r"(?:conv|bn)0_\d", lambda found: (0, 0)),  # CNN
-    (r"layer(\d)_(\d+)", lambda found: (int(found[1]), int(found[2]))),
+    (r"layer(\d)_(\d+)", lambda found: (int(found[1]), int(found[2]))),  # and compact encoder
     (r"(?:conv|bn)(\d)", lambda found: (int(found[1]), 1000)),
     (r"(?:conv|bn)4_(\d)", lambda found: (4, 1000 + int(found[1]))),
+    (r"stem(\d)_(?:conv|bn)", lambda found: (0, int(found[1]))),  # compact encoder
+    (r"down(\d)_(?:conv|bn)", lambda found: (int(found[1]), -1)),
+    (r"fold_(?:conv|bn)", lambda found: (5, 0)),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
 from rcmstr_jax.ssl.masking import visible_count
@@ -32,7 +33,8 @@ class ModelPlan:
 
     encoder: str = "cnn"
     width: int = 512
-    blocks: tuple[int, int, int, int] = (1, 2, 5, 3)
+    blocks: tuple[int, ...] = (1, 2, 5, 3)
+    attention: int = 2
     size: str = "tiny"
     depth: int = 0
     heads: int = 0
@@ -45,19 +47,24 @@ class ModelPlan:
     dtype: str = "float32"
 
     @property
+    def convolutional(self) -> bool:
+        """Whether the encoder is a convolutional one, with masked forms and batch statistics."""
+        return self.encoder in plan_checks.CONVOLUTIONAL
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
         return IMAGE_HEIGHT, self.image_width
 
     @property
     def frames(self) -> int:
-        """Frames per image: W/4 + 1 for the CNN, W/4 for the ViT (METHOD.md, words and shapes)."""
-        return self.image_width // 4 + (self.encoder == "cnn")
+        """Frames per image: W/4 + 1, W/4 for the ViT (METHOD.md, words and shapes)."""
+        return self.image_width // 4 + self.convolutional
 
     @property
     def patch(self) -> tuple[int, int]:
-        """Height and width in pixels of a maskable patch: 8 x 4 for the CNN, 4 x 4 for the ViT."""
-        return (8, 4) if self.encoder == "cnn" else (4, 4)
+        """Height and width in pixels of a maskable patch: 8 x 4, 4 x 4 for the ViT."""
+        return (8, 4) if self.convolutional else (4, 4)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -268,7 +275,8 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
     Raises:
       ConfigError: a geometry that cannot work.
     """
-    plan = _section(ModelPlan, section)
+    # Stored descriptions of networks that are older than the compact encoder lack its one field.
+    plan = _section(ModelPlan, {"attention": ModelPlan.attention, **section})
     if plan.encoder == "vit":
         width, depth, heads = VIT_SIZES[plan.size]
         plan = dataclasses.replace(
@@ -277,6 +285,8 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
             depth=plan.depth or depth,
             heads=plan.heads or heads,
         )
+    elif plan.encoder == "compact":
+        plan = dataclasses.replace(plan, heads=plan.heads or CompactEncoder.heads)
     plan_checks.check_model(plan)
     return plan
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from rcmstr_jax.metrics.words import POLICIES
+from rcmstr_jax.models.compact import CompactEncoder
+from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import ConfigError, closest
@@ -17,8 +19,10 @@ from rcmstr_jax.ssl.objective import HIERARCHIES, PAIRS, ContrastOptions
 if TYPE_CHECKING:
     from rcmstr_jax.training.plan import MaskPlan, ModelPlan
 
+# Encoders with masked forms, batch statistics, patches of 8 x 4 pixels and W/4 + 1 frames.
+CONVOLUTIONAL = ("cnn", "compact")
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "model.encoder": ("cnn", "vit"),
+    "model.encoder": (*CONVOLUTIONAL, "vit"),
     "model.size": tuple(VIT_SIZES),
     "model.projector": ("bilstm", "mlp"),
     "model.dtype": ("float32", "bfloat16"),
@@ -190,30 +194,43 @@ def _check_values(
             raise ConfigError(f"config.{name}={values[name]} must be positive")
 
 
+# Encoder -> blocks per stage as they are built by default, and what share of the width comes first.
+_SHAPES: dict[str, tuple[tuple[int, ...], int, str]] = {
+    "cnn": (ResNet.blocks, 16, "a sixteenth"),
+    "compact": (CompactEncoder.blocks, 8, "an eighth"),
+}
+
+
 def check_model(model: ModelPlan) -> None:
     """Sizes of the network that cannot work."""
-    cnn, width = model.encoder == "cnn", model.image_width
+    width = model.image_width
+    published, share, part = _SHAPES.get(model.encoder, ((), 1, ""))
     if width < 8 or width % 4:
         raise ConfigError(
             f"config.model.image_width={width} must be a multiple of 4, at least 8: "
-            f"use {100 if cnn else 128}, or {max(8, width // 4 * 4)}"
+            f"use {100 if model.convolutional else 128}, or {max(8, width // 4 * 4)}"
         )
-    if cnn and (model.width < 16 or model.width % 16):
+    if model.width < share or model.width % share:
         raise ConfigError(
-            f"config.model.width={model.width} must be a multiple of 16, because the first "
-            f"layer has a sixteenth of it: use {max(16, round(model.width / 16) * 16)}"
+            f"config.model.width={model.width} must be a multiple of {share}, because the first "
+            f"layer has {part} of it: use {max(share, round(model.width / share) * share)}"
         )
-    if cnn and (len(model.blocks) != 4 or any(count < 0 for count in model.blocks)):
+    counts = model.blocks if model.convolutional else ()
+    if len(counts) != len(published) or any(count < 0 for count in counts):
         raise ConfigError(
-            f"config.model.blocks={model.blocks} must be four counts, one per stage: "
-            "the published network has (1, 2, 5, 3)"
+            f"config.model.blocks={model.blocks} must be {len(published)} counts, one per stage: "
+            f"for example {published}"
         )
-    if not cnn and model.width % model.heads:
+    if model.encoder == "compact" and model.attention < 0:
+        raise ConfigError(
+            f"config.model.attention={model.attention} is out of range: set it at least 0"
+        )
+    if model.encoder != "cnn" and model.width % model.heads:
         raise ConfigError(
             f"config.model.width={model.width} is not divisible by the {model.heads} attention "
             f"heads: set config.model.heads to a divisor of it"
         )
-    if not cnn and model.rectifier:
+    if not model.convolutional and model.rectifier:
         raise ConfigError(
             "config.model.rectifier=True belongs to the CNN: set it to False or "
             "config.model.encoder=cnn"

@@ -89,7 +89,7 @@ def test_an_image_that_is_hidden_whole_stays_empty_and_finite(encoder: Encoder, 
     assert bool(active[0].all()) and bool(features[0].any(-1).all())
 
 
-@pytest.mark.parametrize(("rows", "shares"), [(2, [0.3, 0.3, 0.3]), (3, [0.36, 0.44, 0.58])])
+@pytest.mark.parametrize(("rows", "shares"), [(2, [0.3, 0.3, 0.3]), (3, [0.375, 0.45, 0.6])])
 def test_two_rows_keep_masked_maps_sparse(rows: int, shares: list[float]) -> None:
     """Slots of packed maps at 16, 8 and 4 rows, over all sites; 30 of 100 patches are visible."""
     sites = Sites.from_patches(jnp.zeros((1, 4, 25), bool), (32, 100), 30)
@@ -97,7 +97,7 @@ def test_two_rows_keep_masked_maps_sparse(rows: int, shares: list[float]) -> Non
     for columns in (2, 2, 1):
         sites = sites.through((rows, 3), (2, columns), ((rows - 1) // 2, 1))
         found.append(sites.capacity / (sites.size[0] * sites.size[1]))
-    assert found == pytest.approx(shares, abs=0.03)
+    assert found == pytest.approx(shares)
 
 
 def test_size_and_frames_of_the_default() -> None:
@@ -118,7 +118,7 @@ def test_size_and_frames_of_the_default() -> None:
 @pytest.mark.parametrize(
     ("model", "shape", "options", "message"),
     [
-        (CompactEncoder(width=20), (1, 32, 100, 3), {}, "width: 20 is no multiple of 8"),
+        (CompactEncoder(width=20), (1, 32, 100, 3), {}, "width: 20 is not a multiple of 8"),
         (CompactEncoder(width=24, heads=5), (1, 32, 100, 3), {}, "and of 5 heads"),
         (MODEL, (1, 64, 100, 3), {}, r"images: shape \(1, 64, 100, 3\); want \(batch, 32"),
         (MODEL, (1, 32, 98, 3), {}, "width divisible by 4"),

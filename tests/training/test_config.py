@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from rcmstr_jax.configs.pretrain import ablation, common, mim, mini, rcmstr_cnn, rcmstr_vit
+from rcmstr_jax.configs.pretrain import ablation, common, compact, mim, mini, rcmstr_cnn, rcmstr_vit
 from rcmstr_jax.runtime.command_line import check_overrides
 from rcmstr_jax.runtime.config_files import (
     config_from_jsonable,
@@ -22,6 +22,7 @@ from rcmstr_jax.training.plan_checks import CHOICES, MEMBERS, POSITIVE, RANGES
 
 ALL = {
     "cnn": rcmstr_cnn.get_config,
+    "compact": compact.get_config,
     "cnn:step": lambda: rcmstr_cnn.get_config("step"),
     **{f"vit:{s}": lambda s=s: rcmstr_vit.get_config(s) for s in ("tiny", "small", "base")},
     **{f"mini:{s}": lambda s=s: mini.get_config(s) for s in ("cnn", "vit", "test")},
