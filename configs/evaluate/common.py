@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     config.decoder.depth = 6  # blocks of a transformer
     # Words that a transformer's search follows at a time (1: greedy; 0 with "score": as before).
     config.decoder.beams = 1
-    # "36" (digits, lower case), "62" (and upper case), "94" (and punctuation), or a text file that
+    # "36" (digits, lower case), "62" (and upper case), "94" (and punctuation), "68" (digits, lower
+    # case and punctuation: case is folded, punctuation is read), or a text file that
     # holds the characters.
     config.decoder.charset = "94"
     # Longest word that is trained on, in characters.
@@ -72,6 +73,8 @@ def get_config() -> ConfigDict:
     # them best are kept, and training ends after `patience` validations without a better one (0:
     # never).
     config.train.validation = 0
+    # Other sources to keep them of, none of which is trained on; empty: the sources above.
+    config.train.validation_source = ()
     config.train.validate_every = 500  # steps
     config.train.patience = 0
     config.train.steps = 10_000

@@ -19,6 +19,7 @@ _DIGITS, _LOWER, _UPPER = string.digits, string.ascii_lowercase, string.ascii_up
 PRESETS: dict[int, str] = {
     36: _DIGITS + _LOWER,
     62: _DIGITS + _LOWER + _UPPER,
+    68: _DIGITS + _LOWER + string.punctuation,
     94: _DIGITS + _LOWER + _UPPER + string.punctuation,
 }
 ATTENTION_SPECIALS = ("[PAD]", "[UNK]", "[SOS]", "[EOS]", " ")
@@ -62,7 +63,8 @@ class Charset:
 
     @classmethod
     def preset(cls, size: int) -> Charset:
-        """The charset of 36 (digits, lower case), 62 (+ upper case) or 94 (+ punctuation).
+        """The charset of 36 (digits, lower case), 62 (+ upper case) or 94 (+ punctuation), or of 68
+        (digits, lower case, punctuation).
 
         Raises:
           ValueError: for any other size.

@@ -163,8 +163,8 @@ def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> Tas
     Raises:
       ValueError: what was asked for cannot be had.
     """
-    specs = plan.train.source
-    words.check_sources(specs, plan.benchmarks)
+    specs, others = plan.train.source, plan.train.validation_source
+    words.check_sources((*specs, *others), plan.benchmarks)
     return prepare(
         plan,
         session,
@@ -172,6 +172,7 @@ def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> Tas
         planned_head(plan.decoder),
         open_source(specs, weights=plan.train.weights or None, seed=plan.seed),
         is_random=split_pretrained(pretrained)[0],
+        validation_source=open_source(others) if others else None,
     )
 
 
@@ -205,7 +206,7 @@ def planned_head(plan: DecoderPlan) -> DecoderHead:
 
 
 def make_charset(name: str) -> Charset:
-    """The alphabet of `"36"`, `"62"` or `"94"` characters, or that of a text file.
+    """The alphabet of `"36"`, `"62"`, `"68"` or `"94"` characters, or that of a text file.
 
     Raises:
       ValueError: another size, or a file that holds no charset.

@@ -75,8 +75,12 @@ def prepare(
     source: RecordSource,
     *,
     is_random: bool,
+    validation_source: RecordSource | None = None,
 ) -> Task:
     """Finds the words to train on, or the recogniser that was already trained on them.
+
+    Words for validation are of `validation_source`, where there is one, or the end of the seeded
+    order of `source`, whose words to train on end before them.
 
     Raises:
       ConfigError: the workdir holds another run.
@@ -99,17 +103,21 @@ def prepare(
     labels, faults = plan.train, session.faults()
     choose = functools.partial(
         words.choose_words,
-        source,
         seed=plan.seed if labels.subset_seed is None else labels.subset_seed,
         charset=head.charset,
         max_length=head.max_length,
-        held_out=labels.validation,
         faults=faults,
     )
-    chosen = feeds.TrainingWords(*choose(labels=labels.labels), faults)
+    apart = labels.validation if validation_source is None else 0
+    chosen = feeds.TrainingWords(*choose(source, labels=labels.labels, held_out=apart), faults)
     logger.info("labels: %d words of %s", len(chosen.subset), source.name)
     held_out = None
     if labels.validation:
-        held_out = feeds.TrainingWords(*choose(labels=1.0, at_end=True), faults)
-        logger.info("validation: %d other words of %s", len(held_out.subset), source.name)
+        known = validation_source or source
+        if validation_source is None:
+            found = choose(source, labels=1.0, held_out=apart, at_end=True)
+        else:
+            found = choose(validation_source, labels=labels.validation)
+        held_out = feeds.TrainingWords(*found, faults)
+        logger.info("validation: %d other words of %s", len(held_out.subset), known.name)
     return dataclasses.replace(task, chosen=chosen, held_out=held_out)

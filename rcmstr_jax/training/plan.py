@@ -225,6 +225,7 @@ class LabelPlan:
     labels: float = 1.0
     subset_seed: int | None = None
     validation: int = 0
+    validation_source: tuple[str, ...] = ()
     validate_every: int = 500
     patience: int = 0
     learning_rate: float = 5e-4

@@ -152,6 +152,11 @@ def check_evaluation_values(config: ConfigDict) -> None:
             f"config.train.patience={train.patience} without words to validate on: set "
             "config.train.validation, or config.train.patience=0"
         )
+    if train.validation_source and not train.validation:
+        raise ConfigError(
+            f"config.train.validation_source={tuple(train.validation_source)} without a number of "
+            "words to take: set config.train.validation"
+        )
     if train.labels <= 0 or (train.labels > 1 and train.labels != int(train.labels)):
         raise ConfigError(
             f"config.train.labels={train.labels}: give a share in (0, 1] or a whole number of "

@@ -77,7 +77,7 @@ def test_no_charset(characters: str, message: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="37.*36, 62, 94"):
+    with pytest.raises(ValueError, match="37.*36, 62, 68, 94"):
         Charset.preset(37)
 
 

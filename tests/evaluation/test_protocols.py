@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from rcmstr_jax.configs.evaluate import (
     common,
+    compact,
     finetune_ctc,
     finetune_transformer,
     frozen_attention,
@@ -211,6 +212,19 @@ def test_fine_tuning_of_the_cnn(data, tmp_path) -> None:
     assert results["weighted_mean"]["num_words"] == 12
 
 
+def test_the_compact_recogniser_validates_on_words_of_other_sources(data, tmp_path) -> None:
+    words_lmdb(tmp_path / "held_out", WORDS[:6])
+    config = small(compact.get_config("test"), data)
+    config.train.validation = 5
+    config.train.validation_source = (f"lmdb:{tmp_path / 'held_out'}",)
+    train = evaluate(config, tmp_path / "run")["train"]
+    assert train["labels"]["examined"] == 20, "no word to train on is kept back"
+    assert train["validation_words"] == 5
+    config.train.validation_source = config.train.source
+    with pytest.raises(ConfigError, match="twice: name every source once"):
+        evaluate(config, tmp_path / "refused")
+
+
 def test_attention_with_streamed_words(data, tmp_path) -> None:
     config = vit(small(frozen_attention.get_config(), data))
     config.train.memory_gib = 0.0
@@ -279,6 +293,7 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
             "config.train.average=1.0 is out of range: set it between 0 and 0.9",
         ),
         ("train.patience", 3, "train.patience=3.*train.validation"),
+        ("train.validation_source", ("lmdb:a",), "_source=.*set config.train.validation"),
         ("train.validation", 11, "train.validation=11.*holds 20 words"),
         ("decoder.beams", 2, "config.decoder.beams=2 belongs to config.decoder.name=transformer"),
         ("train.labels", 99, "train.labels=99.*20 words"),

@@ -109,7 +109,7 @@ def test_size_and_frames_of_the_default() -> None:
     mask = jnp.zeros((2, 4, 25), bool)
     options = {"form": "packed", "visible_count": 30}
     for masked in ({}, {"mask": mask}, {"mask": mask, "form": "dense"}, {"mask": mask, **options}):
-        features, active = jax.eval_shape(lambda m=masked: model.apply(shapes, images, **m))
+        features, active = jax.eval_shape(partial(model.apply, **masked), shapes, images)
         # 26 frames, as many as the ResNet: an even number, so that images can be cut in two.
         assert features.shape == (2, 1, 26, 192)
         assert active is None if not masked else active.shape == (2, 26)
