@@ -35,7 +35,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from rcmstr_jax.benchmarking import (
@@ -48,33 +48,24 @@ from rcmstr_jax.benchmarking import (
     step_costs,
     suite,
 )
-from rcmstr_jax.benchmarking.cases import DTYPES, MODELS, Case, Settings
+from rcmstr_jax.benchmarking.cases import Case, Settings
 from rcmstr_jax.benchmarking.memory import run_for_peak
 from rcmstr_jax.configs.pretrain import common
+from rcmstr_jax.launch import field_flags
+from rcmstr_jax.metrics.tables import markdown_table
 from rcmstr_jax.models.forms import measured_table
 from rcmstr_jax.plotting.sites import draw_sites
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.ssl.masking import draw_mask
-from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.training.plan import ModelPlan, PretrainPlan, pretrain_plan
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+# Beside the checkout; left out where they are absent, and no --source is given.
+REAL_WORDS = Path(__file__).resolve().parents[2] / "shared" / "real" / "train"
 # Not measured, but counted.
 COUNTED = ("costs", "sparse_costs", "scaling")
 WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, *COUNTED, "all"], "What to measure.")
-MODEL = flags.DEFINE_enum("model", "cnn", MODELS, "Encoder.")
-WIDTH = flags.DEFINE_integer("width", 512, "Output width of the CNN.")
-BATCH = flags.DEFINE_integer("batch", 32, "Words per step.")
-QUEUE = flags.DEFINE_integer("queue", 65_536, "Keys per queue.")
-CHUNK = flags.DEFINE_integer("chunk", None, "Queue entries at a time.", lower_bound=1)
-PRECISION = flags.DEFINE_enum("precision", "float32", list(DTYPES), "Arithmetic.")
-RECTIFIER = flags.DEFINE_boolean("rectifier", False, "Put the rectifier in front of the CNN.")
-RATIOS = flags.DEFINE_list("ratios", ["0.3", "0.5", "0.7", "0.9"], "Shares of hidden patches.")
-SOURCE = flags.DEFINE_string(
-    "source",
-    f"lmdb:{REPOSITORY.parent / 'shared' / 'real' / 'train'}",
-    "Real words for pipeline and decode; the default is left out where it is absent.",
-)
+field_flags.define(Settings)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each case.", lower_bound=1)
 CASES = flags.DEFINE_list("cases", [], "Names of rows to measure; empty for all.")
 MEMORY = flags.DEFINE_boolean("memory", True, "Also measure peak memory, in further processes.")
@@ -95,22 +86,11 @@ def settings_from_flags() -> Settings:
     Raises:
       ConfigError: naming the flag that cannot work.
     """
-    present = SOURCE.present or Path(SOURCE.value.removeprefix("lmdb:")).exists()
+    given = field_flags.given(Settings)
+    if REAL_WORDS.exists():
+        given.setdefault("source", f"lmdb:{REAL_WORDS}")
     try:
-        ratios = tuple(float(ratio) for ratio in RATIOS.value)
-    except ValueError as error:
-        raise ConfigError(f"--ratios={','.join(RATIOS.value)}: give numbers, 0.5,0.7") from error
-    try:
-        return Settings(
-            model=MODEL.value,
-            width=WIDTH.value,
-            batch=BATCH.value,
-            queue=QUEUE.value,
-            precision=PRECISION.value,
-            rectifier=RECTIFIER.value,
-            ratios=ratios,
-            source=SOURCE.value if present else "",
-        )
+        return Settings(**given)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
 
@@ -120,11 +100,8 @@ def plan_with(settings: Settings, fields: Mapping[str, Any]) -> PretrainPlan:
     config = common.get_config()
     if settings.model != "cnn":
         common.use_vit(config)
-    if CHUNK.value is not None:
-        config.contrast.chunk = CHUNK.value
     config.update_from_flattened_dict(fields)
-    # Without sizes nothing of it is run: it need not fit the devices.
-    return pretrain_plan(config, devices=jax.local_device_count() if fields else 1)
+    return pretrain_plan(config, devices=jax.local_device_count())
 
 
 def peak_command(case: Case) -> list[str]:
@@ -159,11 +136,9 @@ def count(settings: Settings) -> None:
         plan = plan_with(settings, step.step_fields(settings))
         print(step_costs.report(plan, REPEATS.value))
     elif WHAT.value == "sparse_costs":
-        rows = sparse_costs.cost_table(settings.width, settings.ratios)
-        for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]:
-            print(f"| {' | '.join(row)} |")
+        print(markdown_table(sparse_costs.cost_table(settings.width, settings.ratios)))
         if DRAWING.value:
-            mask = draw_mask(jax.random.key(0), 1, (sparse_costs.ROWS, 25))
+            mask = draw_mask(jax.random.key(0), 1, ModelPlan().grid)
             drawing = draw_sites(np.asarray(mask[0]), (32, 100))
             Path(DRAWING.value).write_text(drawing, encoding="utf-8")
             print(f"written: {DRAWING.value}")
@@ -179,7 +154,7 @@ def count(settings: Settings) -> None:
 def measure(settings: Settings) -> None:
     """Measures the cases of the tables that are asked for, and prints and writes them."""
     make_plan = functools.partial(plan_with, settings)
-    try:
+    with command_line.one_line_errors(mistakes=(ValueError,)):
         if UPDATE_TABLE.value:
             sparse.check_update(str(WHAT.value), settings, CASES.value)
         baseline = report.read_rows(Path(BASELINE.value)) if BASELINE.value else []
@@ -187,8 +162,6 @@ def measure(settings: Settings) -> None:
             what: suite.choose_cases(suite.find_cases(what, settings, make_plan), CASES.value)
             for what in suite.tables_of(str(WHAT.value), settings)
         }
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     if PEAK_OF.value:
         (case,) = (case for case in tables[str(WHAT.value)] if case.name == PEAK_OF.value)
         print(json.dumps(run_for_peak(case)))
@@ -217,17 +190,13 @@ def measure(settings: Settings) -> None:
 def main(argv: Sequence[str]) -> int:
     """Measures or counts; returns the exit code."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
     with command_line.one_line_errors(RuntimeError), share_compiled_programs():
         settings = settings_from_flags()
         (count if WHAT.value in COUNTED else measure)(settings)
     return 0
 
 
-def run() -> None:
-    """The command `rcmstr-benchmark`."""
-    command_line.run(main)
-
+run = command_line.command(main)  # rcmstr-benchmark
 
 if __name__ == "__main__":
     run()

@@ -10,56 +10,59 @@ import jax
 import jax.numpy as jnp
 
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
+from rcmstr_jax.training.plan import ModelPlan, keys_per_image
 
 MODELS = ("cnn", "vit-tiny", "vit-small", "vit-base")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def _setting(default: Any, text: str) -> Any:
+    """A field whose description is also the help text of its flag."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Sizes of a measurement.
 
-    Attributes:
-      model: "cnn", "vit-tiny", "vit-small" or "vit-base".
-      width: output width of the CNN.
-      batch: words per step.
-      queue: keys per queue.
-      precision: arithmetic, "float32" or "bfloat16".
-      rectifier: whether the rectifier stands in front of the CNN.
-      ratios: shares of hidden patches, for the sparse encoder.
-      source: spec of real words for the input cases; empty leaves them out.
-
     Raises:
       ValueError: naming the field that cannot work, its value and the remedy.
     """
 
-    model: str = "cnn"
-    width: int = 512
-    batch: int = 32
-    queue: int = 65_536
-    precision: str = "float32"
-    rectifier: bool = False
-    ratios: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
-    source: str = ""
+    model: str = _setting("cnn", f"encoder, one of {', '.join(MODELS)}")
+    width: int = _setting(512, "output width of the CNN")
+    batch: int = _setting(32, "words per step")
+    queue: int = _setting(65_536, "keys per queue")
+    chunk: int = _setting(0, "queue entries at a time in the streamed loss; 0: the platform's own")
+    precision: str = _setting("float32", f"arithmetic, one of {', '.join(DTYPES)}")
+    rectifier: bool = _setting(False, "put the rectifier in front of the CNN")
+    ratios: tuple[float, ...] = _setting((0.3, 0.5, 0.7, 0.9), "shares of hidden patches (sparse)")
+    source: str = _setting("", "real words for pipeline and decode; empty leaves them out")
 
     def __post_init__(self) -> None:
-        for name, known in (("model", MODELS), ("precision", tuple(DTYPES))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)}: use one of {', '.join(known)}")
-        for name, least in (("width", 16), ("batch", 2), ("queue", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
-        if self.width % 16:
-            raise ValueError(f"width={self.width}: give a multiple of 16")
-        if self.rectifier and self.model != "cnn":
-            raise ValueError(f"rectifier=True: it stands in front of the CNN, not of {self.model}")
-        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
-            raise ValueError(f"ratios={self.ratios}: give numbers between 0 and 1")
+        in_range = bool(self.ratios) and all(0 < ratio < 1 for ratio in self.ratios)
+        for name, good, remedy in (
+            ("model", self.model in MODELS, f"use one of {', '.join(MODELS)}"),
+            ("precision", self.precision in DTYPES, f"use one of {', '.join(DTYPES)}"),
+            ("width", self.width > 0 and self.width % 16 == 0, "give a multiple of 16"),
+            ("batch", self.batch >= 2, "give at least 2"),
+            ("queue", self.queue >= 1, "give at least 1"),
+            ("rectifier", not self.rectifier or self.model == "cnn", "it belongs to --model=cnn"),
+            ("ratios", in_range, "give numbers between 0 and 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name}={getattr(self, name)}: {remedy}")
 
     @property
     def image_width(self) -> int:
         """Pixels: what the encoder is made for."""
         return 100 if self.model == "cnn" else 128
+
+    @property
+    def keys_per_image(self) -> dict[str, int]:
+        """How many keys an image adds to the queue of each hierarchy."""
+        encoder = "cnn" if self.model == "cnn" else "vit"
+        return keys_per_image(ModelPlan(encoder, image_width=self.image_width), subwords=4)
 
     @property
     def dtype(self) -> Any:
@@ -121,7 +124,4 @@ def compiled_program(function: Any, *args: Any) -> Program:
 
 def xla_operations(program: Any) -> float | None:
     """Floating-point operations of a compiled program, as XLA counts them."""
-    cost = program.cost_analysis()
-    if isinstance(cost, list):
-        cost = cost[0] if cost else None
-    return float(cost["flops"]) if cost and "flops" in cost else None
+    return (program.cost_analysis() or {}).get("flops")

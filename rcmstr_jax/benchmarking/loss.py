@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rcmstr_jax.benchmarking.cases import Case, Settings, compiled_program
+from rcmstr_jax.benchmarking.cases import Case, Program, Settings, compiled_program
 from rcmstr_jax.ssl.objective import (
     HIERARCHIES,
     ContrastOptions,
@@ -36,27 +35,67 @@ class LossInputs(NamedTuple):
     after: dict[str, Float[Array, "entries dim"]]
 
 
+def input_shapes(
+    options: ContrastOptions,
+    counts: Mapping[str, int],
+    sizes: Mapping[str, int],
+    batch: int,
+    *,
+    views: int = 2,
+    dim: int = DIM,
+) -> LossInputs:
+    """Shapes of what the loss takes.
+
+    Args:
+      options: which hierarchies and pairs there are.
+      counts: vectors of an image, by hierarchy.
+      sizes: entries of the queues, by hierarchy.
+      batch: images.
+      views: of every image.
+      dim: of a vector.
+    """
+
+    def vectors(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((*shape, dim), jnp.float32)
+
+    queues = {name: vectors(sizes[name]) for name in options.queues}
+    return LossInputs(
+        {name: vectors(views, batch, counts[name]) for name in options.levels},
+        {name: vectors(batch, counts[name]) for name in options.levels},
+        queues,
+        queues,
+    )
+
+
 def draw_inputs(settings: Settings, options: ContrastOptions) -> LossInputs:
     """Random unit vectors with the counts of a batch."""
-    frames = settings.image_width // 4 + (settings.model == "cnn")
-    counts = {"frame": frames, "subword": 4, "word": 1}
+    counts, batch = settings.keys_per_image, settings.batch
+    sizes = {name: queue_size(settings.queue, batch * count) for name, count in counts.items()}
     random = np.random.default_rng(0)
 
-    def unit(*shape: int) -> Array:
-        x = random.normal(size=(*shape, DIM)).astype(np.float32)
+    def unit(leaf: jax.ShapeDtypeStruct) -> Array:
+        x = random.normal(size=leaf.shape).astype(leaf.dtype)
         return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
 
-    b, levels = settings.batch, options.queues
-    sizes = {name: queue_size(settings.queue, b * counts[name]) for name in levels}
-    keys = {name: unit(b, counts[name]) for name in options.levels}
-    before = {name: unit(sizes[name]) for name in levels}
+    drawn = jax.tree.map(unit, input_shapes(options, counts, sizes, batch))
     after = {
-        name: queue.at[: b * counts[name]].set(keys[name].reshape(-1, DIM))
-        for name, queue in before.items()
+        name: queue.at[: batch * counts[name]].set(drawn.keys[name].reshape(-1, DIM))
+        for name, queue in drawn.before.items()
     }
-    return LossInputs(
-        {name: unit(2, b, counts[name]) for name in options.levels}, keys, before, after
-    )
+    return drawn._replace(after=after)
+
+
+def queries_per_image(options: ContrastOptions, counts: Mapping[str, int], views: int = 2) -> int:
+    """Queries of an image over all terms; one that stands in two terms counts twice."""
+    within = sum(views * counts[name] for name in options.hierarchies)
+    pairs = [pair.split("_") for pair in options.pairs]
+    sets = [pair_queries(jnp.zeros((1, counts[fine], 1)), counts[whole]) for fine, whole in pairs]
+    return within + sum(rows.size for rows in sets)
+
+
+def queues_met(options: ContrastOptions) -> list[str]:
+    """The queues that the terms read, one pass each: pairs of one coarse level share theirs."""
+    return [*options.hierarchies, *dict.fromkeys(map(term_queue, options.pairs))]
 
 
 def loss_function(
@@ -100,12 +139,9 @@ def matrix_products(options: ContrastOptions) -> Callable[[LossInputs], Any]:
     the streamed form's chunks. A product with ones reads each result, so that none is left out.
     """
 
-    def products(inputs: LossInputs) -> Any:
-        return {
-            name: _walk(q, k, queue, options) for name, q, k, queue in _problems(*inputs, options)
-        }
-
-    return products
+    return lambda inputs: {
+        name: _walk(q, k, queue, options) for name, q, k, queue in _problems(*inputs, options)
+    }
 
 
 def _walk(q: Array, k: Array, queue: Array, options: ContrastOptions) -> Any:
@@ -129,39 +165,24 @@ def _walk(q: Array, k: Array, queue: Array, options: ContrastOptions) -> Any:
     return found
 
 
-def cases(settings: Settings, *, chunk: int) -> list[Case]:
-    """The streamed loss, the naive one and the matrix products.
-
-    Args:
-      settings: sizes.
-      chunk: queue entries that the streamed form handles at a time; 0 for the platform's own.
-    """
+def cases(settings: Settings) -> list[Case]:
+    """The streamed loss, the naive one and the matrix products."""
     dtype = None if settings.precision == "float32" else settings.dtype
-    options = ContrastOptions(
-        chunk=min(chunk or default_chunk(), settings.queue), product_dtype=dtype
-    )
+    chunk = min(settings.chunk or default_chunk(), settings.queue)
+    options = ContrastOptions(chunk=chunk, product_dtype=dtype)
+
+    def prepare(function: Callable[[LossInputs], Any]) -> Program:
+        return compiled_program(jax.jit(function), draw_inputs(settings, options))
+
     functions = {
         "streamed": loss_function(options),
         "naive": loss_function(options, naive_terms),
         "matrix products": matrix_products(options),
     }
     return [
-        Case(
-            "loss",
-            name,
-            lambda f=function: compiled_program(jax.jit(f), draw_inputs(settings, options)),  # type: ignore[misc]
-            words=settings.batch,
-        )
+        Case("loss", name, functools.partial(prepare, function), settings.batch)
         for name, function in functions.items()
     ]
-
-
-def query_count(settings: Settings) -> int:
-    """Queries of a batch over all terms; a query in two terms counts twice."""
-    options = ContrastOptions()
-    small = dataclasses.replace(settings, queue=26 * settings.batch)  # their number is the same
-    problems = _problems(*draw_inputs(small, options), options)
-    return sum(math.prod(q.shape[:-1]) for _, q, _, _ in problems)
 
 
 def _problems(queries: Any, keys: Any, before: Any, after: Any, options: ContrastOptions) -> Any:

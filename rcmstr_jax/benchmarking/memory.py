@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 from collections.abc import Sequence
@@ -11,9 +12,6 @@ from pathlib import Path
 import jax
 
 from rcmstr_jax.benchmarking.cases import Case
-
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
 
 
 def peak_in_fresh_process(command: Sequence[str]) -> dict[str, int | None]:
@@ -43,22 +41,14 @@ def run_for_peak(case: Case) -> dict[str, int | None]:
     program = case.prepare()
     device = jax.local_devices()[0]
     before = device.memory_stats()
-    if before:
-        for _ in range(2):
-            program.run()
-        peak = device.memory_stats()["peak_bytes_in_use"]
-        raised = peak > before["peak_bytes_in_use"]
-        extra = peak - before["bytes_in_use"] if raised else None
-        return {"peak_bytes": peak, "extra_bytes": extra}
-    peak_before = _resident_peak()
-    held = _forget_peak()
+    peak_before = before["peak_bytes_in_use"] if before else _resident_peak()
+    held = before["bytes_in_use"] if before else _forget_peak()
     for _ in range(2):
         program.run()
-    peak = _resident_peak()
-    return {
-        "peak_bytes": max(peak, peak_before),
-        "extra_bytes": None if held is None else peak - held,
-    }
+    peak = device.memory_stats()["peak_bytes_in_use"] if before else _resident_peak()
+    raised = not before or peak > peak_before
+    extra = peak - held if held is not None and raised else None
+    return {"peak_bytes": max(peak, peak_before), "extra_bytes": extra}
 
 
 def _resident_peak() -> int:
@@ -68,16 +58,14 @@ def _resident_peak() -> int:
 def _forget_peak() -> int | None:
     """Lowers the mark of the largest resident memory to what is held now, and returns that."""
     try:
-        _CLEAR.write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:  # not Linux, or not allowed: the mark stays
         return None
     return _status("VmRSS")
 
 
 def _status(field: str) -> int | None:
-    if not _STATUS.exists():
-        return None
-    for line in _STATUS.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
+    status = Path("/proc/self/status")
+    text = status.read_text(encoding="ascii") if status.exists() else ""
+    found = re.search(rf"^{field}:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

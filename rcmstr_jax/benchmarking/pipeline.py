@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
 from rcmstr_jax.benchmarking.report import Row
@@ -41,9 +42,8 @@ def _sources(settings: Settings) -> dict[str, Callable[[str], RecordSource]]:
 
     def rendered(folder: str) -> RecordSource:
         words = open_source(f"synthetic:0:{WORDS}")
-        path = Path(folder) / "words"
-        write_lmdb(path, (words[i] for i in range(WORDS)))
-        return open_source(f"lmdb:{path}", labels=False)
+        write_lmdb(f"{folder}/words", (words[i] for i in range(WORDS)))
+        return open_source(f"lmdb:{folder}/words", labels=False)
 
     sources: dict[str, Callable[[str], RecordSource]] = {"rendered": rendered}
     if settings.source:
@@ -63,15 +63,13 @@ def decode_cases(settings: Settings) -> list[Case]:
 
         def run() -> None:
             for image in images:
-                try:
+                with contextlib.suppress(UndecodableImage):  # the published sets hold a few
                     decode_image(image, size)
-                except UndecodableImage:  # the published sets hold a few
-                    continue
 
         return Program(run)
 
     return [
-        Case("decode", name, lambda m=make: prepare(m), WORDS)  # type: ignore[misc]
+        Case("decode", name, functools.partial(prepare, make), WORDS)
         for name, make in _sources(settings).items()
     ]
 
@@ -81,7 +79,8 @@ def pipeline_cases(settings: Settings) -> list[Case]:
 
     In threads, in worker processes up to the number of cores, and from decoded images in memory.
     """
-    readers = {f"{n} worker{'s' * (n > 1)}" if n else "threads": n for n in worker_counts(_cores())}
+    counts = worker_counts(os.cpu_count() or 1)
+    readers = {f"{n} worker{'s' * (n > 1)}" if n else "threads": n for n in counts}
 
     def prepare(make: Callable[[str], RecordSource], workers: int, cache: bool) -> Program:
         size = (32, settings.image_width)
@@ -107,7 +106,7 @@ def pipeline_cases(settings: Settings) -> list[Case]:
         Case(
             "pipeline",
             f"{name}, {reader}",
-            lambda m=make, w=workers, c=reader == _CACHE: prepare(m, w, c),  # type: ignore[misc]
+            functools.partial(prepare, make, workers, reader == _CACHE),
             words_per_repetition(settings.batch, workers),
             {"set": name, "workers": None if reader == _CACHE else workers},
         )
@@ -127,7 +126,3 @@ def describe_workers(rows: Iterable[Row]) -> list[str]:
         "the smallest within 5 % of the fastest"
         for name, of in speeds.items()
     ]
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

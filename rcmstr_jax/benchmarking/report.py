@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rcmstr_jax.metrics.tables import text_table
+
 Row = dict[str, Any]
 # The keys of every row, in this order; further ones follow.
-KEYS = (
-    "what",
-    "case",
-    "seconds",
-    "spread",
-    "words_per_second",
-    "peak_bytes",
-    "share_of_ceiling",
-)
+KEYS = ("what", "case", "seconds", "spread", "words_per_second", "peak_bytes", "share_of_ceiling")
+# Of the settings, what a row says.
+SETTINGS = ("model", "width", "batch", "queue", "precision", "rectifier")
 # What must agree for two rows to be of the same measurement.
-IDENTITY = (
-    "what", "case", "model", "width", "batch", "queue", "precision", "rectifier", "platform"
-)  # fmt: skip
-_COLUMNS = ("seconds", "spread", "cpu s", "words/s", "peak MB", "extra MB", "GFLOP", "share")
+IDENTITY = ("what", "case", *SETTINGS, "platform")
+# Column -> key of the row, factor and form.
+_COLUMNS = {
+    "seconds": ("seconds", 1, "{:.4g}"),
+    "spread": ("spread", 1, "{:.2g}"),
+    "cpu s": ("cpu_seconds", 1, "{:.4g}"),
+    "words/s": ("words_per_second", 1, "{:.0f}"),
+    "peak MB": ("peak_bytes", 1e-6, "{:.0f}"),
+    "extra MB": ("extra_bytes", 1e-6, "{:.0f}"),
+    "GFLOP": ("matrix_operations", 1e-9, "{:.1f}"),
+    "share": ("share_of_ceiling", 100, "{:.0f} %"),
+}
 
 
 def table(rows: Sequence[Row]) -> str:
     """Columns for people; an empty cell was not measured."""
-    if not rows:
-        return ""
-    width = max(len(row["case"]) for row in rows)
-    lines = [f"{rows[0]['what']:<{width}}" + "".join(f"{name:>10}" for name in _COLUMNS)]
-    for row in rows:
-        operations = row["matrix_operations"]
-        cells = (
-            f"{row['seconds']:.4g}",
-            f"{row['spread']:.2g}",
-            f"{row['cpu_seconds']:.4g}",
-            _cell(row["words_per_second"], 1, "{:.0f}"),
-            _cell(row["peak_bytes"], 1e-6, "{:.0f}"),
-            _cell(row["extra_bytes"], 1e-6, "{:.0f}"),
-            _cell(operations, 1e-9, "{:.1f}"),
-            _cell(row["share_of_ceiling"], 100, "{:.0f} %"),
-        )
-        lines.append(f"{row['case']:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, factor: float, form: str) -> str:
-    return "" if value is None else form.format(value * factor)
+    cells = [
+        [
+            "" if row[key] is None else form.format(row[key] * factor)
+            for key, factor, form in _COLUMNS.values()
+        ]
+        for row in rows
+    ]
+    names = [row["case"] for row in rows]
+    head = [rows[0]["what"], *_COLUMNS]
+    return text_table([head, *([name, *row] for name, row in zip(names, cells, strict=True))])
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -82,21 +74,22 @@ def read_rows(path: Path) -> list[Row]:
 def compare(rows: Sequence[Row], baseline: Sequence[Row]) -> str:
     """One line per row: time and memory beside the baseline's, and what to call the change.
 
-    "faster" and "slower" are said only of changes beyond the spread of both, and of memory that
-    moved by more than a twentieth. Of several equal rows in the baseline the last one counts.
+    "fast" and "slow" are said only of changes beyond the spread of both, and of memory that moved
+    by more than a twentieth. Of several equal rows in the baseline the last one counts.
     """
-    earlier = {_identity(row): row for row in baseline}
+
+    def identity(row: Row) -> tuple[Any, ...]:
+        return tuple(row[key] for key in IDENTITY)
+
+    earlier = {identity(row): row for row in baseline}
     lines = []
     for row in rows:
-        before = earlier.pop(_identity(row), None)
-        name = f"{row['what']} {row['case']}"
-        if before is None:
-            lines.append(f"{name}: not in the baseline at these settings")
-            continue
-        change = f"{before['seconds']:.4g} s -> {row['seconds']:.4g} s"
-        verdicts = [_time_verdict(before, row), _memory_verdict(before, row)]
-        said = ", ".join(verdict for verdict in verdicts if verdict) or "unchanged"
-        lines.append(f"{name}: {change}, {said}")
+        before = earlier.pop(identity(row), None)
+        said = "not in the baseline at these settings"
+        if before is not None:
+            change = f"{before['seconds']:.4g} s -> {row['seconds']:.4g} s"
+            said = f"{change}, {', '.join(_verdicts(before, row)) or 'unchanged'}"
+        lines.append(f"{row['what']} {row['case']}: {said}")
     measured = {row["what"] for row in rows}
     lines += [
         f"{row['what']} {row['case']}: in the baseline alone"
@@ -106,20 +99,11 @@ def compare(rows: Sequence[Row], baseline: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _identity(row: Row) -> tuple[Any, ...]:
-    return tuple(row[key] for key in IDENTITY)
-
-
-def _time_verdict(before: Row, after: Row) -> str:
-    if abs(after["seconds"] - before["seconds"]) <= max(before["spread"], after["spread"]):
-        return ""
-    if after["seconds"] < before["seconds"]:
-        return f"{before['seconds'] / after['seconds']:.2f} times as fast"
-    return f"{after['seconds'] / before['seconds']:.2f} times as slow"
-
-
-def _memory_verdict(before: Row, after: Row) -> str:
-    if not before["peak_bytes"] or not after["peak_bytes"]:
-        return ""
-    ratio = after["peak_bytes"] / before["peak_bytes"]
-    return "" if abs(ratio - 1) <= 0.05 else f"{ratio:.2f} times the memory"
+def _verdicts(before: Row, after: Row) -> Iterator[str]:
+    ratio = after["seconds"] / before["seconds"]
+    if abs(after["seconds"] - before["seconds"]) > max(before["spread"], after["spread"]):
+        yield f"{ratio:.2f} times as slow" if ratio > 1 else f"{1 / ratio:.2f} times as fast"
+    if before["peak_bytes"] and after["peak_bytes"]:
+        ratio = after["peak_bytes"] / before["peak_bytes"]
+        if abs(ratio - 1) > 0.05:
+            yield f"{ratio:.2f} times the memory"

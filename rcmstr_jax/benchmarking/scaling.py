@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from rcmstr_jax.benchmarking.collectives import Collective, collectives_in
+from rcmstr_jax.benchmarking.loss import queries_per_image, queues_met
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.training.build import build_model
@@ -186,26 +187,16 @@ def queue_costs(plan: PretrainPlan, rows: int, chips: int, chip: Chip = V5P) -> 
     With sharded queues a chip holds one part of every queue and compares the queries of all chips
     with it: the same number of products, less memory to hold and to read, and queries to exchange.
     """
-    options, dim = plan.contrast, plan.model.predict_dim
-    entry = 4 * dim
-    sizes = plan.queue_sizes
-    count = plan.keys_per_image
-    views = 2 if plan.rearrange else 1
-    queries = sum(views * count[name] for name in options.hierarchies)
-    used = [*options.hierarchies, *(pair.split("_")[1] for pair in options.pairs)]
-    for pair in options.pairs:
-        fine, coarse = (count[name] for name in pair.split("_"))
-        queries += coarse * (fine - (coarse - 1) * (fine // coarse))
+    options, entry = plan.contrast, 4 * plan.model.predict_dim
+    sizes, met = plan.queue_sizes, queues_met(options)
+    queries = queries_per_image(options, plan.keys_per_image, views=2 if plan.rearrange else 1)
     passes = 2
-    read = sum(passes * sizes[name] * entry for name in used) / chip.memory_bandwidth
     # All chips' queries go to every chip, and partial gradients come back: a gather and a scatter.
     gathered = 2 * (chips - 1) * rows * queries * entry / chip.link
-    replicated = 2 * sum(sizes.values()) * entry
-    per_entry = passes * len(used) * entry / chip.memory_bandwidth
     return QueueCosts(
-        replicated,
-        read,
-        gathered,
-        int(0.1 * chip.memory / (2 * len(sizes) * entry)),
-        int(gathered / per_entry),
+        replicated=2 * sum(sizes.values()) * entry,
+        read=passes * sum(sizes[name] for name in met) * entry / chip.memory_bandwidth,
+        gathered=gathered,
+        largest=int(0.1 * chip.memory / (2 * len(sizes) * entry)),
+        break_even=int(gathered * chip.memory_bandwidth / (passes * len(met) * entry)),
     )

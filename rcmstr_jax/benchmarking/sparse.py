@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +18,9 @@ from rcmstr_jax.benchmarking.report import Row
 from rcmstr_jax.models.forms import BATCH, IMAGE_WIDTH, PATH, Table, choose_form
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
+from rcmstr_jax.training.plan import ModelPlan
 
 FORMS = ("dense", "masked_dense", "packed")
-ROWS = 4  # patches of 8 x 4 pixels
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -32,7 +34,7 @@ def cases(settings: Settings) -> list[Case]:
         Case(
             "sparse",
             f"{form} {ratio:g}",
-            lambda f=form, r=ratio: prepare(f, r),  # type: ignore[misc]
+            functools.partial(prepare, form, ratio),
             settings.batch,
             {"form": form, "ratio": ratio},
         )
@@ -43,20 +45,22 @@ def cases(settings: Settings) -> list[Case]:
 
 def masked_step(settings: Settings, form: str, ratio: float) -> tuple[Any, tuple[Any, ...]]:
     """Forward and backward pass of the CNN encoder in training mode, and its arguments."""
-    grid = (ROWS, settings.image_width // 4)
+    grid = ModelPlan(image_width=settings.image_width).grid
     kind = "patch_block" if ratio >= 0.3 else "patch"  # light masks have no room for the block
     shape = (settings.batch, 32, settings.image_width, 3)
     model = ResNet(width=settings.width, dtype=settings.dtype)
     images = jax.random.normal(jax.random.key(0), shape, jnp.float32)
-    variables = _variables(model, images[:1])
+    # What the numbers are does not matter, and compiling their initialisation would take long.
+    shapes = jax.eval_shape(model.init, jax.random.key(1), images[:1])
+    normal = functools.partial(np.random.default_rng(0).normal, 0.0, 0.1)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(normal(leaf.shape), leaf.dtype), shapes)
     mask = draw_mask(jax.random.key(2), settings.batch, grid, mask_ratio=ratio, kind=kind)
-    masked: dict[str, Any] = {
-        "form": form,
-        "visible_count": visible_count(grid, ratio, kind=kind),
-    }
+    count = visible_count(grid, ratio, kind=kind)
 
     def loss(params: Any, stats: Any, images: Any, mask: Any) -> Any:
-        options = {} if form == "dense" else {"mask": mask, **masked}
+        options: dict[str, Any] = {}
+        if form != "dense":
+            options = {"mask": mask, "form": form, "visible_count": count}
         (features, _), state = model.apply(
             {"params": params, "batch_stats": stats},
             images,
@@ -70,32 +74,23 @@ def masked_step(settings: Settings, form: str, ratio: float) -> tuple[Any, tuple
     return step, (variables["params"], variables["batch_stats"], images, mask)
 
 
-def _variables(model: ResNet, images: Any) -> Any:
-    """Parameters and statistics, drawn without compiling an initialisation."""
-    random = np.random.default_rng(0)
-
-    def draw(path: Any, leaf: Any) -> Any:
-        if leaf.ndim == 4:
-            deviation = (2 / np.prod(leaf.shape[:3])) ** 0.5
-            return jnp.asarray(random.normal(size=leaf.shape) * deviation, leaf.dtype)
-        one = path[-1].key in ("scale", "var")
-        return jnp.full(leaf.shape, float(one), leaf.dtype)
-
-    shapes = jax.eval_shape(model.init, jax.random.key(1), images)
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 def crossover(rows: Iterable[Row]) -> dict[int, float]:
     """Per width the share of visible patches up to which "auto" should take the packed form.
 
     Of all thresholds the one whose slowest choice, relative to the better form, is the fastest;
     of equal ones the largest. Beyond the threshold, up to the next measured share, "auto" is dense.
     """
-    found: dict[int, float] = {}
-    for width, times in _times(rows).items():
-        shares = [0.0, *sorted(times)]
-        found[width] = max(shares, key=lambda limit: (-_worst_choice(times, limit), limit))
-    return found
+
+    def slowest_choice(times: dict[float, dict[str, float]], limit: float) -> float:
+        return max(
+            seconds["packed" if share <= limit else "masked_dense"] / min(seconds.values())
+            for share, seconds in times.items()
+        )
+
+    return {
+        width: max((0.0, *times), key=lambda limit: (-slowest_choice(times, limit), limit))
+        for width, times in _times(rows).items()
+    }
 
 
 def describe_choice(rows: Iterable[Row], table: Table | None = None) -> list[str]:
@@ -130,22 +125,23 @@ def check_update(what: str, settings: Settings, names: Sequence[str] = ()) -> No
     Raises:
       ValueError: naming the flag that does not fit, its value and the remedy.
     """
-    if what not in ("sparse", "all"):
-        raise ValueError(f"--what={what} with --update_table: only --what=sparse measures forms")
     entries = f"its entries are of {BATCH} images of {IMAGE_WIDTH} pixels"
-    if settings.batch != BATCH:
-        raise ValueError(
-            f"--batch={settings.batch} with --update_table: {entries}; use --batch={BATCH}"
-        )
-    if settings.image_width != IMAGE_WIDTH:
-        raise ValueError(
-            f"--model={settings.model} with --update_table: {entries}; use --model=cnn"
-        )
-    if names:
-        raise ValueError(
-            f"--cases={','.join(names)} with --update_table: its entries compare all cases; "
-            "leave --cases out"
-        )
+    for flag, good, remedy in (
+        (f"what={what}", what in ("sparse", "all"), "only --what=sparse measures forms"),
+        (f"batch={settings.batch}", settings.batch == BATCH, f"{entries}; use --batch={BATCH}"),
+        (
+            f"model={settings.model}",
+            settings.image_width == IMAGE_WIDTH,
+            f"{entries}; use --model=cnn",
+        ),
+        (
+            f"cases={','.join(names)}",
+            not names,
+            "its entries compare all cases; leave --cases out",
+        ),
+    ):
+        if not good:
+            raise ValueError(f"--{flag} with --update_table: {remedy}")
 
 
 def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
@@ -161,27 +157,14 @@ def update_table(rows: Iterable[Row], path: Path = PATH) -> None:
     of_platform = table.setdefault(platform, {})
     widths = of_platform.get(arithmetic, {})
     widths.update({str(width): share for width, share in crossover(measured).items()})
-    of_platform[arithmetic] = dict(sorted(widths.items(), key=_as_number))
+    of_platform[arithmetic] = dict(sorted(widths.items(), key=lambda item: int(item[0])))
     path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-
-
-def _as_number(item: tuple[str, float]) -> int:
-    return int(item[0])
 
 
 def _times(rows: Iterable[Row]) -> dict[int, dict[float, dict[str, float]]]:
     """{width: {share of visible patches: {form: seconds}}} of the masked forms."""
-    times: dict[int, dict[float, dict[str, float]]] = {}
+    times: Any = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         if row["form"] != "dense":
-            of_width = times.setdefault(row["width"], {})
-            of_width.setdefault(round(1 - row["ratio"], 6), {})[row["form"]] = row["seconds"]
+            times[row["width"]][round(1 - row["ratio"], 6)][row["form"]] = row["seconds"]
     return times
-
-
-def _worst_choice(times: dict[float, dict[str, float]], limit: float) -> float:
-    """Largest time relative to the better form's, if packed is taken up to this share."""
-    return max(
-        seconds["packed" if share <= limit else "masked_dense"] / min(seconds.values())
-        for share, seconds in times.items()
-    )

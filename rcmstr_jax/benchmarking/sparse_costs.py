@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from rcmstr_jax.models.layers import Conv
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.ssl.masking import visible_count
+from rcmstr_jax.training.plan import ModelPlan
 
-ROWS = 4  # patches of 8 x 4 pixels
 _BYTES = 4  # float32
 
 
@@ -81,7 +81,7 @@ def encoder_layers(
       image_width: pixels.
       blocks: residual blocks per stage.
     """
-    grid = (ROWS, image_width // 4)
+    grid = ModelPlan(image_width=image_width).grid
     model = ResNet(width=width, blocks=blocks)
     images = jnp.zeros((1, 32, image_width, 3))
     options: dict[str, Any] = {}
@@ -110,24 +110,17 @@ def encoder_layers(
 def cost_table(width: int, ratios: Sequence[float], image_width: int = 100) -> list[list[str]]:
     """Forward operations and bytes per image against the ratio; the first row is the header."""
     dense = encoder_layers(width, image_width=image_width)
-    cases = [("any", "dense, masked_dense", dense)]
-    for ratio in ratios:
-        layers = encoder_layers(width, ratio, "packed", image_width=image_width)
-        cases.append((f"{ratio:g}", "packed", layers))
-    rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
     everything = sum(layer.operations for layer in dense)
-    for hidden, form, layers in cases:
+    rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
+    for ratio in (None, *ratios):
+        layers, names = dense, ["any", "dense, masked_dense"]
+        if ratio is not None:
+            layers = encoder_layers(width, ratio, "packed", image_width=image_width)
+            names = [f"{ratio:g}", "packed"]
         operations = sum(layer.operations for layer in layers)
         moved = sum(layer.bytes for layer in layers)
-        rows.append(
-            [
-                hidden,
-                form,
-                f"{sum(layer.outputs for layer in layers):,}",
-                f"{operations / 1e9:.2f}",
-                f"{operations / everything:.0%}",
-                f"{moved / 1e6:.1f}",
-                f"{operations / moved:.0f}",
-            ]
-        )
+        sites = f"{sum(layer.outputs for layer in layers):,}"
+        share, ratio_of_costs = f"{operations / everything:.0%}", f"{operations / moved:.0f}"
+        costs = [f"{operations / 1e9:.2f}", share, f"{moved / 1e6:.1f}", ratio_of_costs]
+        rows.append([*names, sites, *costs])
     return rows

@@ -1,17 +1,21 @@
-"""Whole steps of pretraining: contrast alone, and the full method with its masked pass."""
+"""Whole steps of pretraining: contrast alone, and with the masked pass; and their views."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.benchmarking.cases import (
     Case,
     Program,
     Settings,
+    compiled_program,
     xla_operations,
 )
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
@@ -39,13 +43,15 @@ def step_fields(settings: Settings, **mim: Any) -> dict[str, Any]:
         "model.dtype": settings.precision,
         "model.rectifier": settings.rectifier,
         "contrast.queue_size": settings.queue,
+        "contrast.chunk": settings.chunk,
         **size,
         **{f"mim.{name}": value for name, value in mim.items()},
     }
 
 
-def prepare_step(plan: PretrainPlan) -> Program:
+def prepare_step(make_plan: Callable[[], PretrainPlan]) -> Program:
     """Compiles a step for all local devices; each repetition advances the state by one."""
+    plan = make_plan()
     model = build_model(plan, parallel.AXIS)
     optimizer, schedule = make_optimizer(plan.optimizer)
     batch_size = plan.loop.batch_size
@@ -69,7 +75,7 @@ def prepare_step(plan: PretrainPlan) -> Program:
     return Program(run, xla_operations(program), count * devices, devices)
 
 
-def cases(settings: Settings, make_plan: MakePlan) -> list[Case]:
+def step_cases(settings: Settings, make_plan: MakePlan) -> list[Case]:
     """Contrast alone, then the full method in every form that the encoder has.
 
     Args:
@@ -77,13 +83,33 @@ def cases(settings: Settings, make_plan: MakePlan) -> list[Case]:
       make_plan: of a pretraining config for this encoder; all that `settings` does not say is
         taken from it.
     """
-    forms = ("packed", "masked_dense") if settings.model == "cnn" else ("mask tokens",)
     named: dict[str, dict[str, Any]] = {"contrast": {"enabled": False}}
-    for form in forms:
-        chosen = {"form": form} if settings.model == "cnn" else {}
-        named[f"contrast + mim, {form}"] = {"enabled": True, **chosen}
+    if settings.model == "cnn":
+        for form in ("packed", "masked_dense"):
+            named[f"contrast + mim, {form}"] = {"enabled": True, "form": form}
+    else:
+        named["contrast + mim, mask tokens"] = {"enabled": True}
+    return [
+        Case(
+            "step",
+            name,
+            # The plan is made by the process that runs the case.
+            functools.partial(
+                prepare_step, functools.partial(make_plan, step_fields(settings, **mim))
+            ),
+            settings.batch,
+        )
+        for name, mim in named.items()
+    ]
 
-    def prepare(mim: dict[str, Any]) -> Callable[[], Program]:
-        return lambda: prepare_step(make_plan(step_fields(settings, **mim)))
 
-    return [Case("step", name, prepare(mim), settings.batch) for name, mim in named.items()]
+def view_cases(settings: Settings) -> list[Case]:
+    """One view of every image; a step draws two."""
+    shape = (settings.batch, 32, settings.image_width, 3)
+
+    def prepare() -> Program:
+        images = jax.random.uniform(jax.random.key(0), shape, minval=-1.0, maxval=1.0)
+        view = jax.jit(lambda key, x: make_view(key, x, indices=jnp.arange(settings.batch)))
+        return compiled_program(view, jax.random.key(1), images)
+
+    return [Case("views", "one view, up to 5 operations", prepare, settings.batch)]

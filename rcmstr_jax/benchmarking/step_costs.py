@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rcmstr_jax.benchmarking.loss import LossInputs, loss_function
+from rcmstr_jax.benchmarking.loss import input_shapes, loss_function, queues_met
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations, matrix_work
 from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, memory_pass, time_in_turns
+from rcmstr_jax.metrics.tables import markdown_table
 from rcmstr_jax.models.hierarchy import pool_frames
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
@@ -32,7 +33,6 @@ from rcmstr_jax.training.plan import PretrainPlan
 from rcmstr_jax.training.pretrain_step import fresh_state
 
 _VIEW_STAGES = 3
-Cost = tuple[float, float]  # operations, bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,10 @@ class Term:
     operations: float
     bytes: float
 
-    def floor(self, operation_rate: float, byte_rate: float) -> float:
-        """Least seconds: as long as the slower of computing and moving takes."""
-        return max(self.operations / operation_rate, self.bytes / byte_rate)
+    def times(self, count: int) -> Term:
+        """The same so many times."""
+        name = f"{self.name}, {count} passes" if count > 1 else self.name
+        return Term(name, count * self.operations, count * self.bytes)
 
 
 def step_terms(plan: PretrainPlan) -> list[Term]:
@@ -79,67 +80,54 @@ def step_terms(plan: PretrainPlan) -> list[Term]:
     heads = part(lambda m, x: m.predict(m.project_frames(x)))
     norms = (3, 5) if plan.model.convolutional else (0, 0)
 
-    def passes(
-        run: Callable[..., Any], *args: Any, norms: tuple[int, int] = (0, 0)
-    ) -> tuple[Cost, Cost]:
+    def both(
+        name: str, run: Callable[..., Any], *args: Any, norms: tuple[int, int] = (0, 0)
+    ) -> tuple[Term, Term]:
         """Forward alone, and with the backward pass; of `frames` the gradient is needed too.
 
         `norms` are the times that a norm goes over a result, forward and backward.
         """
         gradient = jax.grad(_total(run), argnums=(0, 2) if args[0] is frames else 0)
         alone = matrix_work(run, *variables, *args)
-        both = matrix_work(gradient, *variables, *args)
+        whole = matrix_work(gradient, *variables, *args)
+        keys = alone.read + alone.written * (1 + norms[0])
+        queries = whole.read + whole.written + alone.written * sum(norms)
         return (
-            (alone.operations, alone.read + alone.written * (1 + norms[0])),
-            (both.operations, both.read + both.written + alone.written * sum(norms)),
+            Term(f"{name}, keys", alone.operations, keys),
+            Term(f"{name}, queries", whole.operations, queries),
         )
 
     views, masked = 1 + (plan.rearrange is not None), plan.mask is not None
-    size = np.prod(pixels)
-    terms = [Term("two views", 0, 2 * float(size + _VIEW_STAGES * 2 * 4 * size))]
+    size = float(np.prod(pixels))
+    terms = [Term("two views", 0, 2 * (size + _VIEW_STAGES * 2 * 4 * size))]
     if model.rectifier is not None:
         work = matrix_work(part("rectify"), *variables, images)
-        cost = work.operations, work.read + work.written
-        terms.append(_term("rectifier", cost, 1 + views + masked))
-    for name, (keys, queries) in (
-        ("encoder", passes(encode, images, norms=norms)),
-        ("projector and predictors", passes(heads, frames)),
+        term = Term("rectifier", work.operations, work.read + work.written)
+        terms.append(term.times(1 + views + masked))
+    for keys, queries in (
+        both("encoder", encode, images, norms=norms),
+        both("projector and predictors", heads, frames),
     ):
-        terms += [_term(f"{name}, keys", keys), _term(f"{name}, queries", queries, views)]
+        terms += [keys, queries.times(views)]
     if plan.mask is not None:
         mask = jax.ShapeDtypeStruct((plan.loop.batch_size, *plan.mask.grid), jnp.bool_)
         reconstruct = part(lambda m, x, hidden: m.reconstruct(x, hidden, train=True)[0])
-        terms.append(_term("masked pass", passes(reconstruct, images, mask, norms=norms)[1]))
-    terms.append(_loss_term(plan, views))
+        term = both("masked pass", reconstruct, images, mask, norms=norms)[1]
+        terms.append(dataclasses.replace(term, name="masked pass"))
+    inputs = input_shapes(
+        plan.contrast,
+        plan.keys_per_image,
+        plan.queue_sizes,
+        plan.loop.batch_size,
+        views=views,
+        dim=plan.model.predict_dim,
+    )
+    read = sum(_bytes(inputs.before[name]) for name in queues_met(plan.contrast))
+    terms.append(Term("loss", matrix_operations(loss_function(plan.contrast), inputs), 2 * read))
     online, momentum = _bytes(state.params), _bytes(state.momentum_params)
     kept = 2 * (_bytes(state.opt_state) + momentum + _bytes(state.queues))
     terms.append(Term("optimiser, momentum, queues", 0, 4 * online + kept))
     return terms
-
-
-def _term(name: str, cost: Cost, count: int = 1) -> Term:
-    name = f"{name}, {count} passes" if count > 1 else name
-    return Term(name, count * cost[0], count * cost[1])
-
-
-def _loss_term(plan: PretrainPlan, views: int) -> Term:
-    options, dim = plan.contrast, plan.model.predict_dim
-    counts, rows = plan.keys_per_image, plan.loop.batch_size
-
-    def vectors(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct((*shape, dim), jnp.float32)
-
-    queues = {name: vectors(size) for name, size in plan.queue_sizes.items()}
-    inputs = LossInputs(
-        {name: vectors(views, rows, counts[name]) for name in options.levels},
-        {name: vectors(rows, counts[name]) for name in options.levels},
-        queues,
-        queues,
-    )
-    # Terms within a hierarchy meet the queue as it was, pairs of one coarse level as it is now.
-    met = [*options.hierarchies, *{pair.split("_")[1] for pair in options.pairs}]
-    read = sum(_bytes(queues[name]) for name in met)
-    return Term("loss", matrix_operations(loss_function(options), inputs), 2 * read)
 
 
 def _total(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,18 +144,25 @@ def _bytes(tree: Any) -> float:
 def table(
     terms: Sequence[Term], batch: int, operation_rate: float, byte_rate: float
 ) -> list[list[str]]:
-    """Operations and bytes per image, and the floor of a step in seconds; first the header."""
-    rows = [["term", "GFLOP per image", "MB per image", "floor of the step, s", "bound by"]]
-    floors = 0.0
-    for term in terms:
-        floor = term.floor(operation_rate, byte_rate)
-        floors += floor
-        bound = "products" if floor == term.operations / operation_rate else "memory"
+    """Operations and bytes per image, and the floor of a step in seconds; first the header.
+
+    The floor of a term is as long as the slower of computing and moving takes.
+    """
+
+    def row(term: Term, floor: float, bound: str) -> list[str]:
         costs = f"{term.operations / batch / 1e9:.2f}", f"{term.bytes / batch / 1e6:.2f}"
-        rows.append([term.name, *costs, f"{floor:.3g}", bound])
-    operations, moved = (sum(getattr(t, kind) for t in terms) for kind in ("operations", "bytes"))
-    costs = f"{operations / batch / 1e9:.2f}", f"{moved / batch / 1e6:.2f}"
-    return [*rows, ["sum", *costs, f"{floors:.3g}", ""]]
+        return [term.name, *costs, f"{floor:.3g}", bound]
+
+    floors = [max(term.operations / operation_rate, term.bytes / byte_rate) for term in terms]
+    total = Term("sum", sum(term.operations for term in terms), sum(term.bytes for term in terms))
+    return [
+        ["term", "GFLOP per image", "MB per image", "floor of the step, s", "bound by"],
+        *(
+            row(term, floor, "products" if floor == term.operations / operation_rate else "memory")
+            for term, floor in zip(terms, floors, strict=True)
+        ),
+        row(total, sum(floors), ""),
+    ]
 
 
 def report(plan: PretrainPlan, repeats: int) -> str:
@@ -179,6 +174,6 @@ def report(plan: PretrainPlan, repeats: int) -> str:
     byte_rate = moved / samples["memory"].fastest
     terms = step_terms(plan)
     rows = table(terms, plan.loop.batch_size, max(rates.values()), byte_rate)
-    lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
     speeds = [f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in rates.items()]
-    return "\n".join([", ".join([*speeds, f"memory {byte_rate / 1e9:.1f} GB/s"]), *lines])
+    said = ", ".join([*speeds, f"memory {byte_rate / 1e9:.1f} GB/s"])
+    return f"{said}\n{markdown_table(rows)}"

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from rcmstr_jax.benchmarking import loss, pipeline, sparse, step, views
+from rcmstr_jax.benchmarking import loss, pipeline, sparse, step
 from rcmstr_jax.benchmarking.cases import Case, Program, Settings
 from rcmstr_jax.benchmarking.memory import peak_in_fresh_process
-from rcmstr_jax.benchmarking.report import Row
-from rcmstr_jax.benchmarking.timing import ceilings, highest_rate, time_in_turns
+from rcmstr_jax.benchmarking.report import SETTINGS, Row
+from rcmstr_jax.benchmarking.timing import Sample, ceilings, highest_rate, time_in_turns
 
 WHAT = ("step", "loss", "sparse", "views", "pipeline", "decode")
-_RECORDED = ("model", "width", "batch", "queue", "precision", "rectifier")
 
 
 def tables_of(what: str, settings: Settings) -> tuple[str, ...]:
@@ -29,7 +28,7 @@ def find_cases(what: str, settings: Settings, make_plan: step.MakePlan) -> list[
     Args:
       what: one of `WHAT`.
       settings: sizes.
-      make_plan: see `step.cases`; of a pretraining config for the encoder that is meant.
+      make_plan: see `step.step_cases`; of a pretraining config for the encoder that is meant.
 
     Raises:
       ValueError: on another name, or an encoder that the table is not about.
@@ -39,10 +38,10 @@ def find_cases(what: str, settings: Settings, make_plan: step.MakePlan) -> list[
             f"--what=sparse is about the CNN; --model={settings.model} has no such form"
         )
     makers: dict[str, Callable[[], list[Case]]] = {
-        "step": lambda: step.cases(settings, make_plan),
-        "loss": lambda: loss.cases(settings, chunk=make_plan({}).contrast.chunk),
+        "step": lambda: step.step_cases(settings, make_plan),
+        "loss": lambda: loss.cases(settings),
         "sparse": lambda: sparse.cases(settings),
-        "views": lambda: views.cases(settings),
+        "views": lambda: step.view_cases(settings),
         "pipeline": lambda: pipeline.pipeline_cases(settings),
         "decode": lambda: pipeline.decode_cases(settings),
     }
@@ -95,43 +94,34 @@ def measure(
     if any(program.matrix_operations for program in programs.values()):
         highest = ceilings(settings.precision, max(p.devices for p in programs.values()))
     samples = time_in_turns({**programs, **highest}, repeats)
-    rates = [highest_rate(program, samples[name]) for name, program in highest.items()]
+    ceiling = max((highest_rate(p, samples[name]) for name, p in highest.items()), default=0.0)
+    rows = [_row(case, programs[case.name], samples[case.name], ceiling) for case in cases]
     # Held arrays would be counted against the processes that follow.
-    found = {
-        name: (
-            program.operations,
-            program.matrix_operations,
-            program.matrix_operations / samples[name].seconds / max(rates)
-            if program.matrix_operations
-            else None,
-        )
-        for name, program in programs.items()
-    }
     programs.clear()
     highest.clear()
     peaks = peaks or measure_memory()
-    rows = []
-    for case in cases:
-        sample = samples[case.name]
-        operations, matrix_operations, share = found[case.name]
-        peak = peaks.get(case.name, {"peak_bytes": None, "extra_bytes": None})
-        rows.append(
-            {
-                "what": case.what,
-                "case": case.name,
-                "seconds": sample.seconds,
-                "spread": sample.spread,
-                "words_per_second": case.words and case.words / sample.seconds,
-                "peak_bytes": peak["peak_bytes"],
-                "share_of_ceiling": share,
-                **case.keys,
-                "cpu_seconds": sample.cpu_seconds,
-                "extra_bytes": peak["extra_bytes"],
-                "operations": operations,
-                "matrix_operations": matrix_operations,
-                "repeats": repeats,
-                "platform": jax.default_backend(),
-                **{name: getattr(settings, name) for name in _RECORDED},
-            }
-        )
-    return rows
+    shared = {
+        "repeats": repeats,
+        "platform": jax.default_backend(),
+        **{name: getattr(settings, name) for name in SETTINGS},
+    }
+    return [{**row, **peaks.get(row["case"], {}), **shared} for row in rows]
+
+
+def _row(case: Case, program: Program, sample: Sample, ceiling: float) -> Row:
+    """What a case took; its memory is not known yet."""
+    work = program.matrix_operations
+    return {
+        "what": case.what,
+        "case": case.name,
+        "seconds": sample.seconds,
+        "spread": sample.spread,
+        "words_per_second": case.words and case.words / sample.seconds,
+        "peak_bytes": None,
+        "share_of_ceiling": work / sample.seconds / ceiling if work else None,
+        **case.keys,
+        "cpu_seconds": sample.cpu_seconds,
+        "extra_bytes": None,
+        "operations": program.operations,
+        "matrix_operations": work,
+    }

@@ -91,7 +91,8 @@ def test_the_naive_loss_is_the_streamed_one() -> None:
 
 
 def test_a_batch_of_64_has_6272_queries() -> None:
-    assert loss.query_count(Settings(batch=64, queue=65_536)) == 6272
+    per_image = loss.queries_per_image(ContrastOptions(), Settings().keys_per_image)
+    assert 64 * per_image == 6272
 
 
 def test_the_floor_has_five_products_per_query_and_key() -> None:
