@@ -26,7 +26,6 @@ import jax
 from absl import flags
 
 from rcmstr_jax.runtime import command_line
-from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.verification.parity.report import check_folder, summary, table
 
 GOLDEN = flags.DEFINE_string(
@@ -41,17 +40,14 @@ def main(argv: Sequence[str]) -> int:
     # Accelerators would multiply float32 in bfloat16 or TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
     rows = []
-    with command_line.one_line_errors():
-        try:
-            for of_file in check_folder(Path(GOLDEN.value), ONLY.value):
-                rows += of_file
-                print(table(of_file), flush=True)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with command_line.one_line_errors(mistakes=(ValueError,)):
+        for of_file in check_folder(Path(GOLDEN.value), ONLY.value):
+            rows += of_file
+            print(table(of_file), flush=True)
     failed = sum(row.verdict == "FAIL" for row in rows)
     print(f"\n{summary(rows)}\n{len(rows)} quantities, {failed} failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.command(main)()

@@ -31,7 +31,6 @@ from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.curves import relative_differences
-from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_json
 from rcmstr_jax.runtime.writers import METRICS
 
@@ -86,13 +85,10 @@ def compare_losses() -> int:
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON; returns the exit code."""
     del argv
-    with command_line.one_line_errors():
-        try:
-            if WHAT.value == "losses":
-                return compare_losses()
-            table, text = compare()
-        except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(str(error)) from error
+    with command_line.one_line_errors(mistakes=(FileNotFoundError, ValueError)):
+        if WHAT.value == "losses":
+            return compare_losses()
+        table, text = compare()
     if OUT.value:
         out = Path(OUT.value)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,4 +98,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.command(main)()

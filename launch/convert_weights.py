@@ -30,18 +30,11 @@ from pathlib import Path
 # Before JAX is imported: nothing here needs an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from absl import flags, logging
+from absl import flags
 
 from rcmstr_jax.configs.pretrain.common import get_config, use_vit
-from rcmstr_jax.interop.architectures import WrongKind
-from rcmstr_jax.interop.files import WeightFileError, read_arrays, write_arrays
-from rcmstr_jax.interop.kinds import (
-    KINDS,
-    export_checkpoint,
-    import_checkpoint,
-    is_named,
-)
-from rcmstr_jax.interop.torch_weights import WeightMismatch
+from rcmstr_jax.interop.files import read_arrays, write_arrays
+from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint, is_named
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
@@ -56,15 +49,11 @@ flags.mark_flags_as_required(["from", "to", "kind"])
 
 def main(argv: Sequence[str]) -> int:
     """Converts in the direction that --from tells; returns the exit code."""
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
     del argv
     try:
         source, target = Path(str(FROM.value)), Path(str(TO.value))
-        if source.is_dir():
-            print(export_workdir(source, target))
-        else:
-            print(import_file(source, target))
-    except (WeightFileError, WeightMismatch, WrongKind, CheckpointError, ValueError) as error:
+        print((export_workdir if source.is_dir() else import_file)(source, target))
+    except (CheckpointError, ValueError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 2
     return 0
@@ -107,10 +96,7 @@ def export_workdir(source: Path, target: Path) -> str:
     return f"{len(arrays)} arrays from {source} to {target}{left_out}"
 
 
-def run() -> None:
-    """The command `rcmstr-convert`."""
-    command_line.run(main)
-
+run = command_line.command(main)  # rcmstr-convert
 
 if __name__ == "__main__":
     run()

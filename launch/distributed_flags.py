@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -26,25 +26,15 @@ STALL = flags.DEFINE_float(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Watched:
-    """What the training loop is told.
-
-    Attributes:
-      profile_steps: first and last step of a trace; None for none.
-      stall_timeout: seconds without progress until that is reported; 0 for never.
-    """
-
-    profile_steps: tuple[int, int] | None
-    stall_timeout: float
-
-
-def join() -> Watched:
+def join() -> dict[str, Any]:
     """Joins the processes of the run, before anything else uses JAX.
+
+    Returns:
+      `profile_steps` and `stall_timeout`, as `training.loop.open_session` takes them.
 
     Raises:
       ConfigError: on flags that do not fit together, or if the others cannot be found.
     """
-    watched = Watched(parse_steps(PROFILE.value), float(STALL.value or 0.0))
+    watched = {"profile_steps": parse_steps(PROFILE.value), "stall_timeout": STALL.value}
     connect(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value)
     return watched

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from rcmstr_jax.evaluation.runs import run_all
@@ -48,7 +48,6 @@ flags.adopt_module_key_flags(distributed_flags)
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
     workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
     with leave_at_once_on_failure(), command_line.one_line_errors():
         watched = distributed_flags.join()
@@ -57,23 +56,14 @@ def main(argv: Sequence[str]) -> int:
                 plan = evaluation_plan(CONFIG.value)
                 watch(plan, pretrained, workdir, every=WATCH_EVERY.value)
             else:
-                run_all(
-                    CONFIG.value,
-                    workdir,
-                    pretrained,
-                    profile_steps=watched.profile_steps,
-                    stall_timeout=watched.stall_timeout,
-                )
+                run_all(CONFIG.value, workdir, pretrained, **watched)
         except Stopped as stopped:
             print(stopped, file=sys.stderr, flush=True)
             return EXIT_PREEMPTED
     return 0
 
 
-def run() -> None:
-    """The command `rcmstr-evaluate`."""
-    command_line.run(main)
-
+run = command_line.command(main)  # rcmstr-evaluate
 
 if __name__ == "__main__":
     run()

@@ -31,6 +31,9 @@ from typing import IO
 
 from absl import app, flags
 
+from rcmstr_jax.runtime import command_line
+from rcmstr_jax.runtime.errors import ConfigError
+
 PROCESSES = flags.DEFINE_integer("processes", None, "Processes on this machine.", 1)
 TOTAL = flags.DEFINE_integer("total_processes", None, "On all machines (default: --processes).", 1)
 FIRST = flags.DEFINE_integer("first_process", 0, "Number of the first process here.", 0)
@@ -40,17 +43,6 @@ GPUS = flags.DEFINE_integer("gpus", 0, "GPUs of each process, in order (0: all t
 GRACE = flags.DEFINE_float("grace", 60.0, "Seconds for the others when one has failed.", 0.0)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what would be started.")
 flags.mark_flags_as_required(["processes"])
-
-
-class LaunchError(ValueError):
-    """A mistake in the flags."""
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def environment(place: int) -> dict[str, str]:
@@ -69,40 +61,37 @@ def commands(script: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
     """Additional environment and command line of every process.
 
     Raises:
-      LaunchError: on flags that do not fit together.
+      ConfigError: on flags that do not fit together.
     """
     count, first = PROCESSES.value or 0, FIRST.value or 0  # both are always set
     total = TOTAL.value or count
-    if not script:
-        raise LaunchError("nothing to start: write -- launch/pretrain.py FLAGS after the flags")
-    if CPU_DEVICES.value and GPUS.value:
-        raise LaunchError(
-            f"--cpu_devices={CPU_DEVICES.value} and --gpus={GPUS.value}: give one of them"
-        )
-    if first + count > total:
-        raise LaunchError(
-            f"--first_process={first} and --processes={count} go beyond "
-            f"--total_processes={total}: give the number over all machines"
-        )
-    if total > count and not COORDINATOR.value:
-        raise LaunchError(
-            f"--total_processes={total} is more than --processes={count} here: give all machines "
-            "the same --coordinator=HOST:PORT"
-        )
-    address = COORDINATOR.value or f"localhost:{free_port()}"
-    return [
+    for good, message in (
+        (script, "nothing to start: write -- launch/pretrain.py FLAGS after the flags"),
         (
-            environment(place),
-            [
-                sys.executable,
-                *script,
-                "--distributed=flags",
-                f"--coordinator_address={address}",
-                f"--num_processes={total}",
-                f"--process_id={first + place}",
-            ],
-        )
-        for place in range(count)
+            not (CPU_DEVICES.value and GPUS.value),
+            f"--cpu_devices={CPU_DEVICES.value} and --gpus={GPUS.value}: give one of them",
+        ),
+        (
+            first + count <= total,
+            f"--first_process={first} and --processes={count} go beyond "
+            f"--total_processes={total}: give the number over all machines",
+        ),
+        (
+            total <= count or COORDINATOR.value,
+            f"--total_processes={total} is more than --processes={count} here: give all machines "
+            "the same --coordinator=HOST:PORT",
+        ),
+    ):
+        if not good:
+            raise ConfigError(message)
+    address = COORDINATOR.value
+    if not address:
+        with socket.create_server(("localhost", 0)) as probe:  # a port that nothing listens on
+            address = f"localhost:{probe.getsockname()[1]}"
+    joined = f"--distributed=flags --coordinator_address={address} --num_processes={total}"
+    started = [sys.executable, *script, *joined.split()]
+    return [
+        (environment(place), [*started, f"--process_id={first + place}"]) for place in range(count)
     ]
 
 
@@ -168,11 +157,8 @@ def run_together(
 
 def main(argv: Sequence[str]) -> int:
     """Starts what stands after `--`; returns the exit code."""
-    try:
+    with command_line.one_line_errors():
         started = commands(argv[1:])
-    except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     if DRY_RUN.value:
         for more, command in started:
             print(shlex.join(["env", *(f"{k}={v}" for k, v in more.items()), *command]))

@@ -27,7 +27,6 @@ from rcmstr_jax.data.benchmarks import RULES
 from rcmstr_jax.data.prepare.convert import FORMATS, NOTE, describe, prepare
 from rcmstr_jax.data.prepare.forms import FORMS
 from rcmstr_jax.runtime import command_line
-from rcmstr_jax.runtime.errors import ConfigError
 
 FROM = flags.DEFINE_enum("from", None, list(FORMS), "Form of the download.")
 SOURCE = flags.DEFINE_string("source", None, "Folder of the download.")
@@ -42,19 +41,16 @@ flags.mark_flags_as_required(["from", "source", "out"])
 def main(argv: Sequence[str]) -> int:
     """Converts and prints the counts; returns the exit code."""
     del argv
-    with command_line.one_line_errors():
-        try:
-            counts = prepare(
-                str(FROM.value),
-                str(SOURCE.value),
-                str(OUT.value),
-                annotation=ANNOTATION.value,
-                rule=FILTER.value,
-                expect=EXPECT.value,
-                kind=FORMAT.value,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with command_line.one_line_errors(mistakes=(ValueError,)):
+        counts = prepare(
+            str(FROM.value),
+            str(SOURCE.value),
+            str(OUT.value),
+            annotation=ANNOTATION.value,
+            rule=FILTER.value,
+            expect=EXPECT.value,
+            kind=FORMAT.value,
+        )
     found = describe(counts, str(OUT.value))
     print(f"{OUT.value}: {counts.written} of {counts.listed} words, filter: {RULES[FILTER.value]}")
     if counts.filtered or counts.faults:
@@ -67,10 +63,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run() -> None:
-    """The command `rcmstr-prepare`."""
-    command_line.run(main)
-
+run = command_line.command(main)  # rcmstr-prepare
 
 if __name__ == "__main__":
     run()

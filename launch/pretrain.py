@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from rcmstr_jax.launch import distributed_flags
@@ -37,22 +37,13 @@ flags.adopt_module_key_flags(distributed_flags)
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # of the libraries below; the package logs by itself
     with leave_at_once_on_failure(), command_line.one_line_errors():
         watched = distributed_flags.join()
-        outcome = pretrain(
-            CONFIG.value,
-            str(WORKDIR.value),
-            profile_steps=watched.profile_steps,
-            stall_timeout=watched.stall_timeout,
-        )
+        outcome = pretrain(CONFIG.value, str(WORKDIR.value), **watched)
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 
-def run() -> None:
-    """The command `rcmstr-pretrain`."""
-    command_line.run(main)
-
+run = command_line.command(main)  # rcmstr-pretrain
 
 if __name__ == "__main__":
     run()

@@ -24,7 +24,7 @@ from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
+from rcmstr_jax.runtime.errors import EXIT_FAILED
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
@@ -44,15 +44,10 @@ def line(answer: Answer) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries below; what cannot be read is printed
-    with command_line.one_line_errors():
-        try:
-            images, skipped = find_images(argv[1:])
-            enable_compilation_cache("auto")
-            recognizer = Recognizer.from_checkpoint(
-                str(CHECKPOINT.value), batch_size=BATCH_SIZE.value
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with command_line.one_line_errors(mistakes=(ValueError,)):
+        images, skipped = find_images(argv[1:])
+        enable_compilation_cache("auto")
+        recognizer = Recognizer.from_checkpoint(str(CHECKPOINT.value), batch_size=BATCH_SIZE.value)
     recognizer.compile()
     started = time.perf_counter()
     read = unreadable = 0
@@ -68,10 +63,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if read else EXIT_FAILED
 
 
-def run() -> None:
-    """The command `rcmstr-recognize`."""
-    command_line.run(main, positional=True)
-
+run = command_line.command(main, positional=True)  # rcmstr-recognize
 
 if __name__ == "__main__":
     run()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
@@ -55,7 +55,6 @@ COLUMNS = ("source", "masks", "hidden", "step", "words", *SCORES)
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # of the libraries below
     with command_line.one_line_errors():
         workdir = Path(str(WORKDIR.value))
         rows = measure(workdir)
@@ -138,4 +137,4 @@ def _draw_curves(workdir: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.command(main)()

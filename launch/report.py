@@ -19,12 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from absl import logging as absl_logging
 
 from rcmstr_jax.reporting.page import WORDS, write_page
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.progress import PACKAGE_LOGGER
 
 OUT = flags.DEFINE_string(
@@ -38,32 +36,25 @@ TITLE = flags.DEFINE_string("title", "Scene text recognition: report", "Heading 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
-    absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries below
     logger = logging.getLogger(PACKAGE_LOGGER)
     logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    with command_line.one_line_errors():
-        try:
-            enable_compilation_cache("auto")
-            out = write_page(
-                argv[1:],
-                OUT.value or Path(*argv[1:2]) / "report.html",
-                words=SOURCE.value,
-                num_words=NUM_WORDS.value,
-                crops=CROPS.value,
-                title=TITLE.value,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with command_line.one_line_errors(mistakes=(ValueError,)):
+        enable_compilation_cache("auto")
+        out = write_page(
+            argv[1:],
+            OUT.value or Path(*argv[1:2]) / "report.html",
+            words=SOURCE.value,
+            num_words=NUM_WORDS.value,
+            crops=CROPS.value,
+            title=TITLE.value,
+        )
     print(f"written: {out}, {out.stat().st_size / 1024:.0f} KiB")
     return 0
 
 
-def run() -> None:
-    """The command `rcmstr-report`."""
-    command_line.run(main, positional=True)
-
+run = command_line.command(main, positional=True)  # rcmstr-report
 
 if __name__ == "__main__":
     run()

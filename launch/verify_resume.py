@@ -49,4 +49,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.command(main)()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, RunFailed, closest
@@ -125,15 +125,19 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def one_line_errors(*others: type[Exception]) -> Iterator[None]:
+def one_line_errors(
+    *others: type[Exception], mistakes: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Ends the process with one line on expected errors: code 2 for the user's mistakes, else 1.
 
     Args:
       *others: further exceptions that end a run without being a mistake in its config.
+      mistakes: further exceptions that are one.
     """
+    answered: tuple[type[Exception], ...] = (ConfigError, flags.Error, *mistakes)
     try:
         yield
-    except (ConfigError, flags.Error) as error:
+    except answered as error:
         _fail(error, EXIT_CONFIG)
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -200,15 +204,23 @@ def parse_flags(argv: Sequence[str], *, positional: bool = False) -> list[str]:
     raise AssertionError("unreachable")
 
 
-def run(main: Callable[[list[str]], Any], *, positional: bool = False) -> None:
-    """Ends the process with what a launcher's `main` returns.
+def command(main: Callable[[list[str]], Any], *, positional: bool = False) -> Callable[[], None]:
+    """A function that ends the process with what a launcher's `main` returns.
 
     Args:
       main: of `launch/FILE.py`, started as a file or as the installed command `rcmstr-...`.
       positional: as in `parse_flags`.
     """
-    if main.__module__ != "__main__":  # absl's --help speaks of the flags of the main module
-        sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
-        for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(main, flags_parser=functools.partial(parse_flags, positional=positional))
+
+    def quietly(argv: list[str]) -> Any:
+        logging.set_verbosity(logging.WARNING)  # of the libraries; the package logs by itself
+        return main(argv)
+
+    def run() -> None:
+        if main.__module__ != "__main__":  # absl's --help speaks of the flags of the main module
+            sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+            for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+        app.run(quietly, flags_parser=functools.partial(parse_flags, positional=positional))
+
+    return run

@@ -23,7 +23,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 def main(argv):
     print(CONFIG.value.batch_size, CONFIG.value.total_steps, argv[1:])
 
-command_line.run(main, positional=True)
+command_line.command(main, positional=True)()
 """
 
 
