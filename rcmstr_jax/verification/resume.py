@@ -21,7 +21,6 @@ import numpy as np
 
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED, RunFailed
 from rcmstr_jax.runtime.writers import METRICS
@@ -44,37 +43,14 @@ class Subject:
     Attributes:
       launcher: file of launch/, and flags that it needs.
       config: file of configs/, with its variant.
-      settings: fields that make it small.
+      settings: fields that make it small; {folder} holds the images.
       length: field that takes the number of steps.
-      prepare: writes data below a folder, and returns the fields that name them.
     """
 
     launcher: tuple[str, ...]
     config: str
     settings: Mapping[str, Any]
     length: str
-    prepare: Callable[[Path], Mapping[str, Any]]
-
-
-def _render_images(folder: Path) -> dict[str, Any]:
-    images = folder / "images"
-    images.mkdir(parents=True)
-    source = open_source(f"synthetic:0:{_IMAGES}", labels=False)
-    for index in range(_IMAGES):
-        (images / f"{index:03d}.png").write_bytes(source[index].image)
-    return {"data.source": f"folder:{images}"}
-
-
-def _label_noise(folder: Path) -> dict[str, Any]:
-    noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 20, 3), np.uint8)
-    records = [
-        Record(cv2.imencode(".png", image)[1].tobytes(), "abc"[place % 3], "noise")
-        for place, image in enumerate(noise)
-    ]
-    write_lmdb(folder / "words", records)
-    write_lmdb(folder / "benchmark" / "noise", records[:4])
-    source = f"lmdb:{folder / 'words'}"
-    return {"train.source": source, "benchmarks": folder / "benchmark"}
 
 
 SUBJECTS = {
@@ -84,6 +60,7 @@ SUBJECTS = {
         config="pretrain/mini.py:test",
         settings={
             **_MODEL,
+            "data.source": "lmdb:{folder}/words",
             "model.projector": "mlp",
             "contrast.queue_size": 100,
             "contrast.chunk": 64,
@@ -91,7 +68,6 @@ SUBJECTS = {
             "picture_every": -1,
         },
         length="total_steps",
-        prepare=_render_images,
     ),
     # Encoder and decoder, their moving average, and validation, which keeps the best weights.
     RECOGNITION: Subject(
@@ -99,6 +75,8 @@ SUBJECTS = {
         config="evaluate/finetune_ctc.py:test",
         settings={
             **_MODEL,
+            "benchmarks": "{folder}/benchmark",
+            "train.source": "lmdb:{folder}/words",
             "train.labels": 1.0,
             "train.probe_steps": 0,
             "train.accumulation": 1,
@@ -110,9 +88,19 @@ SUBJECTS = {
             "train.checkpoint_every": _CHECKPOINT_EVERY,
         },
         length="train.steps",
-        prepare=_label_noise,
     ),
 }
+
+
+def write_words(folder: Path) -> None:
+    """Images of noise with labels, and a benchmark of the first four."""
+    noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, 32, 20, 3), np.uint8)
+    records = [
+        Record(cv2.imencode(".png", image)[1].tobytes(), "abc"[place % 3], "noise")
+        for place, image in enumerate(noise)
+    ]
+    write_lmdb(folder / "words", records)
+    write_lmdb(folder / "benchmark" / "noise", records[:4])
 
 
 class ResumeFailed(RunFailed):
@@ -185,33 +173,32 @@ class ResumeCheck:
         """
         root = Path(root).resolve()
         script, *flags = subject.launcher
-        config = f"--config={root / 'configs' / subject.config}"
-        self.folder = folder
-        self._launcher = [sys.executable, str(root / "launch" / script), config, *flags]
-        self.total, self.kills = total_steps(kills), plan_kills(kills, seed)
-        self._settings = {
+        self.folder, self.total = folder, total_steps(kills)
+        self.kills = plan_kills(kills, seed)
+        settings = {
             **subject.settings,
             subject.length: self.total,
-            **subject.prepare(folder),
-            "compilation_cache": folder / "compiled",
+            "compilation_cache": "{folder}/compiled",
         }
+        self._command = [
+            sys.executable,
+            str(root / "launch" / script),
+            f"--config={root / 'configs' / subject.config}",
+            *flags,
+            *(f"--config.{name}={value}".format(folder=folder) for name, value in settings.items()),
+        ]
+        write_words(folder)
 
     def command(self, name: str) -> list[str]:
         """The command of a run, the same whenever it is started."""
-        return [
-            *self._launcher,
-            f"--workdir={self.folder / name}",
-            *(f"--config.{field}={value}" for field, value in self._settings.items()),
-        ]
+        return [*self._command, f"--workdir={self.folder / name}"]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Starts a process of a run, or starts it again."""
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         with (self.folder / f"{name}.stderr").open("ab") as errors:
             return subprocess.Popen(
-                self.command(name),
-                stdout=errors,
-                stderr=errors,
-                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+                self.command(name), stdout=errors, stderr=errors, env=environment
             )
 
     def finish(self, name: str) -> float:
@@ -259,7 +246,9 @@ class ResumeCheck:
         else:
             _wait_for_step(process, workdir / METRICS, kill.step)
             if kill.kind == WRITING:
-                self._wait_for_writing(process, workdir, kill.step + _CHECKPOINT_EVERY)
+                # Or for a step after it, where the checkpoint was too quick to be met.
+                latest, metrics = kill.step + _CHECKPOINT_EVERY, workdir / METRICS
+                _wait_until(process, lambda: _half_written(workdir) or _last_step(metrics) > latest)
             time.sleep(kill.delay * (0.03 if kill.kind == WRITING else 0.05))
         process.send_signal(number)
         code = process.wait()
@@ -278,14 +267,6 @@ class ResumeCheck:
                 first = apart[0][:400] if apart else "one of them is longer"
                 found.append(f"{file} of {name} and {reference} differ, first in {first}")
         return found
-
-    def _wait_for_writing(
-        self, process: subprocess.Popen[bytes], workdir: Path, latest: int
-    ) -> None:
-        """Waits for a half-written checkpoint, or for a step after it where it was too quick."""
-        _wait_until(
-            process, lambda: _half_written(workdir) or _last_step(workdir / METRICS) > latest
-        )
 
     def _expect(self, code: int, allowed: tuple[int, ...], name: str) -> None:
         if code not in allowed:
@@ -373,10 +354,6 @@ def _last_step(metrics: Path) -> int:
         return 0
 
 
-def _inode(path: Path) -> int:
-    return path.stat().st_ino if path.exists() else 0
-
-
 def _wait_until(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> None:
     """Waits; returns as well when the process has ended, which its exit code then shows."""
     while process.poll() is None and not done():
@@ -385,8 +362,12 @@ def _wait_until(process: subprocess.Popen[bytes], done: Callable[[], bool]) -> N
 
 def _wait_for_step(process: subprocess.Popen[bytes], metrics: Path, step: int) -> float:
     """Waits until this process, not one before it, has written the line of a step."""
-    before = _inode(metrics)
+
+    def inode() -> int:
+        return metrics.stat().st_ino if metrics.exists() else 0
+
+    before = inode()
     # At its start a process rewrites the file, without the steps after its checkpoint.
-    _wait_until(process, lambda: _inode(metrics) not in (0, before))
+    _wait_until(process, lambda: inode() not in (0, before))
     _wait_until(process, lambda: _last_step(metrics) >= step)
     return time.monotonic()

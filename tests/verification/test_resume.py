@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.verification import resume as resume_check
 from rcmstr_jax.verification.resume import (
@@ -50,7 +51,8 @@ def test_every_process_of_a_run_has_the_same_command(check):
     assert command == check.command("a")
     assert f"--workdir={check.folder / 'a'}" in command
     assert "--config.model.dtype=float32" in command
-    assert len(list((check.folder / "images").iterdir())) == 48
+    assert f"--config.data.source=lmdb:{check.folder / 'words'}" in command
+    assert len(open_source(f"lmdb:{check.folder / 'words'}")) == 48
 
 
 def test_a_difference_is_found_and_shown(check):

@@ -7,6 +7,7 @@ and permutations) are those of the file instead of drawn ones.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -27,10 +28,12 @@ from rcmstr_jax.ssl.objective import (
 )
 from rcmstr_jax.ssl.queue import KeyQueue
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.plan import OptimizerPlan
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.verification.parity.fixture import Fixture
 from rcmstr_jax.verification.parity.networks import branch_network, template
-from rcmstr_jax.verification.parity.steps import Run, State, encode, losses, make_step
+from rcmstr_jax.verification.parity.steps import Run, State
 
 FILE = "relational_contrastive.npz"
 RULES = under("(?:params|batch_stats)/", "", BRANCH)
@@ -53,7 +56,8 @@ def check(fixture: Fixture) -> None:
     batch = images[0].shape[0]
     subwords = fixture.shape("subword/positive_logit")[0] // (2 * batch)
     blocks = fixture.shape("permutation")[0] // GROUP
-    run = Run(branch_network(fixture, "sd/encoder_q.", subwords), images, blocks)
+    network = branch_network(fixture, "sd/encoder_q.", subwords)
+    run = Run(network, images, blocks, momentum=float(fixture.raw("momentum")))
     start = _start_state(fixture, run)
     contrast = ContrastOptions(
         temperature=float(fixture.raw("temperature")),
@@ -62,17 +66,21 @@ def check(fixture: Fixture) -> None:
         chunk=512,
     )
     all_pairs = dataclasses.replace(contrast, pairs=PAIRS)
-    momentum = float(fixture.raw("momentum"))
     permutation = _permutation(fixture, "permutation", fixture.raw("permutation"), batch)
-    state, keys = _check_terms(
-        fixture, run, start, permutation, momentum, dataclasses.replace(all_pairs, beta=1.0)
-    )
-    _check_gradients(fixture, run, start, state, keys, permutation, all_pairs)
+    both = dataclasses.replace(all_pairs, beta=1.0)
+    state, keys = _check_terms(fixture, run, start, permutation, both)
+    # The whole objective with all pairs, and its gradient for every online parameter.
+    gradients_of = jax.jit(functools.partial(run.gradients, contrast=all_pairs))
+    (total, _), gradients = gradients_of(start, state, keys, permutation)
+    fixture.compare("total_loss_batchmean_with_frame_word", total)
+    for name, value in export_weights(flatten({"params": gradients}), RULES).items():
+        fixture.compare(f"grad_batchmean/{name}", value, kind="deep gradient")
+    # Steps of SGD.
     averaged = dataclasses.replace(contrast, kl_reduction="mean")
-    step, opt_state = make_step(run, start, averaged, float(fixture.raw("sgd/lr")), momentum)
-    start = start.replace(opt_state=opt_state)
+    optimizer, _ = make_optimizer(OptimizerPlan(name="sgd", peak=float(fixture.raw("sgd/lr"))))
+    step = jax.jit(functools.partial(run.step, contrast=averaged, optimizer=optimizer))
+    final = start = start.replace(opt_state=optimizer.init(start.params))
     fixture.compare("total_loss_mean", step(start, permutation)[1])
-    final = start
     losses = []
     for order in fixture.raw("sgd/permutations"):
         final, total = step(final, _permutation(fixture, "sgd/permutations", order, batch))
@@ -135,7 +143,6 @@ def _check_terms(
     run: Run,
     before: State,
     permutation: Array,
-    momentum: float,
     options: ContrastOptions,
 ) -> tuple[State, dict[str, Array]]:
     """Every term by itself, the contrast between hierarchies included, in both reductions."""
@@ -150,7 +157,7 @@ def _check_terms(
             )
             return frames
 
-        after, keys = encode(run, before, momentum)
+        after, keys = run.encode(before)
         shuffled = rearrange_images(run.images[0], permutation, blocks=run.blocks)
         aligned = align_frames(project(shuffled), permutation, blocks=run.blocks)
         views = [
@@ -181,30 +188,6 @@ def _check_terms(
         logits = term.positive_logit if name in HIERARCHIES else term.positive_logit.T
         fixture.compare(f"{name.replace('_', '_to_')}/positive_logit", logits.reshape(-1))
     return after, keys
-
-
-def _check_gradients(
-    fixture: Fixture,
-    run: Run,
-    before: State,
-    after: State,
-    keys: dict[str, Array],
-    permutation: Array,
-    contrast: ContrastOptions,
-) -> None:
-    """The whole objective with all pairs, and its gradient for every online parameter."""
-
-    @jax.jit
-    def compute(params: Any, after: State, keys: Any, permutation: Array) -> Any:
-        return jax.value_and_grad(
-            lambda p: losses(run, before.replace(params=p), after, keys, permutation, contrast),
-            has_aux=True,
-        )(params)
-
-    (total, _), gradients = compute(before.params, after, keys, permutation)
-    fixture.compare("total_loss_batchmean_with_frame_word", total)
-    for name, value in export_weights(flatten({"params": gradients}), RULES).items():
-        fixture.compare(f"grad_batchmean/{name}", value, kind="deep gradient")
 
 
 def _check_after(fixture: Fixture, start: State, first: State, final: State) -> None:

@@ -107,26 +107,23 @@ class Fixture:
         """Names that start with `prefix`; listing them does not read them."""
         return [name for name in self._arrays if name.startswith(prefix)]
 
+    def _stored(self, name: str) -> np.ndarray:
+        if name not in self._arrays:
+            raise MissingQuantity(name)
+        return self._arrays[name]
+
     def raw(self, name: str) -> np.ndarray:
         """An array as it stands in the file.
 
         Raises:
           MissingQuantity: if the file lacks it.
         """
-        if name not in self._arrays:
-            raise MissingQuantity(name)
         self._read.add(name)
-        return self._arrays[name]
+        return self._stored(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an array; asking for it does not read it.
-
-        Raises:
-          MissingQuantity: if the file lacks it.
-        """
-        if name not in self._arrays:
-            raise MissingQuantity(name)
-        return self._arrays[name].shape
+        """Shape of an array, which is not read by that; raises as `raw` does."""
+        return self._stored(name).shape
 
     def array(self, name: str, dtype: Any = None) -> Any:
         """An input, floating numbers in `dtype` (default: `self.dtype`)."""
@@ -170,7 +167,7 @@ class Fixture:
         # Counters of batches take part in no computation: they must at least agree.
         if counters:
             counts = [arrays[name] for name in counters]
-            self.exact(f"{prefix}*.{COUNTER}", counts, [counts[0]] * len(counts), read=False)
+            self.exact(f"{prefix}*.{COUNTER}", counts, [counts[0]] * len(counts))
         return unflatten(jax.tree.map(jnp.asarray, flat))
 
     def compare(
@@ -197,23 +194,20 @@ class Fixture:
           centre: subtracted from both sides, where what matters is small beside it.
           label: says so in the row's name.
         """
-        if name not in self._arrays:
-            self._add(name, float("inf"), 0.0, "missing in the file")
-            return
-        golden = self.raw(name)
+        golden = self._arrays.get(name)
+        if golden is None:
+            return self.fail(name, "missing in the file")
+        self._read.add(name)
         if golden.dtype.kind != "f":
-            self._add(name, float("inf"), 0.0, f"is {golden.dtype}, no floating number")
-            return
+            return self.fail(name, f"is {golden.dtype}, no floating number")
+        tolerance = SINGLE_TOLERANCE[kind]
         if self.double:
             tolerance = TOLERANCE["float64" if golden.dtype == np.float64 else "float32"]
-        else:
-            tolerance = SINGLE_TOLERANCE[kind]
-        value = np.asarray(value, np.float64)
-        centred = (value, golden.astype(np.float64))
-        if centre is not None and value.shape == golden.shape:
-            centred = (value - np.asarray(centre), golden - np.asarray(centre))
-        note = "" if value.shape == golden.shape else f"ours {value.shape}, golden {golden.shape}"
-        error = relative_error(*centred)
+        value, note = np.asarray(value, np.float64), ""
+        if value.shape != golden.shape:
+            note, centre = f"ours {value.shape}, golden {golden.shape}", 0.0
+        origin = np.asarray(0.0 if centre is None else centre, np.float64)
+        error = relative_error(value - origin, golden.astype(np.float64) - origin)
         stale = (
             before is not None
             and not error <= tolerance
@@ -221,30 +215,25 @@ class Fixture:
         )
         if stale:
             note = "the file holds the figure from before the step"
-        self._add(f"{name}{label}", error, tolerance + rounding, note, stale)
+        row = Row(self.path.name, f"{name}{label}", error, tolerance + rounding, note, stale)
+        self.rows.append(row)
 
-    def exact(self, name: str, value: Any, golden: Any = None, *, read: bool = True) -> None:
+    def exact(self, name: str, value: Any, golden: Any = None) -> None:
         """Adds a row for integers, flags or strings, which have to be equal."""
-        if read and golden is None:
-            if name not in self._arrays:
-                self._add(name, float("inf"), 0.0, "missing in the file")
-                return
-            golden = self.raw(name)
-        ours, theirs = np.asarray(value), np.asarray(golden)
-        equal = ours.shape == theirs.shape and bool(np.all(ours == theirs))
-        self._add(name, 0.0 if equal else float("inf"), 0.0, "" if equal else "differs")
+        golden = self._arrays.get(name) if golden is None else golden
+        if golden is None:
+            return self.fail(name, "missing in the file")
+        self._read.add(name)
+        if not np.array_equal(np.asarray(value), np.asarray(golden)):
+            return self.fail(name, "differs")
+        self.rows.append(Row(self.path.name, name, 0.0, 0.0))
 
     def fail(self, name: str, note: str) -> None:
         """Adds a failed row."""
-        self._add(name, float("inf"), 0.0, note)
+        self.rows.append(Row(self.path.name, name, float("inf"), 0.0, note))
 
     def finish(self) -> list[Row]:
         """Fails every array that no check has read, and returns all rows."""
         for name in sorted(set(self._arrays) - self._read):
             self.fail(name, "no check reads this array")
         return self.rows
-
-    def _add(
-        self, name: str, error: float, tolerance: float, note: str, stale: bool = False
-    ) -> None:
-        self.rows.append(Row(self.path.name, name, error, tolerance, note, stale))
