@@ -106,8 +106,7 @@ def plan_with(settings: Settings, fields: Mapping[str, Any]) -> PretrainPlan:
 
 def peak_command(case: Case) -> list[str]:
     """This command again, for the memory of one case."""
-    kept = [f"--what={case.what}", f"--peak_of={case.name}"]
-    return [sys.executable, *sys.argv, *kept]
+    return [sys.executable, *sys.argv, f"--what={case.what}", f"--peak_of={case.name}"]
 
 
 def share_compiled_programs() -> tempfile.TemporaryDirectory:
@@ -166,20 +165,16 @@ def measure(settings: Settings) -> None:
         (case,) = (case for case in tables[str(WHAT.value)] if case.name == PEAK_OF.value)
         print(json.dumps(run_for_peak(case)))
         return
-    for cases in tables.values():
-        rows = suite.measure(
-            cases,
-            settings,
-            repeats=REPEATS.value,
-            peak_command=peak_command if MEMORY.value else None,
-        )
+    command = peak_command if MEMORY.value else None
+    for what, cases in tables.items():
+        rows = suite.measure(cases, settings, repeats=REPEATS.value, peak_command=command)
         print(f"\n{report.table(rows)}", flush=True)
-        if rows and rows[0]["what"] == "sparse" and not CASES.value:
+        if what == "sparse" and not CASES.value:
             if UPDATE_TABLE.value:
                 sparse.update_table(rows)
                 measured_table.cache_clear()
             print("\n".join(sparse.describe_choice(rows)), flush=True)
-        if rows and rows[0]["what"] == "pipeline":
+        if what == "pipeline":
             print("\n".join(pipeline.describe_workers(rows)), flush=True)
         if BASELINE.value:
             print(f"\n{report.compare(rows, baseline)}", flush=True)

@@ -21,7 +21,6 @@ Exit codes: 0 converted; 2 nothing was written, the message says why.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -72,14 +71,13 @@ def import_file(source: Path, target: Path) -> str:
         use_vit(config)
     model_config(config, settings, flat)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        write_workdir(temporary, flat, config, origin=source.name)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        whole = Path(temporary) / target.name
+        whole.mkdir()
+        write_workdir(whole, flat, config, origin=source.name)
         if target.exists():
             target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        whole.rename(target)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
 

@@ -58,9 +58,8 @@ def main(argv: Sequence[str]) -> int:
     with command_line.one_line_errors():
         workdir = Path(str(WORKDIR.value))
         rows = measure(workdir)
-    report = {"command": shlex.join(sys.argv), "rows": rows}
     path = workdir / "reconstruction.json"
-    write_json(path, report)
+    write_json(path, {"command": shlex.join(sys.argv), "rows": rows})
     print(f"written: {path}, and pictures beside it")
     return 0
 
@@ -106,11 +105,12 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
                 }
                 rows.append(row)
                 shown = {**row, "source": Path(spec).name}
-                print("  ".join(f"{_text(shown[name]):>12}" for name in COLUMNS), flush=True)
-            images_shown = reconstruction.reconstruct_images(
-                masked, variables, images[: BATCH_SIZE.value], SEED.value
-            )
-            first = {name: value[:SHOWN] for name, value in images_shown.items()}
+                cells = (shown[name] for name in COLUMNS)
+                texts = (f"{x:.4f}" if isinstance(x, float) else str(x) for x in cells)
+                print("  ".join(f"{text:>12}" for text in texts), flush=True)
+            batch = images[: BATCH_SIZE.value]
+            made = reconstruction.reconstruct_images(masked, variables, batch, SEED.value)
+            first = {name: value[:SHOWN] for name, value in made.items()}
             figures.save_masks(
                 workdir / f"{Path(spec).name}-{kind}.png",
                 first["target"],
@@ -119,21 +119,13 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
                 first["target"],
             )
     if len(steps) > 1:
-        _draw_curves(workdir, rows)
+        points: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            name = f"loss on held-out words/{Path(row['source']).name}, {row['masks']}"
+            points.setdefault(name, []).append((row["step"], row["loss"]))
+        curves = {name: tuple(np.array(line).T) for name, line in points.items()}
+        figures.save_curves(workdir / "curves.png", curves)
     return rows
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _draw_curves(workdir: Path, rows: Sequence[dict[str, Any]]) -> None:
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        name = f"loss on held-out words/{Path(row['source']).name}, {row['masks']}"
-        points.setdefault(name, []).append((row["step"], row["loss"]))
-    curves = {name: tuple(np.array(line).T) for name, line in points.items()}
-    figures.save_curves(workdir / "curves.png", curves)
 
 
 if __name__ == "__main__":

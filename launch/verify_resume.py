@@ -13,6 +13,7 @@ half-written checkpoint. Seven minutes on two CPU cores that others used too.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,13 +40,14 @@ def main(argv: Sequence[str]) -> int:
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(f"--workdir={folder} is not empty: give a new folder")
         equal = verify_resume(
-            folder, kills=KILLS.value, seed=SEED.value, root=ROOT, what=WHAT.value, say=_say
+            folder,
+            kills=KILLS.value,
+            seed=SEED.value,
+            root=ROOT,
+            what=WHAT.value,
+            say=functools.partial(print, flush=True),
         )
     return 0 if equal else 1
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

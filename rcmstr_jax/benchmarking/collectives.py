@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 # Share of an array's bytes that each of n devices sends when the operation runs on a ring.
@@ -20,6 +19,7 @@ _OPERATION = re.compile(
 )
 _ARRAY = re.compile(r"(?P<type>pred|bf16|f8\w*|[suf]\d+|c64|c128)\[(?P<shape>[\d,]*)\]")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(?P<size>\d+)\]|\{\{(?P<first>[\d,]+)\})")
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 
 
@@ -54,45 +54,32 @@ def collectives_in(hlo: str, devices: int) -> list[Collective]:
     Raises:
       ValueError: if one lies in a loop, whose repetitions the text does not tell.
     """
-    bodies = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
-    return [
-        collective
-        for computation, line in _lines(hlo)
-        if (collective := _parse(line, devices, computation in bodies)) is not None
-    ]
-
-
-def _lines(hlo: str) -> Iterator[tuple[str, str]]:
-    computation = ""
+    loops = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
+    found, computation = [], ""
     for line in hlo.splitlines():
-        header = _COMPUTATION.match(line)
-        if header:
+        if header := _COMPUTATION.match(line):
             computation = header["name"]
-        yield computation, line
+        if operation := _OPERATION.match(line):
+            if computation in loops:
+                said = line.strip()[:200]
+                raise ValueError(f"a collective inside a loop cannot be counted: {said}")
+            groups = _GROUPS.search(line)
+            group = devices
+            if groups:  # counted, or the first one listed
+                group = int(groups["size"] or groups["first"].count(",") + 1)
+            found.append(_collective(operation, group))
+    return found
 
 
-def _parse(line: str, devices: int, repeated: bool) -> Collective | None:
-    found = _OPERATION.match(line)
-    if not found:
-        return None
-    if repeated:
-        raise ValueError(f"a collective inside a loop cannot be counted: {line.strip()[:200]}")
-    kind, group = found["kind"], _group(line, devices)
-    results = [(match[0], _bytes(match)) for match in _ARRAY.finditer(found["type"])]
-    if found["start"] and kind != "all-reduce":
+def _collective(operation: re.Match[str], group: int) -> Collective:
+    kind = operation["kind"]
+    results = [(match[0], _bytes(match)) for match in _ARRAY.finditer(operation["type"])]
+    if operation["start"] and kind != "all-reduce":
         # The started form returns its operands, its results, and for a permutation two counters.
         results = [array for array in results if not array[0].startswith("u32[]")]
         results = results[len(results) // 2 :]
     size = sum(count for _, count in results) * (group if kind == "reduce-scatter" else 1)
     return Collective(kind, tuple(name for name, _ in results), size, group)
-
-
-def _group(line: str, devices: int) -> int:
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-    if listed:
-        return listed[1].count(",") + 1
-    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-    return int(iota[1]) if iota else devices
 
 
 def _bytes(array: re.Match[str]) -> int:

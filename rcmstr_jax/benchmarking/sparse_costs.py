@@ -69,7 +69,6 @@ def encoder_layers(
     ratio: float = 0.0,
     form: str = "dense",
     *,
-    image_width: int = 100,
     blocks: tuple[int, int, int, int] = (1, 2, 5, 3),
 ) -> list[Layer]:
     """The convolutions of the 29-layer ResNet as one image meets them.
@@ -78,12 +77,11 @@ def encoder_layers(
       width: of the encoder.
       ratio: share of hidden patches.
       form: "dense", "masked_dense" or "packed".
-      image_width: pixels.
       blocks: residual blocks per stage.
     """
-    grid = ModelPlan(image_width=image_width).grid
+    grid = ModelPlan().grid
     model = ResNet(width=width, blocks=blocks)
-    images = jnp.zeros((1, 32, image_width, 3))
+    images = jnp.zeros((1, *ModelPlan().image_size, 3))
     options: dict[str, Any] = {}
     if form != "dense":
         visible = visible_count(grid, ratio, kind="patch")
@@ -107,15 +105,15 @@ def encoder_layers(
     return layers
 
 
-def cost_table(width: int, ratios: Sequence[float], image_width: int = 100) -> list[list[str]]:
+def cost_table(width: int, ratios: Sequence[float]) -> list[list[str]]:
     """Forward operations and bytes per image against the ratio; the first row is the header."""
-    dense = encoder_layers(width, image_width=image_width)
+    dense = encoder_layers(width)
     everything = sum(layer.operations for layer in dense)
     rows = [["hidden", "form", "sites", "GFLOP", "of dense", "MB", "FLOP per byte"]]
     for ratio in (None, *ratios):
         layers, names = dense, ["any", "dense, masked_dense"]
         if ratio is not None:
-            layers = encoder_layers(width, ratio, "packed", image_width=image_width)
+            layers = encoder_layers(width, ratio, "packed")
             names = [f"{ratio:g}", "packed"]
         operations = sum(layer.operations for layer in layers)
         moved = sum(layer.bytes for layer in layers)

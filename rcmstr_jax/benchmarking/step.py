@@ -11,13 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.benchmarking.cases import (
-    Case,
-    Program,
-    Settings,
-    compiled_program,
-    xla_operations,
-)
+from rcmstr_jax.benchmarking.cases import Case, Program, Settings, compiled_program, xla_operations
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.memory import return_freed_memory

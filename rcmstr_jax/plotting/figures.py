@@ -60,7 +60,7 @@ def hide_patches(
     return np.where(hidden[..., None], np.asarray(value, images.dtype), images)
 
 
-def _require_alike(**images: Any) -> list[np.ndarray]:
+def _require_alike(**images: Any) -> dict[str, np.ndarray]:
     """Batches of equal shape, as arrays; single images become batches of one."""
     arrays = {name: np.asarray(value) for name, value in images.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -68,18 +68,19 @@ def _require_alike(**images: Any) -> list[np.ndarray]:
         raise ValueError(f"pictures need equally many images of one size, got {shapes}")
     if next(iter(arrays.values())).ndim not in (3, 4):
         raise ValueError(f"pictures need (batch, height, width, channels), got {shapes}")
-    return [array if array.ndim == 4 else array[None] for array in arrays.values()]
+    return {n: array if array.ndim == 4 else array[None] for n, array in arrays.items()}
 
 
 def _show(axes: Any, image: np.ndarray, title: str = "") -> None:
     pixels = to_pixels(image)
     pixels = pixels.repeat(3, -1) if pixels.shape[-1] == 1 else pixels
     axes.imshow(pixels, interpolation="nearest", aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_frame_on(False)
-    if title:
-        axes.set_title(title, fontsize=_POINTS)
+    axes.set(xticks=[], yticks=[], frame_on=False)
+    axes.set_title(title, fontsize=_POINTS)
+
+
+def _label(axes: Any, text: str, points: int) -> None:
+    axes.set_ylabel(text, fontsize=points, rotation=0, ha="right", va="center")
 
 
 def _grid(
@@ -128,7 +129,7 @@ def save_views(
     Raises:
       ValueError: if the three differ in shape.
     """
-    batches = _require_alike(images=images, view_q=view_q, view_k=view_k)
+    batches = list(_require_alike(images=images, view_q=view_q, view_k=view_k).values())
     rows = min(len(batches[0]), MAX_ROWS)
     figure, axes = _grid(rows, 3, batches[0][0], "Two views of every word")
     titles = ("word", "query view (online)", "key view (momentum)")
@@ -156,7 +157,7 @@ def save_rearranged(
     Raises:
       ValueError: if the shapes do not fit one another.
     """
-    before, after = _require_alike(images=images, rearranged=rearranged)
+    before, after = _require_alike(images=images, rearranged=rearranged).values()
     permutation = np.atleast_2d(permutation)
     groups, places = permutation.shape
     group = len(before) // groups
@@ -172,16 +173,17 @@ def save_rearranged(
     figure, axes = _grid(rows, 2, before[0], "Relational rearrangement", label=110)
     for row in range(rows):
         index, member = divmod(row, group)
-        here = range(member * blocks, (member + 1) * blocks)
-        _show(axes[row, 0], before[row], "" if row else "query view")
-        _show(axes[row, 1], after[row], "" if row else "rearranged")
-        _outline(axes[row, 0], list(here), before.shape[1:3])
-        _outline(axes[row, 1], [int(permutation[index, i]) for i in here], before.shape[1:3])
+        here = list(range(member * blocks, (member + 1) * blocks))
+        received = permutation[index, here].tolist()
+        for place, image, numbers, title in (
+            (axes[row, 0], before[row], here, "query view"),
+            (axes[row, 1], after[row], received, "rearranged"),
+        ):
+            _show(place, image, "" if row else title)
+            _outline(place, numbers, image.shape)
         if member == 0:
-            label = "group {}: [{}]".format(index, " ".join(map(str, permutation[index])))
-            axes[row, 0].set_ylabel(
-                label, fontsize=_POINTS - 2, rotation=0, ha="right", va="center"
-            )
+            order = " ".join(map(str, permutation[index]))
+            _label(axes[row, 0], f"group {index}: [{order}]", _POINTS - 2)
     _save(figure, path)
 
 
@@ -225,17 +227,13 @@ def save_masks(
     Raises:
       ValueError: if the four differ in shape.
     """
-    inputs = _require_alike(
-        masked=masked, image=image, reconstruction=reconstruction, target=target
-    )
-    columns = min(len(inputs[0]), 4)
-    figure, axes = _grid(4, columns, inputs[0][0], "Masked image modelling", label=100)
-    for row, (batch, label) in enumerate(
-        zip(inputs, ("mask", "input", "reconstruction", "target"), strict=True)
-    ):
+    inputs = _require_alike(mask=masked, input=image, reconstruction=reconstruction, target=target)
+    columns = min(len(inputs["mask"]), 4)
+    figure, axes = _grid(4, columns, inputs["mask"][0], "Masked image modelling", label=100)
+    for row, (label, batch) in enumerate(inputs.items()):
         for column in range(columns):
             _show(axes[row, column], batch[column])
-        axes[row, 0].set_ylabel(label, fontsize=_POINTS - 1, rotation=0, ha="right", va="center")
+        _label(axes[row, 0], label, _POINTS - 1)
     _save(figure, path)
 
 

@@ -26,13 +26,6 @@ _PIXEL, _MARGIN, _TEXT, _GAP = 5, 14, 22, 16
 _ACTIVE, _HIDDEN, _LINE, _INK = "#0072b2", "#eef1f4", "#c8d0d8", "#333d47"
 
 
-def _runs(row: Bool[np.ndarray, " columns"]) -> Iterator[tuple[int, int]]:
-    """(first, length) of every run of active sites."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
-    for first, end in edges.reshape(-1, 2):
-        yield int(first), int(end - first)
-
-
 def _map(
     active: Bool[np.ndarray, "rows columns"], top: float, unit: tuple[float, float]
 ) -> Iterator[str]:
@@ -43,20 +36,17 @@ def _map(
         f'<rect x="{_MARGIN}" y="{top:g}" width="{columns * wide:g}" height="{rows * high:g}" '
         f'fill="{_HIDDEN}" stroke="{_LINE}"/>'
     )
-    for row in range(rows):
-        for first, length in _runs(active[row]):
+    for row, sites in enumerate(np.pad(active, ((0, 0), (1, 1)))):
+        # Where a run of active sites begins, and where it ends.
+        for first, end in np.flatnonzero(np.diff(sites)).reshape(-1, 2):
             yield (
                 f'<rect x="{_MARGIN + first * wide:g}" y="{top + row * high:g}" '
-                f'width="{length * wide:g}" height="{high:g}" fill="{_ACTIVE}"/>'
+                f'width="{(end - first) * wide:g}" height="{high:g}" fill="{_ACTIVE}"/>'
             )
-    if high < 8:  # the borders of single pixels would hide them
-        return
-    for row in range(1, rows):
-        y = top + row * high
-        yield f'<path d="M{_MARGIN} {y:g}h{columns * wide:g}" stroke="#ffffff" stroke-width="0.8"/>'
-    for column in range(1, columns):
-        x = _MARGIN + column * wide
-        yield f'<path d="M{x:g} {top:g}v{rows * high:g}" stroke="#ffffff" stroke-width="0.8"/>'
+    if high >= 8:  # the borders of single pixels would hide them
+        down = [f"M{_MARGIN} {top + row * high:g}h{columns * wide:g}" for row in range(1, rows)]
+        right = [f"M{_MARGIN + c * wide:g} {top:g}v{rows * high:g}" for c in range(1, columns)]
+        yield f'<path d="{"".join(down + right)}" stroke="#ffffff" stroke-width="0.8"/>'
 
 
 def draw_sites(hidden: Bool[np.ndarray, "rows columns"], size: tuple[int, int]) -> str:

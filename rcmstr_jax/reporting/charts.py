@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -28,16 +28,15 @@ class Series:
     y: Float[np.ndarray, " points"]
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers that cover a range; `[low]` where it is empty."""
+    from matplotlib.ticker import MaxNLocator  # slow to import
+
     if not high > low:
         return [low]
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    slack = 1e-9 * (high - low)
+    found = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [round(float(tick), 12) for tick in found if low - slack <= tick <= high + slack]
 
 
 def short(value: float) -> str:
@@ -57,14 +56,9 @@ class Frame:
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Place of a point in the drawing."""
-
-        def share(value: float, ends: tuple[float, float]) -> float:
-            return (value - ends[0]) / ((ends[1] - ends[0]) or 1.0)
-
-        return (
-            round(_LEFT + share(x, self.x) * (WIDTH - _LEFT - _RIGHT), 1),
-            round(HEIGHT - _BOTTOM - share(y, self.y) * (HEIGHT - _TOP - _BOTTOM), 1),
-        )
+        across = np.interp(x, self.x, (_LEFT, WIDTH - _RIGHT))
+        up = np.interp(y, self.y, (HEIGHT - _BOTTOM, _TOP))
+        return round(float(across), 1), round(float(up), 1)
 
     def axes(self) -> str:
         """Grid lines and their numbers."""
@@ -73,21 +67,37 @@ class Frame:
             _, y = self.at(self.x[0], value)
             parts.append(
                 f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+                f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">'
+                f"{short(value)}</text>"
             )
-            parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">')
-            parts.append(f"{short(value)}</text>")
         for value in ticks(*self.x):
             x, _ = self.at(value, self.y[0])
-            parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - 7}" text-anchor="middle">')
-            parts.append(f"{short(value)}</text>")
+            parts.append(
+                f'<text class="tick" x="{x}" y="{HEIGHT - 7}" text-anchor="middle">'
+                f"{short(value)}</text>"
+            )
         return "".join(parts)
 
 
-def svg(content: str, label: str) -> str:
-    """A drawing that takes the width of its column."""
+def _chart(title: str, parts: Sequence[str], kind: str = "chart") -> str:
+    """A drawing that takes the width of its column, with the title as its caption."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(label)}">{content}</svg>'
+        f'<figure class="{kind}"><figcaption>{text(title)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">'
+        f"{''.join(parts)}</svg></figure>"
     )
+
+
+def _line(colour: int, points: Iterable[tuple[float, float]], tip: str) -> str:
+    """A line in the colour of a run, with what is shown when it is pointed at."""
+    path = " ".join(f"{x},{y}" for x, y in points)
+    name = f'class="line c{colour % COLOURS}"'
+    return f'<polyline {name} points="{path}"><title>{text(tip)}</title></polyline>'
+
+
+def _dot(colour: int, at: tuple[float, float], radius: float, tip: str, kind: str = "dot") -> str:
+    name, place = f'class="{kind} c{colour % COLOURS}"', f'cx="{at[0]}" cy="{at[1]}"'
+    return f'<circle {name} {place} r="{radius:g}"><title>{text(tip)}</title></circle>'
 
 
 def _thinned(series: Series) -> tuple[np.ndarray, np.ndarray]:
@@ -110,17 +120,12 @@ def line_chart(title: str, lines: Sequence[Series]) -> str:
     parts = [frame.axes()]
     for series, x, y in drawn:
         points = [frame.at(a, b) for a, b in zip(x, y, strict=True)]
-        colour = f"c{series.colour % COLOURS}"
-        if len(points) == 1:
-            (a, b) = points[0]
-            mark = f'<circle class="dot {colour}" cx="{a}" cy="{b}" r="3">'
-        else:
-            path = " ".join(f"{a},{b}" for a, b in points)
-            mark = f'<polyline class="line {colour}" points="{path}">'
-        kind = "circle" if len(points) == 1 else "polyline"
-        parts.append(f"{mark}<title>{text(series.name)}</title></{kind}>")
-    caption = f"<figcaption>{text(title)}</figcaption>"
-    return f'<figure class="chart">{caption}{svg("".join(parts), title)}</figure>'
+        parts.append(
+            _line(series.colour, points, series.name)
+            if len(points) > 1
+            else _dot(series.colour, points[0], 3, series.name)
+        )
+    return _chart(title, parts)
 
 
 def legend_of(runs: Sequence[tuple[str, int]]) -> str:
@@ -146,17 +151,13 @@ def reliability_chart(
     (x1, y1), (x2, y2) = frame.at(0, 0), frame.at(100, 100)
     parts = [frame.axes(), f'<line class="rule" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>']
     for colour, bins in runs:
-        name = f"c{colour % COLOURS}"
-        places = [(*frame.at(confidence, accuracy), words) for confidence, accuracy, words in bins]
-        path = " ".join(f"{x},{y}" for x, y, _ in places)
-        parts.append(f'<polyline class="line {name}" points="{path}"/>')
-        total = sum(words for *_, words in places)
-        for x, y, words in places:
+        places = [frame.at(confidence, accuracy) for confidence, accuracy, _ in bins]
+        total = sum(words for *_, words in bins)
+        parts.append(_line(colour, places, f"{total} words"))
+        for place, (*_, words) in zip(places, bins, strict=True):
             radius = round(2 + 8 * math.sqrt(words / total), 1)
-            dot = f'<circle class="dot soft {name}" cx="{x}" cy="{y}" r="{radius}">'
-            parts.append(f"{dot}<title>{words} words</title></circle>")
-    caption = f"<figcaption>{text(title)}</figcaption>"
-    return f'<figure class="chart">{caption}{svg("".join(parts), title)}</figure>'
+            parts.append(_dot(colour, place, radius, f"{words} words", "dot soft"))
+    return _chart(title, parts)
 
 
 def glyph_map(title: str, points: Float[np.ndarray, "points 2"], glyphs: Sequence[str]) -> str:
@@ -168,5 +169,4 @@ def glyph_map(title: str, points: Float[np.ndarray, "points 2"], glyphs: Sequenc
     for (a, b), glyph in zip(points, glyphs, strict=True):
         x, y = frame.at(float(a), float(b))
         marks.append(f'<text x="{x}" y="{y}" style="--h:{hues[glyph]}">{text(glyph)}</text>')
-    drawing = svg(f'<g class="glyphs">{"".join(marks)}</g>', title)
-    return f'<figure class="chart wide"><figcaption>{text(title)}</figcaption>{drawing}</figure>'
+    return _chart(title, ['<g class="glyphs">', *marks, "</g>"], "chart wide")

@@ -11,6 +11,7 @@ from rcmstr_jax.evaluation.reconstruction import reconstruct_images
 from rcmstr_jax.metrics.words import normalize_text
 from rcmstr_jax.plotting.figures import hide_patches, to_pixels
 from rcmstr_jax.reporting import charts
+from rcmstr_jax.reporting import representation as rep
 from rcmstr_jax.reporting.elements import (
     Section,
     Table,
@@ -20,16 +21,7 @@ from rcmstr_jax.reporting.elements import (
     picture,
     text,
 )
-from rcmstr_jax.reporting.representation import (
-    Embeddings,
-    frame_of,
-    holding_part,
-    nearest,
-    principal_plane,
-    relation_means,
-    relations,
-    unit,
-)
+from rcmstr_jax.reporting.representation import Embeddings, frame_of, nearest, unit
 
 OTHERS, QUERIES, NEIGHBOURS = 4, 4, 6
 MAPPED, MASKED, MASKED_SHOWN = 700, 32, 4
@@ -52,14 +44,11 @@ def section(
         body, reasons = draw(embeddings)
         missing += [f"{name}: {reason}" for reason in reasons]
         if body:
-            parts.append(f"<h3>{text(name)}</h3>{body}{_origin(embeddings)}")
+            words = embeddings.words
+            unusable = f", {words.faults} unusable records left out" if words.faults else ""
+            origin = paragraph(f"{len(words.images)} words of {words.name}{unusable}.")
+            parts.append(f"<h3>{text(name)}</h3>{body}{origin}")
     return Section(title, "".join(parts), missing)
-
-
-def _origin(embeddings: Embeddings) -> str:
-    words = embeddings.words
-    unusable = f", {words.faults} unusable records left out" if words.faults else ""
-    return paragraph(f"{len(words.images)} words of {words.name}{unusable}.")
 
 
 def query_words(embeddings: Embeddings, count: int) -> list[int]:
@@ -85,8 +74,8 @@ def draw_relations(embeddings: Embeddings) -> tuple[str, list[str]]:
     word = query_words(embeddings, 1)[0]
     others = [i for i in range(len(words.images)) if i != word][:OTHERS]
     frame = frame_of(1, max(len(words.texts[word]), 2), count)
-    values = relations(embeddings, word, frame, others)
-    own = holding_part(frame, count, values.shape[1])
+    values = rep.relations(embeddings, word, frame, others)
+    own = rep.holding_part(frame, count, values.shape[1])
     cells = []
     for index, row in zip([word, *others], values, strict=True):
         image = words.images[index]
@@ -99,7 +88,7 @@ def draw_relations(embeddings: Embeddings) -> tuple[str, list[str]]:
         label = f"{text(words.texts[index])} <span>{'its word' if index == word else ''}</span>"
         parts = picture(shown, words.texts[index]) + f'<div class="parts">{spans}</div>'
         cells.append(captioned(parts, label))
-    means = relation_means(embeddings)
+    means = rep.relation_means(embeddings)
     table = Table(
         "Mean cosine similarity of a frame with",
         [("sub-words", "similarity"), *((name, f"{v:.3f}") for name, v in means.items())],
@@ -122,7 +111,7 @@ def draw_neighbours(embeddings: Embeddings) -> tuple[str, list[str]]:
     means = unit(frames.mean(1))
     places, similar = nearest(means[queries], means, NEIGHBOURS, [[q] for q in queries])
     strips = [_strip(embeddings, q, p, s) for q, p, s in zip(queries, places, similar, strict=True)]
-    body = "<h4>Words by the mean of their frames</h4>" + gallery(strips, "strips")
+    by_word = gallery(strips, "strips")
     flat = unit(frames).reshape(-1, frames.shape[-1])
     at = [frame_of(1, max(len(words.texts[q]), 2), count) for q in queries]
     rows = [q * count + f for q, f in zip(queries, at, strict=True)]
@@ -132,8 +121,10 @@ def draw_neighbours(embeddings: Embeddings) -> tuple[str, list[str]]:
         _strip(embeddings, q, p // count, s, [f, *(p % count)])
         for q, f, p, s in zip(queries, at, places, similar, strict=True)
     ]
-    body += "<h4>Frames, without those of the same word</h4>" + gallery(strips, "strips")
-    return body + paragraph("Cosine similarity of centred encoder frames. The query is first."), []
+    by_frame = gallery(strips, "strips")
+    note = paragraph("Cosine similarity of centred encoder frames. The query is first.")
+    titles = ("Words by the mean of their frames", "Frames, without those of the same word")
+    return f"<h4>{titles[0]}</h4>{by_word}<h4>{titles[1]}</h4>{by_frame}{note}", []
 
 
 def _strip(
@@ -152,7 +143,7 @@ def _strip(
         sure = "" if number == 0 else f" <span>{similar[number - 1]:.2f}</span>"
         label = words.texts[index]
         cells.append(captioned(picture(image, label, kind), f"{text(label)}{sure}"))
-    return f'<div class="strip">{"".join(cells)}</div>'
+    return gallery(cells, "strip")
 
 
 def draw_map(embeddings: Embeddings) -> tuple[str, list[str]]:
@@ -166,8 +157,11 @@ def draw_map(embeddings: Embeddings) -> tuple[str, list[str]]:
     if len(set(glyphs)) < 2 or len(points) < 3:
         return "", ["its words have no labels to colour the map by."]
     points, glyphs = points[:MAPPED], glyphs[:MAPPED]
-    plane, shares = principal_plane(np.array(points))
-    rate = _same_character(np.array(points), glyphs)
+    at = np.array(points)
+    plane, shares = rep.principal_plane(at)
+    vectors = unit(at)
+    places, _ = nearest(vectors, vectors, 1, [[i] for i in range(len(vectors))])
+    rate = np.mean([glyphs[p] == g for (p,), g in zip(places, glyphs, strict=True)])
     chance = sum((glyphs.count(g) / len(glyphs)) ** 2 for g in set(glyphs))
     first, second = (100 * float(share) for share in shares)
     note = paragraph(
@@ -177,13 +171,6 @@ def draw_map(embeddings: Embeddings) -> tuple[str, list[str]]:
         f" {100 * chance:.1f} %)."
     )
     return charts.glyph_map("Principal plane of the frames", plane, glyphs) + note, []
-
-
-def _same_character(points: np.ndarray, glyphs: Sequence[str]) -> float:
-    """Share of points whose nearest other point, by centred cosine, has the same character."""
-    vectors = unit(points)
-    places, _ = nearest(vectors, vectors, 1, [[i] for i in range(len(vectors))])
-    return float(np.mean([glyphs[p] == g for (p,), g in zip(places, glyphs, strict=True)]))
 
 
 def draw_masks(embeddings: Embeddings) -> tuple[str, list[str]]:
@@ -201,7 +188,7 @@ def draw_masks(embeddings: Embeddings) -> tuple[str, list[str]]:
             captioned(picture(to_pixels(batch[i]), f"{name} of {label}"), text(name))
             for name, batch in rows
         ]
-        columns.append(f'<div class="trio">{"".join(cells)}</div>')
+        columns.append(gallery(cells, "trio"))
     note = paragraph(
         "Hidden patches take the mean and deviation of the true ones, which the network never saw."
     )

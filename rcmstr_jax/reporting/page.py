@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import logging
 from collections.abc import Iterable, Sequence
@@ -81,13 +82,15 @@ def write_page(
     return out
 
 
+@dataclasses.dataclass
 class WordBank:
     """The words that networks are shown with, decoded once for each image size."""
 
-    def __init__(self, runs: Sequence[Run], words: str | None, count: int, crops: bool) -> None:
-        self._runs, self._spec, self._count = runs, words, count
-        self._crops = crops
-        self._loaded: dict[tuple[int, int], Words] = {}
+    runs: Sequence[Run]
+    spec: str | None
+    count: int
+    crops: bool
+    loaded: dict[tuple[int, int], Words] = dataclasses.field(default_factory=dict)
 
     def load(self, size: tuple[int, int], fallback: Sequence[str] = ()) -> Words:
         """Words of an image size.
@@ -95,20 +98,20 @@ class WordBank:
         Raises:
           ValueError: no source is known, or it cannot be read.
         """
-        if size not in self._loaded:
-            specs: Sequence[str] = [self._spec] if self._spec else self._scored() or fallback
+        if size not in self.loaded:
+            specs: Sequence[str] = [self.spec] if self.spec else self._scored() or fallback
             if not specs:
                 raise ValueError("no words are known: give --words=SOURCE")
-            self._loaded[size] = load_words(open_source(tuple(specs)), size, self._count)
-        return self._loaded[size]
+            self.loaded[size] = load_words(open_source(tuple(specs)), size, self.count)
+        return self.loaded[size]
 
     def _scored(self) -> list[str]:
         """The first evaluation's sets, where they may be shown."""
-        first = evaluations(self._runs)[:1] if self._crops else []
+        first = evaluations(self.runs)[:1] if self.crops else []
         return [
             f"lmdb:{entry.path}"
-            for run in first
-            for entry in (run.results.sets if run.results else ())
+            for _, results in first
+            for entry in results.sets
             if entry.num_words
         ]
 
@@ -120,23 +123,22 @@ class WordBank:
         try:
             return {size: self.load(size).images for size in sizes}, []
         except ValueError as error:
-            if self._spec:  # asked for, and not to be had
+            if self.spec:  # asked for, and not to be had
                 raise
             return {}, [f"{error}."]
 
     def embeddings(self) -> tuple[dict[str, Embeddings], list[str]]:
         """What each pretraining run makes of the words, and why others make nothing."""
-        found, lacking = {}, []
-        pretrained = [run for run in self._runs if run.is_pretraining]
+        found: dict[str, Embeddings] = {}
+        lacking = []
+        pretrained = [run for run in self.runs if run.kind == "pretraining"]
         for run in pretrained:
             try:
                 plan = pretrain_plan(read_config(run.path))
                 words = self.load(plan.model.image_size, plan.data.source[:1])
                 found[run.name] = embed(run.path, words)
-            except CheckpointError as error:
-                lacking.append(f"{run.name}: {error}.")
-            except ValueError as error:
-                if self._spec:  # asked for, and not to be had
+            except (CheckpointError, ValueError) as error:
+                if self.spec and isinstance(error, ValueError):  # asked for, and not to be had
                     raise
                 lacking.append(f"{run.name}: {error}.")
         if not pretrained:
@@ -144,21 +146,14 @@ class WordBank:
         return found, lacking
 
 
-def _kind(run: Run) -> str:
-    if run.results is not None:
-        return "evaluation"
-    return "pretraining" if run.is_pretraining else "curves"
-
-
 def render(title: str, runs: Sequence[Run], sections: Sequence[Section]) -> str:
     """The whole file."""
     links = "".join(f'<li><a href="#{s.anchor}">{text(s.title)}</a></li>' for s in sections)
     commands = "".join(
-        f"<h3>{text(run.name)}</h3><p><code>{text(run.results.command)}</code></p>"
-        for run in runs
-        if run.results is not None
+        f"<h3>{text(run.name)}</h3><p><code>{text(results.command)}</code></p>"
+        for run, results in evaluations(runs)
     )
-    listed = ", ".join(f"{text(run.name)} ({_kind(run)})" for run in runs)
+    listed = ", ".join(f"{text(run.name)} ({run.kind})" for run in runs)
     home = importlib.resources.files("rcmstr_jax.reporting")
     look, script = ((home / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     made = Section("Commands", commands).html() if commands else ""

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from rcmstr_jax.data.decode import decode_image
-from rcmstr_jax.data.faults import FaultLog, fault_of
-from rcmstr_jax.data.records import BadRecord, RecordSource
+from rcmstr_jax.data.cache import DecodedCache
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.recognition.words import Subset
 from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
@@ -45,23 +45,14 @@ def load_words(source: RecordSource, size: tuple[int, int], count: int, seed: in
     Raises:
       ValueError: none of them can be used.
     """
-    total = len(source)
-    chosen: Sequence[int] = range(total)
-    if total > count:
-        drawn = np.random.default_rng(seed).integers(0, total, 2 * count)
-        chosen = [int(i) for i in dict.fromkeys(drawn.tolist())][:count]
-    images, texts, faults = [], [], FaultLog()
-    for index in chosen:
-        try:
-            record = source[index]
-            images.append(decode_image(record.image, size))
-        except BadRecord as error:
-            faults.add(fault_of(error, source, index))
-            continue
-        texts.append(record.text or "")
-    if not images:
-        raise ValueError(f"--words={source.name}: none of {len(chosen)} records can be used")
-    return Words(np.stack(images), texts, source.name, len(faults))
+    chosen = list(range(min(len(source), count)))
+    if len(source) > count:
+        drawn = np.random.default_rng(seed).integers(0, len(source), 2 * count)
+        chosen = list(dict.fromkeys(drawn.tolist()))[:count]
+    cache = DecodedCache.build(Subset(source, chosen), size)
+    usable = np.flatnonzero(cache.valid)
+    texts = [cache.texts[i] or "" for i in usable]
+    return Words(cache.images[usable], texts, source.name, len(chosen) - len(usable))
 
 
 @dataclasses.dataclass(frozen=True)

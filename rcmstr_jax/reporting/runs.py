@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,16 +58,15 @@ class Run:
     @functools.cached_property
     def curves(self) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
         """Metrics over steps; empty for a run that logged none."""
-        files = [folder / METRICS for folder in (self.path, self.path / WATCH)]
-        curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for file in files:
-            curves |= read_metrics(file) if file.is_file() else {}
-        return curves
+        files = (self.path / METRICS, self.path / WATCH / METRICS)
+        return dict(ChainMap(*(read_metrics(file) for file in files[::-1] if file.is_file())))
 
     @property
-    def is_pretraining(self) -> bool:
-        """Whether a config of pretraining lies there, and no results."""
-        return self.results is None and _is_pretraining(self.path)
+    def kind(self) -> str:
+        """An "evaluation" has results, "pretraining" its config; anything else has "curves"."""
+        if self.results is not None:
+            return "evaluation"
+        return "pretraining" if _is_pretraining(self.path) else "curves"
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -117,11 +117,14 @@ def _short_name(path: Path, others: Sequence[Path]) -> str:
     return str(path)
 
 
+NO_EVALUATION = "no run on this page is an evaluation (launch/evaluate.py)."
+
+
 def without(what: str, names: Sequence[str]) -> list[str]:
     """The sentence that says which runs lack something, or none."""
     return [f"no {what} in {', '.join(names)}."] if names else []
 
 
-def evaluations(runs: Sequence[Run]) -> list[Run]:
-    """The runs that have results."""
-    return [run for run in runs if run.results is not None]
+def evaluations(runs: Sequence[Run]) -> list[tuple[Run, Evaluation]]:
+    """The runs that have results, with these."""
+    return [(run, run.results) for run in runs if run.results is not None]

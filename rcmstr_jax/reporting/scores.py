@@ -18,14 +18,14 @@ from rcmstr_jax.metrics.tables import show
 from rcmstr_jax.metrics.words import POLICIES, spread
 from rcmstr_jax.reporting import charts
 from rcmstr_jax.reporting.elements import Section, Table, folded, gallery, paragraph
-from rcmstr_jax.reporting.runs import Run, evaluations, without
+from rcmstr_jax.reporting.runs import NO_EVALUATION, Run, evaluations, without
 
 SHOWN_CONFUSIONS = 15
 UNFOLDED = 4  # runs whose own tables lie open
+Scored = tuple[Run, Evaluation]
 _SEED_FOLDER = re.compile(r"/?seed_\d+$")
 # Fields that say which runs a command makes, not what one of them is.
 _OF_ONE_COMMAND = ("seed", "seeds", "label_shares", "random_beside")
-NO_EVALUATION = "no run on this page is an evaluation (launch/evaluate.py)."
 
 
 def overview(runs: Sequence[Run]) -> Section:
@@ -33,10 +33,10 @@ def overview(runs: Sequence[Run]) -> Section:
     scored = evaluations(runs)
     if not scored:
         return Section("Scores", "", [NO_EVALUATION])
-    tables = [_beside(scored, "word_accuracy"), *_over_seeds(scored)]
+    tables = [_beside(scored), *_over_seeds(scored)]
     body = "".join(table.html() for table in tables)
-    for run in scored:
-        apart = "".join(table.html() for table in _apart(run))
+    for run, results in scored:
+        apart = "".join(table.html() for table in _apart(run, results))
         body += _folded_if_many(scored, f"{run.name}: every set", apart)
     return Section("Scores", body)
 
@@ -45,55 +45,46 @@ def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
     return content if len(runs) <= UNFOLDED else folded(summary, content)
 
 
-def _results(run: Run) -> Evaluation:
-    assert run.results is not None
-    return run.results
-
-
-def _beside(runs: Sequence[Run], metric: str) -> Table:
-    names = list(dict.fromkeys(e.name for run in runs for e in _results(run).sets))
-    header = ("run", "mean by words", "plain mean", *names, "encoder", "decoder")
-    rows: list[tuple[str, ...]] = [header]
-    for run in runs:
-        results = _results(run)
+def _beside(scored: Sequence[Scored]) -> Table:
+    names = list(dict.fromkeys(entry.name for _, results in scored for entry in results.sets))
+    rows = [["run", "mean by words", "plain mean", *names, "encoder", "decoder"]]
+    for run, results in scored:
         sets = {entry.name: entry for entry in results.sets}
         scores = [results.weighted_mean, results.plain_mean, *(sets.get(name) for name in names)]
-        cells = ["–" if score is None else show(*score.rate(metric)) for score in scores]
-        rows.append((run.name, *cells, results.initialisation, results.decoder))
-    policies = sorted({_results(run).policy for run in runs})
+        cells = ["–" if score is None else show(*score.rate("word_accuracy")) for score in scores]
+        rows.append([run.name, *cells, results.initialisation, results.decoder])
+    policies = sorted({results.policy for _, results in scored})
     notes = [f"Policy {p}: {POLICIES[p]}." for p in policies]
     notes.append("± is one standard error over words. – is a set that the run was not scored on.")
     return Table("Word accuracy %, all runs", rows, notes)
 
 
-def _over_seeds(runs: Sequence[Run]) -> list[Table]:
+def _over_seeds(scored: Sequence[Scored]) -> list[Table]:
     """Mean and deviation of runs that differ in their seed alone; no table without such runs."""
-    groups: dict[str, dict[int, Run]] = {}
+    groups: dict[str, dict[int, Scored]] = {}
     notes = ["All words together."]
-    for run in runs:
-        groups.setdefault(_all_but_the_seed(run), {})[_results(run).seed] = run
-    header = ("runs", "encoder", "protocol", "decoder", "labels", "seeds")
-    rows: list[tuple[str, ...]] = [(*header, "word accuracy %", "1-NED %")]
+    for run, results in scored:
+        groups.setdefault(_all_but_the_seed(results), {})[results.seed] = (run, results)
+    header = ["runs", "encoder", "protocol", "decoder", "labels", "seeds"]
+    rows = [[*header, "word accuracy %", "1-NED %"]]
     for found in groups.values():
         if len(found) > 1:
-            several = [_results(run) for run in found.values()]
+            several = [results for _, results in found.values()]
             one = several[0]
             cells = [
                 show(*spread([results.weighted_mean.rate(metric)[0] for results in several]))
                 for metric in ("word_accuracy", "one_minus_ned")
             ]
-            kind = (one.initialisation, one.protocol, one.decoder)
-            labels = f"{one.train.labels_asked:g}"
+            kind = (one.initialisation, one.protocol, one.decoder, f"{one.train.labels_asked:g}")
+            names = dict.fromkeys(_SEED_FOLDER.sub("", run.name) for run, _ in found.values())
             seeds = ", ".join(map(str, sorted(found)))
-            names = ", ".join(dict.fromkeys(_SEED_FOLDER.sub("", r.name) for r in found.values()))
-            rows.append((names, *kind, labels, seeds, *cells))
+            rows.append([", ".join(names), *kind, seeds, *cells])
             notes.append(report.seeds_note([results.encoder for results in several]))
     return [Table("Mean over seeds", rows, list(dict.fromkeys(notes)))] if len(rows) > 1 else []
 
 
-def _all_but_the_seed(run: Run) -> str:
+def _all_but_the_seed(results: Evaluation) -> str:
     """What two runs must have in common to be two seeds of one experiment."""
-    results = _results(run)
     config = {k: v for k, v in results.config.items() if k not in _OF_ONE_COMMAND}
     kind = [results.initialisation, results.protocol, results.decoder]
     words = [results.train.labels_asked, results.train.source]
@@ -101,14 +92,12 @@ def _all_but_the_seed(run: Run) -> str:
     return json.dumps([kind, words, sets, config], sort_keys=True)
 
 
-def _apart(run: Run) -> list[Table]:
-    results = _results(run)
+def _apart(run: Run, results: Evaluation) -> list[Table]:
     said = [sentence.replace("`", "") for sentence in report.describe(results)]
-    header = ("policy", "word accuracy %", "1-NED %", "character accuracy %", "words")
-    by_policy: list[tuple[str, ...]] = [header]
+    by_policy = [["policy", "word accuracy %", "1-NED %", "character accuracy %", "words"]]
     for policy, score in results.policies.items():
         rates = (*report.cells(score), show(score.character_accuracy))
-        by_policy.append((policy, *rates, str(score.num_words)))
+        by_policy.append([policy, *rates, str(score.num_words)])
     notes = [f"{name}: {rule}." for name, rule in POLICIES.items()]
     return [
         Table(f"{run.name}: every set", report.table_rows(results), said),
@@ -117,7 +106,7 @@ def _apart(run: Run) -> list[Table]:
 
 
 def _analyses(runs: Sequence[Run]) -> tuple[list[tuple[Run, Analysis]], list[str]]:
-    found = [(run, run.analysis) for run in evaluations(runs)]
+    found = [(run, run.analysis) for run, _ in evaluations(runs)]
     missing = without("predictions.jsonl", [run.name for run, a in found if a is None])
     if not found:
         missing = [NO_EVALUATION]
@@ -135,22 +124,18 @@ def intervals(runs: Sequence[Run]) -> Section:
         )
         for run, analysis in analysed
     ]
-    first = analysed[0] if analysed else None
-    for run, _ in analysed[1:]:
-        assert first is not None
-        policy = first[1].policy
-        try:
-            compared = compare_predictions(first[0].lines, run.lines, policy=policy)
-        except ValueError as error:
-            missing.append(f"{first[0].name} against {run.name}: {error}.")
-            continue
-        notes = [f"Second less first, in points; paired bootstrap over words, policy {policy}."]
-        title = f"First {first[0].name}, second {run.name}"
-        tables.append(Table(title, paired_rows(compared), notes))
-    alone, pairs = tables[: len(analysed)], tables[len(analysed) :]
-    own = gallery([table.html() for table in alone], "tables")
+    own = gallery([table.html() for table in tables], "tables")
     body = _folded_if_many(analysed, "Intervals of every run", own)
-    body += "".join(_folded_if_many(analysed, pair.title, pair.html()) for pair in pairs)
+    for run, _ in analysed[1:]:
+        first, policy = analysed[0][0], analysed[0][1].policy
+        try:
+            compared = compare_predictions(first.lines, run.lines, policy=policy)
+        except ValueError as error:
+            missing.append(f"{first.name} against {run.name}: {error}.")
+            continue
+        note = f"Second less first, in points; paired bootstrap over words, policy {policy}."
+        pair = Table(f"First {first.name}, second {run.name}", paired_rows(compared), [note])
+        body += _folded_if_many(analysed, pair.title, pair.html())
     return Section("How sure the scores are", body, missing)
 
 
@@ -180,8 +165,7 @@ def errors(runs: Sequence[Run]) -> Section:
 
 def _by_group(title: str, grouped: Sequence[tuple[Run, Sequence[Group]]]) -> Table:
     groups = sorted({row.group for _, rows in grouped for row in rows})
-    header = [title.lower(), "words", *(f"{run.name}, accuracy %" for run, _ in grouped)]
-    table = [header]
+    table = [[title.lower(), "words", *(f"{run.name}, accuracy %" for run, _ in grouped)]]
     for group in groups:
         found = [next((r for r in rows if r.group == group), None) for _, rows in grouped]
         counts = {str(row.num_words) for row in found if row is not None}
@@ -218,28 +202,21 @@ def curves(runs: Sequence[Run]) -> Section:
     """Every metric over the steps, one chart each, all runs in it; losses first."""
     logged = [run for run in runs if run.curves]
     missing = without("metrics.jsonl", [run.name for run in runs if not run.curves])
-    names = sorted(
-        {name for run in logged for name in run.curves},
-        key=lambda name: (not name.startswith("loss"), not name.startswith("accuracy"), name),
-    )
-    drawn = [
-        charts.line_chart(
-            name,
-            [
-                charts.Series(run.name, run.colour, *run.curves[name])
-                for run in logged
-                if name in run.curves
-            ],
-        )
-        for name in names
-    ]
-    first = [name for name in names if name.startswith(("loss", "accuracy"))]
+    names = {name for run in logged for name in run.curves}
+    groups: dict[str, list[str]] = {"loss": [], "accuracy": [], "": []}
+    for name in sorted(names):
+        series = [
+            charts.Series(run.name, run.colour, *run.curves[name])
+            for run in logged
+            if name in run.curves
+        ]
+        group = next(start for start in groups if name.startswith(start))
+        groups[group].append(charts.line_chart(name, series))
     body = charts.legend_of([(run.name, run.colour) for run in logged]) if logged else ""
-    body += gallery(drawn[: len(first)], "charts")
-    if drawn[len(first) :]:
-        summary = f"{len(drawn) - len(first)} further curves"
-        body += folded(summary, gallery(drawn[len(first) :], "charts"))
-    if drawn:
+    body += gallery([*groups["loss"], *groups["accuracy"]], "charts")
+    if groups[""]:
+        body += folded(f"{len(groups[''])} further curves", gallery(groups[""], "charts"))
+    if names:
         points = charts.POINTS
         body += paragraph(f"Curves of more than {points} points are drawn as a moving average.")
     return Section("Learning curves", body, missing)

@@ -14,18 +14,12 @@ from rapidfuzz.distance import Levenshtein
 from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.records import BadRecord
+from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
 from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
-from rcmstr_jax.reporting.elements import (
-    Section,
-    captioned,
-    gallery,
-    paragraph,
-    picture,
-    text,
-)
-from rcmstr_jax.reporting.runs import Run, evaluations, without
+from rcmstr_jax.reporting.elements import Section, captioned, gallery, paragraph, picture, text
+from rcmstr_jax.reporting.runs import NO_EVALUATION, Run, evaluations, without
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 
 SHEET_WORDS = 18
@@ -51,14 +45,15 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
       crops: whether the scored images are shown, or their words alone.
     """
     parts: list[str] = []
-    missing = without("predictions.jsonl", [r.name for r in evaluations(runs) if not r.lines])
-    for run in evaluations(runs):
-        if not run.lines or run.results is None:
+    scored = evaluations(runs)
+    missing = without("predictions.jsonl", [run.name for run, _ in scored if not run.lines])
+    for run, results in scored:
+        if not run.lines:
             continue
-        policy = run.results.policy
+        policy = results.policy
         judged = list(zip(run.lines, judge_lines(run.lines, policy), strict=True))
         parts.append(f"<h3>{text(run.name)}</h3>")
-        show, problems = _crops(run) if crops else (lambda line: None, [])
+        show, problems = _crops(run, results) if crops else (lambda line: None, [])
         missing += problems
         for title, wanted in (("wrong", False), ("right", True)):
             found = [line for line, o in judged if o is not None and o.correct == wanted]
@@ -68,16 +63,15 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
     if not crops and parts:
         parts.insert(0, paragraph("The images of the scored sets are not part of this page."))
     if not evaluations(runs):
-        missing.append("no run on this page is an evaluation (launch/evaluate.py).")
+        missing.append(NO_EVALUATION)
     return Section("Words read right and wrong", "".join(parts), missing)
 
 
-def _crops(run: Run) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
+def _crops(run: Run, results: Evaluation) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
     """A function from a line to its pixels, and the sets whose images are gone."""
-    assert run.results is not None
     sources: dict[str, LmdbSource] = {}
     problems = []
-    for entry in run.results.sets:
+    for entry in results.sets:
         if not entry.num_words:
             continue
         try:
@@ -121,9 +115,8 @@ def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
     """The saved recognisers whose decoders attend, by their runs' names; and why others are not."""
     found: dict[str, Recognizer] = {}
     missing, others, unsaved = [], [], []
-    for run in evaluations(runs):
-        assert run.results is not None
-        if run.results.decoder not in ATTENDING:
+    for run, results in evaluations(runs):
+        if results.decoder not in ATTENDING:
             others.append(run.name)
         elif not (run.path / RECOGNIZER).is_dir():
             unsaved.append(run.name)
@@ -134,7 +127,7 @@ def attending(runs: Sequence[Run]) -> tuple[dict[str, Recognizer], list[str]]:
                 missing.append(f"{run.name}: {error}.")
     missing += without("decoder that attends", others) + without("saved recogniser", unsaved)
     if not evaluations(runs):
-        missing.append("no run on this page is an evaluation (launch/evaluate.py).")
+        missing.append(NO_EVALUATION)
     return found, missing
 
 
@@ -200,7 +193,7 @@ def attention_strips(
             captioned(picture(lit(image, row), f"attention of {c}"), text(c))
             for c, row in zip(word, steps, strict=False)
         ]
-        strips.append(f'<div class="strip">{"".join(cells)}</div>')
+        strips.append(gallery(cells, "strip"))
     return strips
 
 

@@ -190,7 +190,7 @@ def test_the_folder_of_a_quickstart_stands_for_its_runs(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"frozen": {}, "finetuned": {}}')  # of compare.py
     found = open_runs([tmp_path])
     assert [run.name for run in found] == ["pretrain", "frozen_pretrained", "frozen_random_init"]
-    assert [run.is_pretraining for run in found] == [True, False, False]
+    assert [run.kind for run in found] == ["pretraining", "evaluation", "evaluation"]
 
 
 @pytest.mark.parametrize("setting", ["config", "source"])
@@ -234,7 +234,7 @@ def test_watched_measures_stand_beside_the_curves(runs, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     (tmp_path / "watch" / "metrics.jsonl").write_text('{"step": 1, "probe/word_accuracy": 0.5}\n')
     (run,) = open_runs([tmp_path])
-    assert set(run.curves) == {"loss", "probe/word_accuracy"} and not run.is_pretraining
+    assert set(run.curves) == {"loss", "probe/word_accuracy"} and run.kind == "curves"
 
 
 def test_what_is_no_run_is_refused(runs, tmp_path: Path) -> None:
