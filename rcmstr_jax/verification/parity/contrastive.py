@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import BRANCH
 from rcmstr_jax.interop.torch_weights import export_weights, flatten
@@ -29,7 +30,7 @@ from rcmstr_jax.ssl.queue import KeyQueue
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.verification.parity.fixture import Fixture
-from rcmstr_jax.verification.parity.networks import branch_network, template
+from rcmstr_jax.verification.parity.networks import branch_network
 from rcmstr_jax.verification.parity.steps import Run, State, encode, losses, make_step
 
 FILE = "relational_contrastive.npz"
