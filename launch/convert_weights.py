@@ -21,9 +21,7 @@ Exit codes: 0 converted; 2 nothing was written, the message says why.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +43,7 @@ from rcmstr_jax.interop.torch_weights import WeightMismatch
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.files import whole_folder
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
@@ -82,15 +81,8 @@ def import_file(source: Path, target: Path) -> str:
     if settings["encoder"] == "vit":
         use_vit(config)
     model_config(config, settings, flat)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        write_workdir(temporary, flat, config, origin=source.name)
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(target) as folder:
+        write_workdir(folder, flat, config, origin=source.name)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
 
