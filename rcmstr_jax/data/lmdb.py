@@ -15,7 +15,7 @@ from typing import Any
 
 import lmdb
 
-from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index
+from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index, decode_label
 from rcmstr_jax.runtime.files import whole_folder
 
 _log = logging.getLogger(__name__)
@@ -69,10 +69,7 @@ class LmdbSource:
                 label = transaction.get(b"label-%09d" % number) if self.labelled else None
         except lmdb.Error as error:
             raise BadRecord("LMDB read error", str(error), source=self.name, key=key) from error
-        try:
-            text = None if label is None else label.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadRecord("label is not UTF-8", str(error), source=self.name, key=key) from error
+        text = None if label is None else decode_label(label, self.name, key)
         if image is None:
             raise BadRecord("missing image key", source=self.name, key=key, text=text)
         return Record(image, text, self.name, key)

@@ -70,6 +70,18 @@ class BadRecord(ValueError):
         return (kept, (self.reason, self.detail))
 
 
+def decode_label(label: bytes, source: str, key: str) -> str:
+    """The word that bytes spell.
+
+    Raises:
+      BadRecord: they are not UTF-8.
+    """
+    try:
+        return label.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecord("label is not UTF-8", str(error), source=source, key=key) from error
+
+
 class DataLost(RunFailed):
     """Data that could be read when a run began, and no longer can; the message is for its user."""
 

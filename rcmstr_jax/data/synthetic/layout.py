@@ -39,7 +39,6 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     """Sets a word, with letter spacing and jitter, and clutter around it.
 
     Args:
-      rng: the word's generator.
       face: a face that shows every character.
       text: the word.
       options: the fields spacing, jitter, accent and clutter are used.
