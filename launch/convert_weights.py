@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.files import whole_folder
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
@@ -70,14 +70,8 @@ def import_file(source: Path, target: Path) -> str:
     if settings["encoder"] == "vit":
         use_vit(config)
     model_config(config, settings, flat)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        whole = Path(temporary) / target.name
-        whole.mkdir()
-        write_workdir(whole, flat, config, origin=source.name)
-        if target.exists():
-            target.rmdir()
-        whole.rename(target)
+    with whole_folder(target) as folder:
+        write_workdir(folder, flat, config, origin=source.name)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
 

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from rcmstr_jax.data.benchmarks import RULES
-from rcmstr_jax.data.prepare.convert import FORMATS, NOTE, describe, prepare
+from rcmstr_jax.data.formats import FORMATS
+from rcmstr_jax.data.prepare.convert import NOTE, describe, prepare
 from rcmstr_jax.data.prepare.forms import FORMS
 from rcmstr_jax.runtime import command_line
 

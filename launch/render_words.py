@@ -16,7 +16,8 @@ import cv2
 from absl import flags
 from tqdm import tqdm
 
-from rcmstr_jax.data.synthetic.export import FORMATS, check_target, export_words
+from rcmstr_jax.data.formats import FORMATS
+from rcmstr_jax.data.synthetic.export import check_target, export_words
 from rcmstr_jax.data.synthetic.options import DIFFICULTIES, RenderOptions
 from rcmstr_jax.data.synthetic.sheet import write_sheet
 from rcmstr_jax.data.synthetic.source import SyntheticSource

@@ -99,7 +99,8 @@ def get_config() -> ConfigDict:
     # Words are held in memory, as frames ("frozen") or as images, if they fit into so many GiB;
     # otherwise they are read, decoded and encoded again for every step.
     config.train.memory_gib = 8.0
-    # Steps inside one compiled call.
+    # Steps inside one compiled call; 1 where the encoder learns: compiled loops run convolutions
+    # several times slower on CPU than single steps.
     config.train.steps_per_call = 10
     # Parts in which a device goes through its share of a batch, one after the other.
     config.train.accumulation = 1

@@ -6,12 +6,13 @@ words rendered by
   python launch/render_words.py --num=1000000 --seed=1 --difficulty=scene --out=data/scene \
       --backgrounds=data/photographs
 
-and real crops, a twentieth of the mixture, with a validation set of real crops of its own:
+and real crops, a tenth of the mixture, watched on real crops that are not trained on:
 
   python launch/evaluate.py --config=configs/evaluate/compact.py --workdir=runs/compact \
       --pretrained=random --config.benchmarks=data/benchmark \
-      --config.train.source="lmdb:data/scene,lmdb:data/real" --config.train.weights=0.95,0.05 \
-      --config.train.validation_source=lmdb:data/held_out
+      --config.train.source="('lmdb:data/scene', 'lmdb:data/real')" \
+      --config.train.weights="(0.9, 0.1)" \
+      --config.train.validation_source="('lmdb:data/held_out',)"
 
 Cost and result: docs/results/compact.md.
 """

@@ -23,7 +23,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "full" (default), "mini" (quickstart), "test" (three steps of a few words)."""
     config = common.use_variant(common.get_config(), variant)
     config.protocol = "finetune"
-    # Compiled loops run convolutions several times slower on CPU than single steps.
     config.train.steps_per_call = 1
     if variant == "mini":
         config.train.labels = 300.0

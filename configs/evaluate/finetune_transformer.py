@@ -38,7 +38,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.train.view_ops = 5
     config.train.validation = 500
     config.train.patience = 10
-    # Compiled loops run convolutions several times slower on CPU than single steps.
     config.train.steps_per_call = 1
     common.use_variant(config, variant)
     if variant == "mini":

@@ -33,7 +33,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.label_shares = (0.01, 0.05, 0.1, 1.0)
     config.train.subset_seed = 0
     config.train.view_ops = 3
-    # Compiled loops run convolutions several times slower on CPU than single steps.
     config.train.steps_per_call = 1
     if variant == "mini":
         config.seeds = (0, 1)

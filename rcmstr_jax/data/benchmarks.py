@@ -36,46 +36,22 @@ def passes(rule: str, text: str) -> bool:
     return text.isascii() and text.isalnum() and (rule == "alphanumeric" or len(text) >= 3)
 
 
-@dataclass(frozen=True)
-class Subset:
-    """A published subset of a set's test split.
-
-    Attributes:
-      size: number of words.
-      rule: the key of `RULES` that gives it, or None where it was chosen by hand.
-      note: what else is known about it; may be empty.
-    """
-
-    size: int
-    rule: str | None = "all"
-    note: str = ""
-
-
-# All are test splits. An empty tuple: any size is accepted, the set has no fixed subset here.
-REGISTRY: dict[str, tuple[Subset, ...]] = {
-    "IIIT5K": (Subset(3000),),
-    "IC03": (
-        Subset(860, None, "the 867 less seven words"),
-        Subset(867, "alphanumeric3"),
-        Subset(1107),
-    ),
-    "IC13": (Subset(857, "alphanumeric3"), Subset(1015, "alphanumeric"), Subset(1095)),
-    "SVT": (Subset(647),),
-    "IC15": (
-        Subset(1811, None, "letters and digits only, less the extremely warped"),
-        Subset(2077),
-    ),
-    "SVTP": (Subset(645),),
-    "CUTE80": (Subset(288),),
+# Sizes of the published subsets of each set's test split. An empty tuple: any size is accepted, the
+# set has no fixed subset here.
+ACCEPTED_SIZES: dict[str, tuple[int, ...]] = {
+    "IIIT5K": (3000,),
+    "IC03": (860, 867, 1107),  # 867: "alphanumeric3"; 860: these less seven words; 1107: all
+    "IC13": (857, 1015, 1095),  # "alphanumeric3", "alphanumeric", all
+    "SVT": (647,),
+    "IC15": (1811, 2077),  # 1811: letters and digits only, less the extremely warped
+    "SVTP": (645,),
+    "CUTE80": (288,),
     "COCO-Text": (),
     "CTW": (),
     "Total-Text": (),
     "HOST": (),
     "WOST": (),
     "Union14M-Benchmark": (),
-}
-ACCEPTED_SIZES: dict[str, tuple[int, ...]] = {
-    name: tuple(subset.size for subset in subsets) for name, subsets in REGISTRY.items()
 }
 # Sets that come as a folder of parts, each of them scored by itself.
 _IN_PARTS = ("Union14M-Benchmark",)
@@ -165,8 +141,7 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
                 f"two benchmarks under {root} are called {benchmark.name}: {', '.join(same)}; "
                 "score them one at a time, or rename one"
             )
-    order = list(ACCEPTED_SIZES)
-    return sorted(found, key=lambda one: (_rank(one.path, order), one.name))
+    return sorted(found, key=lambda one: (_rank(one.path), one.name))
 
 
 def _identify(path: Path, root: Path) -> Benchmark:
@@ -187,8 +162,6 @@ def _identify(path: Path, root: Path) -> Benchmark:
     return Benchmark(f"{name}_{size}", path, size, size in sizes if sizes else None)
 
 
-def _rank(path: Path, order: list[str]) -> int:
-    for name in (registered_name(path.name), registered_name(path.parent.name)):
-        if name is not None:
-            return order.index(name)
-    return len(order)
+def _rank(path: Path) -> int:
+    name = registered_name(path.name) or registered_name(path.parent.name)
+    return list(ACCEPTED_SIZES).index(name) if name else len(ACCEPTED_SIZES)

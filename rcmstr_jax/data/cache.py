@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.faults import Fault, FaultLog
+from rcmstr_jax.data.mixture import MixtureSource, shuffled_index
 from rcmstr_jax.data.records import ConcatSource, RecordSource, is_endless
 
 _log = logging.getLogger(__name__)
@@ -25,9 +25,11 @@ _PROGRESS_SECONDS = 10.0
 class DecodedCache:
     """The decoded images of a finite source, or of a mixture of finite sources.
 
-    `train_batches` and `eval_batches` take it in place of the source, and give the same batches.
+    `train_batches` and `eval_batches` take it in place of the source, and give the same batches;
+    the records that cannot be used are noted when it is built.
 
     Attributes:
+      image_size: (height, width) in pixels.
       images: uint8 RGB; those of unusable records are grey.
       valid: False for records that could not be read or decoded.
       texts: the words, None where there is no label.
@@ -43,9 +45,8 @@ class DecodedCache:
         images: UInt8[np.ndarray, "records height width 3"],
         valid: Bool[np.ndarray, "records"],
         texts: Sequence[str | None],
-        *,
-        name: str = "cache",
-        mixture: MixtureSource | None = None,
+        name: str,
+        mixture: MixtureSource | None,
     ) -> None:
         if not len(images) == len(valid) == len(texts):
             raise ValueError(
@@ -54,21 +55,35 @@ class DecodedCache:
         if not valid.any():
             raise ValueError(f"{name}: none of {len(valid)} records can be used")
         self.images = images
+        self.image_size: tuple[int, int] = (images.shape[1], images.shape[2])
         self.valid = valid
         self.texts = tuple(texts)
         self.name = name
         self.mixture = mixture
-        sizes = [len(part) for part in mixture.components] if mixture is not None else [len(texts)]
-        if sum(sizes) != len(texts):
-            raise ValueError(f"{name}: the mixture has {sum(sizes)} records, not {len(texts)}")
-        self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        sizes = [len(part) for part in mixture.components] if mixture is not None else []
+        self._starts = np.cumsum([0, *sizes])
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def place(self, component: int, index: int) -> int:
-        """Row of record `index` of a component of the mixture."""
+    def index_at(self, position: int, seed: int) -> int:
+        """Row of the record at a position of the training order."""
+        if self.mixture is None:
+            return shuffled_index(position, len(self), seed)
+        component, index = self.mixture.locate(position)
         return int(self._starts[component]) + index
+
+    def read(
+        self, index: int, out: UInt8[np.ndarray, "height width 3"], require_text: bool
+    ) -> tuple[str | None, Fault | None]:
+        """Copies a row into `out`; returns its word, and a fault if it cannot be used."""
+        text = self.texts[index]
+        if not self.valid[index]:
+            return text, Fault(self.name, str(index), "unusable in the cache")
+        if require_text and text is None:
+            return text, Fault(self.name, str(index), "no label")
+        out[...] = self.images[index]
+        return text, None
 
     @classmethod
     def build(
@@ -78,7 +93,6 @@ class DecodedCache:
         *,
         workers: int = 0,
         faults: FaultLog | None = None,
-        max_bytes: int | None = None,
     ) -> DecodedCache:
         """Decodes every record once.
 
@@ -87,10 +101,9 @@ class DecodedCache:
           image_size: (height, width) in pixels.
           workers: worker processes; 0 decodes in threads.
           faults: takes the records that cannot be used.
-          max_bytes: most memory that the images may take; half of this machine's by default.
 
         Raises:
-          ValueError: the source never ends, or its images do not fit.
+          ValueError: the source never ends, or its images need over half of this machine's memory.
         """
         from rcmstr_jax.data.pipeline import eval_batches
 
@@ -104,7 +117,7 @@ class DecodedCache:
             )
         whole = ConcatSource(parts, name=source.name)
         size = len(whole)
-        limit = _half_of_memory() if max_bytes is None else max_bytes
+        limit = _half_of_memory()
         needed = size * image_size[0] * image_size[1] * 3
         if needed > limit:
             raise ValueError(
@@ -133,7 +146,7 @@ class DecodedCache:
                         source.name,
                         len(texts) / max(now - start, 1e-9),
                     )
-        return cls(images, valid, texts, name=source.name, mixture=mixture)
+        return cls(images, valid, texts, source.name, mixture)
 
 
 def _half_of_memory() -> int:

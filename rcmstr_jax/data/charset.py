@@ -200,9 +200,9 @@ class Charset:
         """What each class of a CTC decoder reads as, "" for those that write nothing."""
         return self._alphabet(CTC_SPECIALS, specials)
 
-    def attention_alphabet(self, *, specials: bool = False) -> list[str]:
+    def attention_alphabet(self) -> list[str]:
         """What each class of an attention or transformer decoder reads as."""
-        return self._alphabet(ATTENTION_SPECIALS, specials)
+        return self._alphabet(ATTENTION_SPECIALS, spell_out=False)
 
     def _alphabet(self, special_tokens: Sequence[str], spell_out: bool) -> list[str]:
         hidden = {"[BLANK]": "", "[PAD]": "", "[SOS]": "", "[UNK]": UNKNOWN_CHARACTER}

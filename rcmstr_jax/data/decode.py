@@ -38,9 +38,7 @@ def prepare_process() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode_image(
-    data: bytes, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS
-) -> UInt8[np.ndarray, "height width 3"]:
+def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes an image and resizes it, aspect ratio not kept.
 
     Grey, palette, 16-bit and CMYK images become 8-bit RGB; transparent PNGs are laid on white.
@@ -50,7 +48,6 @@ def decode_image(
     Args:
       data: encoded image (any format that OpenCV reads).
       size: (height, width) of the result in pixels.
-      max_pixels: an image of more pixels is refused.
 
     Returns:
       uint8 RGB array.
@@ -63,7 +60,7 @@ def decode_image(
     width, height = read_size(data)
     if width <= 0 or height <= 0:
         raise UndecodableImage("image without pixels", f"{width} x {height}")
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         raise UndecodableImage("image too large", f"{width} x {height} pixels")
     flag = cv2.IMREAD_COLOR
     transparent = False

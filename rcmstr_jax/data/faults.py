@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rcmstr_jax.data.records import BadRecord, RecordSource
+from rcmstr_jax.runtime.files import write_json
 
 # Between two writings by `flush`.
 _FLUSH_SECONDS = 10.0
@@ -39,6 +40,11 @@ def fault_of(error: BadRecord, source: RecordSource, index: int, record_key: str
         error.reason,
         error.detail,
     )
+
+
+def count_reasons(faults: Iterable[Fault]) -> dict[str, int]:
+    """Number of faults per reason, in order of the reasons."""
+    return dict(sorted(collections.Counter(fault.reason for fault in faults).items()))
 
 
 class FaultLog:
@@ -94,7 +100,7 @@ class FaultLog:
 
     def counts(self) -> dict[str, int]:
         """Number of unusable records per reason."""
-        return dict(sorted(collections.Counter(f.reason for f in self._faults.values()).items()))
+        return count_reasons(self._faults.values())
 
     def report(self) -> dict[str, object]:
         """The report as it is written: totals, per reason, per source, and every record."""
@@ -116,11 +122,7 @@ class FaultLog:
         if self.path is None or not self._changed:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(
-            json.dumps(self.report(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        os.replace(partial, self.path)
+        write_json(self.path, self.report())
         self._changed = False
         self._written = time.monotonic()
 

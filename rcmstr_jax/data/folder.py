@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rcmstr_jax.data.records import BadRecord, Record, check_index
@@ -69,25 +70,32 @@ class FolderSource:
         return Record(image, self._texts.get(file), self.name, file)
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """`("line 3", its text)` of every line that is not blank.
+
+    Raises:
+      ValueError: the file is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"line {number}", line
+
+
 def _read_labels(table: Path, files: list[str]) -> dict[str, str]:
     known = set(files)
     texts: dict[str, str] = {}
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8 ({error}); save it as UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for place, line in numbered_lines(table):
         file, tab, text = line.partition("\t")
         if not tab:
-            raise ValueError(f"{table}, line {number}: no tab in {line!r}; write FILE<tab>WORD")
+            raise ValueError(f"{table}, {place}: no tab in {line!r}; write FILE<tab>WORD")
         file = Path(file).as_posix()
         if file not in known:
-            raise ValueError(
-                f"{table}, line {number}: there is no image {file!r} in {table.parent}"
-            )
+            raise ValueError(f"{table}, {place}: there is no image {file!r} in {table.parent}")
         if file in texts:
-            raise ValueError(f"{table}, line {number}: {file!r} is listed twice")
+            raise ValueError(f"{table}, {place}: {file!r} is listed twice")
         texts[file] = text
     return texts

@@ -9,15 +9,14 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index
+from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index, decode_label
+from rcmstr_jax.runtime.files import whole_folder
 
 _log = logging.getLogger(__name__)
 # LMDB refuses to open a file twice in one process, so all sources of a process share these:
@@ -70,10 +69,7 @@ class LmdbSource:
                 label = transaction.get(b"label-%09d" % number) if self.labelled else None
         except lmdb.Error as error:
             raise BadRecord("LMDB read error", str(error), source=self.name, key=key) from error
-        try:
-            text = None if label is None else label.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadRecord("label is not UTF-8", str(error), source=self.name, key=key) from error
+        text = None if label is None else decode_label(label, self.name, key)
         if image is None:
             raise BadRecord("missing image key", source=self.name, key=key, text=text)
         return Record(image, text, self.name, key)
@@ -164,49 +160,40 @@ def find_lmdbs(root: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def write_lmdb(
-    path: str | os.PathLike[str], records: Iterable[Record], *, overwrite: bool = False
-) -> int:
+def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     """Writes a scene-text LMDB; it appears at `path` when it is complete, or not at all.
 
     Args:
-      path: folder to make.
+      path: folder to make, or an empty one.
       records: written in order; a text of None writes no label.
-      overwrite: replace a folder that is there.
 
     Returns:
       The number of records.
 
     Raises:
-      ValueError: the folder exists, or there are no records.
+      ValueError: something is there, or there are no records.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
+    if path.is_file() or (path.exists() and any(path.iterdir())):
         raise ValueError(f"{path} exists; delete it, or choose another place for the LMDB")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    try:
-        with lmdb.open(str(partial), map_size=_FIRST_MAP_BYTES, lock=False, sync=False) as env:
-            count = 0
-            waiting: list[tuple[bytes, bytes]] = []
-            for record in records:
-                count += 1
-                waiting.append((b"image-%09d" % count, record.image))
-                if record.text is not None:
-                    waiting.append((b"label-%09d" % count, record.text.encode("utf-8")))
-                if count % _COMMIT_EVERY == 0:
-                    _put(env, waiting)
-                    waiting = []
-            if count == 0:
-                raise ValueError(f"no records to write to {path}")
-            _put(env, [*waiting, (b"num-samples", b"%d" % count)])
-            env.sync(True)
-        partial.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with (
+        whole_folder(path) as draft,
+        lmdb.open(str(draft), map_size=_FIRST_MAP_BYTES, lock=False, sync=False) as env,
+    ):
+        count = 0
+        waiting: list[tuple[bytes, bytes]] = []
+        for record in records:
+            count += 1
+            waiting.append((b"image-%09d" % count, record.image))
+            if record.text is not None:
+                waiting.append((b"label-%09d" % count, record.text.encode("utf-8")))
+            if count % _COMMIT_EVERY == 0:
+                _put(env, waiting)
+                waiting = []
+        if count == 0:
+            raise ValueError(f"no records to write to {path}")
+        _put(env, [*waiting, (b"num-samples", b"%d" % count)])
+        env.sync(True)
     return count
 
 

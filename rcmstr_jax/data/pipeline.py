@@ -8,6 +8,7 @@ that neither the number of hosts nor that of workers changes what is learnt from
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from absl import flags
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.decode import prepare_process
 from rcmstr_jax.data.faults import Fault, FaultLog
-from rcmstr_jax.data.loaders import CachedReader, EvalLoader, Notes, RecordReader, TrainLoader
+from rcmstr_jax.data.loaders import Notes, RecordReader, load_evaluation, load_training
 from rcmstr_jax.data.records import DataLost, RecordSource, is_endless
 
 Batch = dict[str, Any]
@@ -30,6 +31,8 @@ _U = TypeVar("_U")
 # Steps of an endless run; a length that Grain's integers hold.
 _LAST_STEP = 2**40
 _PARENT_POLL_SECONDS = 2.0
+# Batches kept ready for evaluation.
+_PREFETCH = 2
 _NOTES = "notes"
 
 
@@ -92,7 +95,7 @@ def train_batches(
     host_index: int = 0,
     host_count: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
+    prefetch: int = _PREFETCH,
     with_text: bool = False,
     faults: FaultLog | None = None,
 ) -> BatchIterator:
@@ -129,8 +132,15 @@ def train_batches(
     if len(source) == 0:
         raise ValueError(f"source {source.name!r} is empty: there is nothing to train on")
     reader = _reader(source, image_size)
-    load = TrainLoader(reader, batch_size=batch_size, rows=rows, seed=seed, with_text=with_text)
-    return _iterate(load, start_step, _LAST_STEP, reader, workers, prefetch, faults)
+    load = functools.partial(
+        load_training,
+        reader=reader,
+        batch_size=batch_size,
+        rows=rows,
+        seed=seed,
+        with_text=with_text,
+    )
+    return _iterate(load, range(start_step, _LAST_STEP), reader, workers, prefetch, faults)
 
 
 def eval_batches(
@@ -138,10 +148,7 @@ def eval_batches(
     *,
     batch_size: int,
     image_size: tuple[int, int],
-    host_index: int = 0,
-    host_count: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
     require_text: bool = False,
     faults: FaultLog | None = None,
 ) -> BatchIterator:
@@ -149,25 +156,22 @@ def eval_batches(
 
     Args:
       source: finite records, or a `DecodedCache` of them.
-      batch_size: of all hosts together; every batch has this size.
+      batch_size: every batch has this size.
       image_size: (height, width) in pixels.
-      host_index: which rows to read, as in `train_batches`.
-      host_count: number of hosts; divides the batch. All hosts see the same number of batches.
       workers: worker processes; 0 decodes in threads of this one.
-      prefetch: batches kept ready (by each worker); 0 decodes when asked.
       require_text: treat a record without a label as unusable.
       faults: takes the unusable records.
 
     Returns:
-      Iterator of batches: `image` uint8 (b, height, width, 3) RGB; `weight` float32 (b,), 0 for
-      padding; `valid` bool (b,), False for padding and for records that cannot be used: these
-      keep weight 1, so that a score counts them as errors; `index` int64 (b,), the place in the
-      source, -1 for padding; `text`, a list of str or None.
+      Iterator of batches, the same on every host: `image` uint8 (b, height, width, 3) RGB;
+      `weight` float32 (b,), 0 for padding; `valid` bool (b,), False for padding and for records
+      that cannot be used: these keep weight 1, so that a score counts them as errors; `index`
+      int64 (b,), the place in the source, -1 for padding; `text`, a list of str or None.
 
     Raises:
       ValueError: an argument out of range, an empty source, or one that never ends.
     """
-    rows = _host_rows(batch_size, host_index, host_count)
+    _check_count("batch_size", batch_size, 1)
     if is_endless(source) or getattr(source, "mixture", None) is not None:
         raise ValueError(
             f"source {source.name!r} never ends and cannot be gone through once; "
@@ -176,9 +180,11 @@ def eval_batches(
     if len(source) == 0:
         raise ValueError(f"source {source.name!r} is empty: there is nothing to evaluate on")
     reader = _reader(source, image_size)
-    load = EvalLoader(reader, batch_size=batch_size, rows=rows, require_text=require_text)
-    stop = -(-len(source) // batch_size)
-    return _iterate(load, 0, stop, reader, workers, prefetch, faults)
+    load = functools.partial(
+        load_evaluation, reader=reader, batch_size=batch_size, require_text=require_text
+    )
+    batches = range(-(-len(source) // batch_size))
+    return _iterate(load, batches, reader, workers, _PREFETCH, faults)
 
 
 def prefetch_to_device(
@@ -204,22 +210,21 @@ def prefetch_to_device(
 
 
 def _iterate(
-    load: TrainLoader | EvalLoader,
-    start: int,
-    stop: int,
-    reader: RecordReader | CachedReader,
+    load: Callable[[int], Batch],
+    numbers: range,
+    reader: RecordReader | DecodedCache,
     workers: int,
     prefetch: int,
     faults: FaultLog | None,
 ) -> BatchIterator:
     _check_count("data.workers", workers, 0)
     _check_count("data.prefetch", prefetch, 0)
-    if isinstance(reader, CachedReader):
+    if isinstance(reader, DecodedCache):
         workers = 0  # Copying a cache to other processes costs more than indexing it here.
     prepare_process()
     import grain  # a second or more, which nothing else here needs
 
-    steps = grain.MapDataset.range(start, stop).map(load)
+    steps = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
     if workers == 0:
         threads = min(prefetch, os.cpu_count() or 1)
         batches = steps.to_iter_dataset(
@@ -243,17 +248,17 @@ def _iterate(
 
 def _reader(
     source: RecordSource | DecodedCache, image_size: tuple[int, int]
-) -> RecordReader | CachedReader:
+) -> RecordReader | DecodedCache:
     if len(image_size) != 2 or min(image_size) < 1:
         raise ValueError(f"image_size is {image_size}; it must be (height, width) in pixels")
     if not isinstance(source, DecodedCache):
         return RecordReader(source, (image_size[0], image_size[1]))
-    if source.images.shape[1:3] != tuple(image_size):
+    if source.image_size != tuple(image_size):
         raise ValueError(
             f"image_size is {image_size}, but {source.name!r} was decoded to "
-            f"{source.images.shape[1:3]}; build the cache for this size"
+            f"{source.image_size}; build the cache for this size"
         )
-    return CachedReader(source)
+    return source
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -7,6 +7,8 @@ worker processes by pickling, so one that holds a file handle reopens it there.
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -64,23 +66,24 @@ class BadRecord(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only fields do not survive the default pickling between worker processes.
-        fields = (self.reason, self.detail, self.source, self.key, self.text)
-        return (_rebuild_bad_record, (type(self), *fields))
+        kept = functools.partial(type(self), source=self.source, key=self.key, text=self.text)
+        return (kept, (self.reason, self.detail))
+
+
+def decode_label(label: bytes, source: str, key: str) -> str:
+    """The word that bytes spell.
+
+    Raises:
+      BadRecord: they are not UTF-8.
+    """
+    try:
+        return label.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRecord("label is not UTF-8", str(error), source=source, key=key) from error
 
 
 class DataLost(RunFailed):
     """Data that could be read when a run began, and no longer can; the message is for its user."""
-
-
-def _rebuild_bad_record(
-    kind: type[BadRecord],
-    reason: str,
-    detail: str,
-    source: str | None,
-    key: str | None,
-    text: str | None,
-) -> BadRecord:
-    return kind(reason, detail, source=source, key=key, text=text)
 
 
 @runtime_checkable
@@ -128,11 +131,7 @@ class ConcatSource:
             )
         self.components = tuple(components)
         self.name = name if name is not None else "+".join(part.name for part in components)
-        self._ends: list[int] = []
-        total = 0
-        for part in self.components:
-            total += len(part)
-            self._ends.append(total)
+        self._ends = list(itertools.accumulate(map(len, self.components)))
 
     def __len__(self) -> int:
         return self._ends[-1]

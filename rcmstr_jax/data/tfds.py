@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rcmstr_jax.data.records import BadRecord, Record, check_index
+from rcmstr_jax.data.records import BadRecord, Record, check_index, decode_label
 
 _TEXT_FEATURES = ("text", "label", "word", "transcription")
 
@@ -54,8 +54,14 @@ class TfdsSource:
         self._pid = -1
         self._reader: Any = None
         features = self._open().info.features
-        self.image_feature = _image_feature(features, self.name)
-        self.text_feature = _text_feature(features) if labels else None
+        images, texts = _names_of(features, "Image"), _names_of(features, "Text")
+        if not images:
+            raise ValueError(
+                f"{self.name} has no image feature; its features are {sorted(features)}"
+            )
+        self.image_feature = "image" if "image" in images else images[0]
+        known = (key for key in _TEXT_FEATURES if labels and key in texts)
+        self.text_feature = next(known, None)
         self.labelled = self.text_feature is not None
         self._size = len(self._records())
         if self._size == 0:
@@ -75,12 +81,7 @@ class TfdsSource:
         text: str | None = None
         if self.text_feature is not None:
             raw = example[self.text_feature]
-            try:
-                text = raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
-            except UnicodeDecodeError as error:
-                raise BadRecord(
-                    "label is not UTF-8", str(error), source=self.name, key=str(index)
-                ) from error
+            text = decode_label(raw, self.name, str(index)) if isinstance(raw, bytes) else str(raw)
         return Record(bytes(example[self.image_feature]), text, self.name, str(index))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,11 +98,8 @@ class TfdsSource:
 
         builder = self._open()
         # Every image stays encoded: ours decodes like those of other sources, others are not used.
-        decoders = {
-            key: tfds.decode.SkipDecoding()
-            for key, feature in builder.info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
+        images = _names_of(builder.info.features, "Image")
+        decoders = {key: tfds.decode.SkipDecoding() for key in images}
         try:
             return builder.as_data_source(self._split, decoders=decoders)
         except NotImplementedError as error:
@@ -134,20 +132,8 @@ class TfdsSource:
             ) from error
 
 
-def _image_feature(features: Any, name: str) -> str:
+def _names_of(features: Any, kind: str) -> list[str]:
+    """Names of the features of a kind ("Image", or "Text": a class label is a number, no word)."""
     import tensorflow_datasets as tfds
 
-    images = [key for key in features if isinstance(features[key], tfds.features.Image)]
-    if not images:
-        raise ValueError(f"{name} has no image feature; its features are {sorted(features)}")
-    return "image" if "image" in images else images[0]
-
-
-def _text_feature(features: Any) -> str | None:
-    import tensorflow_datasets as tfds
-
-    for key in _TEXT_FEATURES:
-        # A class label is a number, not a word.
-        if key in features and isinstance(features[key], tfds.features.Text):
-            return key
-    return None
+    return [key for key in features if isinstance(features[key], getattr(tfds.features, kind))]

@@ -18,7 +18,7 @@ from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS, CheckpointError
 from rcmstr_jax.runtime.config_files import read_config
 from rcmstr_jax.runtime.interrupts import StopRequest
-from rcmstr_jax.runtime.writers import METRICS, create_writer
+from rcmstr_jax.runtime.writers import METRICS, MetricWriter
 from rcmstr_jax.training.loop import open_session
 from rcmstr_jax.training.plan import EvaluationPlan
 
@@ -89,7 +89,7 @@ def watch(
                     why = error if step in checkpoint_steps(run) else "its checkpoint went away"
                     print(f"step {step} of {total} is left out: {why}", flush=True)
                     continue
-                writer = create_writer(out, max(measured, default=0))
+                writer = MetricWriter(out, max(measured, default=0))
                 writer.write_scalars(step, score)
                 writer.close()
                 measured.add(step)

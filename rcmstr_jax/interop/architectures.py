@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rcmstr_jax.interop.torch_weights import flatten
 from rcmstr_jax.models.bilstm import BiLSTMProjector
 from rcmstr_jax.models.decoders.attention import AttentionReader
 from rcmstr_jax.models.hierarchy import HIERARCHIES, Predictors
@@ -43,9 +45,15 @@ def size(arrays: Arrays, name: str, axis: int) -> int:
     return int(arrays[name].shape[axis])
 
 
-def count(arrays: Arrays, pattern: str) -> int:
+def count(names: Iterable[str], pattern: str) -> int:
     """How many different numbers the group of `pattern` takes at the beginning of the names."""
-    return len({m.group(1) for name in arrays if (m := re.match(pattern, name))})
+    return len({m.group(1) for name in names if (m := re.match(pattern, name))})
+
+
+def template(module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Flat tree of a module's variables; nothing is computed."""
+    # The arguments stay outside of the tracing: some of them are lengths.
+    return flatten(jax.eval_shape(lambda key: module.init(key, *args, **kwargs), jax.random.key(0)))
 
 
 def resnet(arrays: Arrays, prefix: str) -> Part:

@@ -133,12 +133,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise WeightFileError(
             f"{path} cannot be read as .safetensors (truncated or of another kind): {error}"
         ) from error
-    return {name: _standard_float(array) for name, array in arrays.items()}
-
-
-def _standard_float(array: np.ndarray) -> np.ndarray:
     # ml_dtypes.bfloat16 has kind "V": no NumPy number.
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    half = {"bfloat16": np.dtype(np.float32)}
+    return {name: a.astype(half.get(a.dtype.name, a.dtype)) for name, a in arrays.items()}
 
 
 def _torch(path: Path) -> Any:

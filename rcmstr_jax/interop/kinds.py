@@ -7,12 +7,10 @@ A kind turns a state dict into the flat arrays of a workdir (the names that pret
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -178,10 +176,8 @@ def import_checkpoint(
     arrays = _prepare(kind, arrays)
     template: dict[str, Any] = {}
     for part, (module, arguments) in kind.modules(arrays).items():
-        # The arguments stay outside of the tracing: some of them are lengths.
-        init = functools.partial(_init, module, arguments)
-        variables = init(jax.random.key(0)) if waive else jax.eval_shape(init, jax.random.key(0))
-        for path, leaf in flatten(variables).items():
+        drawn = flatten(module.init(jax.random.key(0), *arguments)) if waive else None
+        for path, leaf in (drawn or architectures.template(module, *arguments)).items():
             collection, inner = path.split("/", 1)
             frozen = part == "rectifier" and collection == "params"
             template[f"{'frozen_params' if frozen else collection}/{part}/{inner}"] = leaf
@@ -234,10 +230,6 @@ def _require_whole(kind: Kind, arrays: Arrays) -> None:
         raise WrongKind(
             f"the workdir holds no whole checkpoint of kind {kind.name!r}: {error}"
         ) from error
-
-
-def _init(module: nn.Module, arguments: tuple[Any, ...], key: jax.Array) -> Any:
-    return module.init(key, *arguments)
 
 
 def _queue_template(arrays: Arrays) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class Layout:
     """How an array is laid out on either side.
 
     Attributes:
-      ours: from their array to ours.
+      ours: from their array, of the shape it must have, to ours.
       theirs: from our array to theirs; the inverse of `ours`.
     """
 
@@ -26,12 +26,6 @@ class Layout:
     def their_shape(self, shape: Shape) -> Shape:
         """The shape their array must have for ours to be of `shape`; nothing is computed."""
         return self.theirs(np.broadcast_to(np.float32(0), shape)).shape
-
-
-def _patches_to_kernel(theirs: np.ndarray) -> np.ndarray:
-    if theirs.ndim != 4:
-        return theirs
-    return theirs.transpose(2, 3, 1, 0).reshape(-1, theirs.shape[0])
 
 
 def _kernel_to_patches(ours: np.ndarray) -> np.ndarray:
@@ -44,18 +38,17 @@ LAYOUTS: dict[str, Layout] = {
     # (out, in) and (in, out)
     "linear": Layout(lambda a: a.T, lambda a: a.T),
     # (out, in, height, width) and (height, width, in, out)
-    "conv": Layout(
-        lambda a: a.transpose(2, 3, 1, 0) if a.ndim == 4 else a,
-        lambda a: a.transpose(3, 2, 0, 1),
-    ),
+    "conv": Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
     # a convolution whose window is its stride, and a matrix over (row, column, channel)
-    "patches": Layout(_patches_to_kernel, _kernel_to_patches),
+    "patches": Layout(
+        lambda a: a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0]), _kernel_to_patches
+    ),
     # (1, D) and (D,)
     "row": Layout(lambda a: a.reshape(-1), lambda a: a[None]),
     # (1, 1, D) and (D,)
     "token": Layout(lambda a: a.reshape(-1), lambda a: a[None, None]),
     # (1,) and ()
-    "scalar": Layout(lambda a: a.reshape(()) if a.size == 1 else a, lambda a: a.reshape(1)),
+    "scalar": Layout(lambda a: a.reshape(()), lambda a: a.reshape(1)),
 }
 
 
@@ -85,15 +78,6 @@ Rules = Sequence[Rule]
 def under(path: str, name: str, rules: Iterable[Rule]) -> list[Rule]:
     """The same rules with a prefix (regular expression and template) on either side."""
     return [Rule(path + rule.path, name + rule.name, rule.layout) for rule in rules]
-
-
-def find_rule(path: str, rules: Rules) -> tuple[str, Layout] | None:
-    """(PyTorch name, layout) of a path; None where no rule applies."""
-    for rule in rules:
-        name = rule.translate(path)
-        if name is not None:
-            return name, LAYOUTS[rule.layout]
-    return None
 
 
 def linear(path: str, name: str, bias: bool = True) -> list[Rule]:

@@ -8,20 +8,22 @@ names and layouts back, so that import after export is the identity, bit for bit
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
-from rcmstr_jax.interop.rules import Rules, find_rule
+from rcmstr_jax.interop.rules import LAYOUTS, Layout, Rules
+from rcmstr_jax.runtime.errors import listed
 
 Flat = dict[str, np.ndarray]
 COUNTER = "num_batches_tracked"
 # Derived from the architecture, not learnt: the spline's constants and batch counters.
 DERIVED = (rf"(?:.*\.)?{COUNTER}", r"(?:.*\.)?GridGenerator\.(?:inv_delta_C|P_hat)")
-_SHOWN = 40
 # Name, array found, shape needed, kind of number needed.
 Misshapen = tuple[str, np.ndarray, tuple[int, ...], str]
 
@@ -51,42 +53,16 @@ class WeightMismatch(ValueError):
             else f"{name} holds {found.dtype}, needs {kind}"
             for name, found, need, kind in misshapen
         ]
-        parts = [
-            f"{title} ({len(names)}): {_listing(names)}"
-            for title, names in (
-                ("missing", self.missing),
-                ("unexpected", self.unexpected),
-                ("misshapen", wrong),
-            )
-            if names
-        ]
+        parts = listed(missing=missing, unexpected=unexpected, misshapen=wrong)
         super().__init__(
-            f"{where or 'the state dict'} does not fit the model; {'; '.join(parts)}. "
+            f"{where or 'the state dict'} does not fit the model; {parts}. "
             "Names that may differ have to be waived one by one or by pattern"
         )
 
 
-def _listing(names: Sequence[str]) -> str:
-    more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of nested dictionaries (or any pytree) by slash-separated path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten` for nested dictionaries."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+# Leaves of nested dictionaries by slash-separated path, and back.
+flatten = functools.partial(traverse_util.flatten_dict, sep="/")
+unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
 
 
 def is_derived(name: str) -> bool:
@@ -94,17 +70,20 @@ def is_derived(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in DERIVED)
 
 
-def names_of(paths: Iterable[str], rules: Rules) -> dict[str, str]:
-    """PyTorch name of every path.
+def names_of(paths: Iterable[str], rules: Rules) -> dict[str, tuple[str, Layout]]:
+    """PyTorch name and layout of every path, by the first rule that applies.
 
     Raises:
       KeyError: listing the paths that no rule names.
     """
-    found = {path: find_rule(path, rules) for path in paths}
+    found = {}
+    for path in paths:
+        named = ((rule.translate(path), LAYOUTS[rule.layout]) for rule in rules)
+        found[path] = next(((name, layout) for name, layout in named if name is not None), None)
     unnamed = [path for path, rule in found.items() if rule is None]
     if unnamed:
-        raise KeyError(f"no rule names {_listing(unnamed)}")
-    return {path: rule[0] for path, rule in found.items() if rule is not None}
+        raise KeyError(f"no rule names {', '.join(unnamed)}")
+    return {path: rule for path, rule in found.items() if rule is not None}
 
 
 def import_weights(
@@ -141,15 +120,14 @@ def import_weights(
     missing: list[str] = []
     misshapen: list[Misshapen] = []
     names = names_of(template, rules)
-    for path, name in names.items():
-        wanted, rule = template[path], find_rule(path, rules)
-        assert rule is not None
-        need = rule[1].their_shape(tuple(wanted.shape))
+    for path, (name, layout) in names.items():
+        wanted = template[path]
+        need = layout.their_shape(tuple(wanted.shape))
         array = arrays.get(name)
         integer = np.issubdtype(wanted.dtype, np.integer)
         kinds = "iu" if integer else "f"
         if array is not None and array.shape == need and np.asarray(array).dtype.kind in kinds:
-            ours = np.ascontiguousarray(rule[1].ours(np.asarray(array)))
+            ours = np.ascontiguousarray(layout.ours(np.asarray(array)))
             cast = wanted.dtype if integer else dtype
             result[path] = (ours if cast is None else ours.astype(cast)).reshape(wanted.shape)
         elif waived(name) and not isinstance(wanted, jax.ShapeDtypeStruct):
@@ -159,7 +137,7 @@ def import_weights(
         else:
             kind = "integers" if integer else "floating numbers"
             misshapen.append((name, np.asarray(array), need, kind))
-    known = set(names.values())
+    known = {name for name, _ in names.values()}
     unexpected = [
         name for name in arrays if name not in known and not waived(name) and not is_derived(name)
     ]
@@ -178,11 +156,9 @@ def export_weights(flat: Mapping[str, Any], rules: Rules, *, counters: bool = Tr
         expects in a strict load.
     """
     result: Flat = {}
-    for path, name in names_of(flat, rules).items():
-        rule = find_rule(path, rules)
-        assert rule is not None
+    for path, (name, layout) in names_of(flat, rules).items():
         # A copy: the caller's arrays must not change with what is done to the result.
-        array = np.array(rule[1].theirs(np.asarray(flat[path])), order="C", copy=True)
+        array = np.array(layout.theirs(np.asarray(flat[path])), order="C", copy=True)
         # Integers are 64-bit over there, and 32-bit here.
         result[name] = array.astype(np.int64) if array.dtype.kind in "iu" else array
         if counters and name.endswith(".running_var"):

@@ -72,9 +72,8 @@ def extract_features(
     frames, width = encoder.frames_shape()
     size = min(batch_size, len(images))
     features = np.empty((len(images), frames, width), jnp.dtype(dtype))
-    infer = parallel.map_rows(
-        lambda weights, rows: encoder.infer(weights[0], weights[1], rows),
-        (encoder.params, encoder.batch_stats),
+    infer = parallel.map_rows(lambda weights, rows: encoder.infer(weights[0], weights[1], rows))(
+        (encoder.params, encoder.batch_stats)
     )
     for start in range(0, len(images), size):
         batch = images[start : start + size]

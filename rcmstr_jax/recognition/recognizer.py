@@ -101,7 +101,7 @@ class Recognizer:
             return self.head.read(weights[2], frames.astype(jnp.float32))
 
         weights = self.encoder.params, self.encoder.batch_stats, self.decoder_params
-        rows = parallel.map_rows(read, weights)
+        rows = parallel.map_rows(read)(weights)
         return lambda images: self.head.words(rows(images))
 
     def save(self, workdir: str | Path, position: DataPosition) -> str:

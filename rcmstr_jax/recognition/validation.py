@@ -58,7 +58,7 @@ class Validation:
                 frames = encoder.infer(params["encoder"], weights["batch_stats"], batch)
             return head.read(params["decoder"], frames.astype(jnp.float32))
 
-        self._rows = parallel.RowMap(read)
+        self._rows = parallel.map_rows(read)
 
     def __call__(self, step: int, state: Any) -> tuple[Any, dict[str, float]]:
         """Scores the weights of a replicated state by word accuracy, of equals by 1-NED."""
@@ -91,7 +91,7 @@ class Validation:
     def score(self, weights: Any) -> dict[str, float]:
         """`word_accuracy` and `one_minus_ned` of weights on the host, in %."""
         inputs, size = self._inputs, self._size
-        read, words = self._rows.with_weights(weights), []
+        read, words = self._rows(weights), []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
             padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])

@@ -78,19 +78,19 @@ def _load(spec: str) -> Any:
         raise ConfigError(f"--config={spec}: {error}") from error
 
 
-def _given_config(argv: Sequence[str], name: str) -> tuple[int, str, str] | None:
+def _given_config(argv: Sequence[str]) -> tuple[int, str, str] | None:
     """Place of the (last) `--config` in `argv`, what stands there before its value, the value."""
     found = None
     for place, argument in enumerate(argv):
-        given = re.fullmatch(rf"(--?{name}=)(.*)", argument, re.DOTALL)
+        given = re.fullmatch(r"(--?config=)(.*)", argument, re.DOTALL)
         if given:
             found = place, given[1], given[2]
-        elif re.fullmatch(rf"--?{name}", argument) and place + 1 < len(argv):
+        elif re.fullmatch("--?config", argument) and place + 1 < len(argv):
             found = place + 1, "", argv[place + 1]
     return found
 
 
-def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]:
+def check_overrides(argv: Sequence[str]) -> dict[str, Any]:
     """Checks that `--config` can be loaded and has every field that is overridden.
 
     `ml_collections` would answer with a traceback.
@@ -101,12 +101,12 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]
     Raises:
       ConfigError: naming the closest field.
     """
-    given = _given_config(argv, name)
+    given = _given_config(argv)
     if given is None:
         return {}
     fields = dict(flatten(_load(given[2])))
     for argument in argv:
-        overridden = re.match(rf"--?(?:no)?{name}\.([^=]+)", argument)
+        overridden = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if not overridden or overridden[1] in fields:
             continue
         override = overridden[1]
@@ -114,12 +114,12 @@ def check_overrides(argv: Sequence[str], name: str = "config") -> dict[str, Any]
         if inside:
             switches = [field for field in inside if field.endswith(".enabled")]
             raise ConfigError(
-                f"--{name}.{override} is a group of fields: set one of them, "
-                f"for example --{name}.{(switches or inside)[0]}"
+                f"--config.{override} is a group of fields: set one of them, "
+                f"for example --config.{(switches or inside)[0]}"
             )
         raise ConfigError(
-            f"--{name}.{override}: there is no such field: did you mean "
-            f"--{name}.{closest(override, fields)}?"
+            f"--config.{override}: there is no such field: did you mean "
+            f"--config.{closest(override, fields)}?"
         )
     return fields
 
@@ -185,7 +185,7 @@ def parse_flags(argv: Sequence[str], *, positional: bool = False) -> list[str]:
     """
     with one_line_errors():
         fields = check_overrides(argv)
-        argv, given = list(argv), _given_config(argv, "config")
+        argv, given = list(argv), _given_config(argv)
         if given:
             argv[given[0]] = given[1] + config_path(given[2])
         try:

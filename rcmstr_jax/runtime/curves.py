@@ -54,14 +54,13 @@ def moving_average(
 
 
 def relative_differences(
-    first: str | Path, second: str | Path, prefix: str = "loss"
+    first: str | Path, second: str | Path
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How far the curves of two runs lie apart, step by step.
+    """How far the losses of two runs lie apart, step by step.
 
     Args:
       first: `metrics.jsonl` of one run.
       second: of the other.
-      prefix: of the curves that are compared.
 
     Returns:
       {name: (steps that both logged, |first - second| / |second|)}.
@@ -71,11 +70,11 @@ def relative_differences(
     """
     ours, theirs = read_metrics(first), read_metrics(second)
     found = {}
-    for name in sorted(set(ours) & set(theirs)):
+    for name in sorted(ours.keys() & theirs.keys()):
         steps, a, b = np.intersect1d(ours[name][0], theirs[name][0], return_indices=True)
-        if name.startswith(prefix) and len(steps):
+        if name.startswith("loss") and len(steps):
             reference = theirs[name][1][b]
             found[name] = (steps, np.abs(ours[name][1][a] - reference) / np.abs(reference))
     if not found:
-        raise ValueError(f"{first} and {second} share no step of a curve that begins with {prefix}")
+        raise ValueError(f"{first} and {second} share no step of a curve that begins with loss")
     return found

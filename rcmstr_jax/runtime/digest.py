@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
-from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.errors import ConfigError, listed
 
 # Where a checkpoint's metadata hold their own digest.
 METADATA_DIGEST = "metadata_digest"
@@ -71,36 +72,22 @@ def check_shapes(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]
     Raises:
       CheckpointMismatch: listing every missing, unexpected and misshapen name.
     """
-    missing = sorted(set(wanted) - set(stored))
-    unexpected = sorted(set(stored) - set(wanted))
-    misshapen = [
-        f"{name} is {tuple(stored[name][0])} {stored[name][1]}, "
-        f"needed {tuple(wanted[name][0])} {wanted[name][1]}"
-        for name in sorted(set(stored) & set(wanted))
-        if stored[name] != wanted[name]
-    ]
-    parts = [
-        f"{title} ({len(names)}): {'; '.join(names)}"
-        for title, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("misshapen", misshapen),
-        )
-        if names
-    ]
-    if parts:
-        raise CheckpointMismatch(f"is of another architecture: {' | '.join(parts)}")
+    differing = listed(
+        missing=sorted(wanted.keys() - stored.keys()),
+        unexpected=sorted(stored.keys() - wanted.keys()),
+        misshapen=[
+            f"{name} is {tuple(stored[name][0])} {stored[name][1]}, "
+            f"needed {tuple(wanted[name][0])} {wanted[name][1]}"
+            for name in sorted(stored.keys() & wanted.keys())
+            if stored[name] != wanted[name]
+        ],
+    )
+    if differing:
+        raise CheckpointMismatch(f"is of another architecture: {differing}")
 
 
 def nested(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     """The arrays below `prefix/` as nested dictionaries, as Flax keeps them."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        first, *middle, last = name.split("/") if "/" in name else ("", name)
-        if first != prefix:
-            continue
-        node = tree
-        for part in middle:
-            node = node.setdefault(part, {})
-        node[last] = array
-    return tree
+    start = f"{prefix}/"
+    below = {n.removeprefix(start): array for n, array in arrays.items() if n.startswith(start)}
+    return traverse_util.unflatten_dict(below, sep="/")

@@ -6,7 +6,7 @@ A message names the field, its value and the remedy, because it is all that a us
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What launch/ exits with. 75 is EX_TEMPFAIL of sysexits.h: try again, and it goes away. So is 76,
 # where another process of the run was lost, and nothing could be saved any more.
@@ -33,6 +33,14 @@ def closest(name: str, known: Iterable[str]) -> str:
         return max(whole, 0.95 * part)
 
     return max(known, key=likeness)
+
+
+def listed(**names: Sequence[str]) -> str:
+    """`missing (2): a, b; unexpected (1): c`, without what is empty."""
+    groups = (
+        f"{title} ({len(group)}): {', '.join(group)}" for title, group in names.items() if group
+    )
+    return "; ".join(groups)
 
 
 def in_one_line(error: BaseException) -> str:

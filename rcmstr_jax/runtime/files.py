@@ -1,11 +1,15 @@
-"""The one way to write a small file, whole or not at all, and JSON back as dataclasses."""
+"""The one way to write a file or a folder, whole or not at all, and JSON back as dataclasses."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
+import tempfile
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,25 @@ def write_json(path: str | Path, content: Any) -> None:
         content, indent=2, ensure_ascii=False, allow_nan=False, default=dataclasses.asdict
     )
     write_text(path, text + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to be filled within the block, which then takes the place of what lies at `path`.
+
+    It goes, and `path` is as before, if the block ends with an error.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def from_json(kind: Any, value: Any) -> Any:

@@ -6,7 +6,7 @@ the collectives below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import einops
@@ -64,9 +64,7 @@ def shard_batch(batch: dict[str, Any], *, stacked: bool = False) -> dict[str, An
             return einops.rearrange(x, "s (d b) ... -> d s b ...", d=count)
         return einops.rearrange(x, "(d b) ... -> d b ...", d=count)
 
-    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-    return jax.device_put(jax.tree.map(split, batch), sharding)
+    return jax.device_put(jax.tree.map(split, batch), _sharding(AXIS, among=jax.local_devices()))
 
 
 def on_every_device(tree: Tree) -> Tree:
@@ -89,37 +87,33 @@ def _place(x: Any, *axes: str) -> jax.Array:
     return jax.make_array_from_callback(x.shape, _sharding(*axes), lambda index: x[index])
 
 
-def _sharding(*axes: str) -> jax.sharding.NamedSharding:
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), (AXIS,))
+def _sharding(*axes: str, among: Sequence[jax.Device] | None = None) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(among or jax.devices()), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-class RowMap:
-    """A function of rows on all devices of all hosts, every host getting all results."""
+def map_rows(function: Callable[[Any, Any], Any]) -> Callable[[Any], Callable[[Any], Any]]:
+    """A function of rows on all devices of all hosts, every host getting all results.
 
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        """Takes `(weights, rows) -> results` with a row per row; compiled once per shape."""
-        self._compiled = jax.jit(function, out_shardings=_sharding())
+    Args:
+      function: `(weights, rows) -> results` with a row per row; compiled once per shape.
 
-    def with_weights(self, weights: Any) -> Callable[[Any], Any]:
-        """Puts weights on every device, once.
+    Returns:
+      A function that puts weights on every device, once, and returns a function of arrays on the
+      host with a common number of rows, see `spread_rows`. Results are host arrays.
+    """
+    compiled = jax.jit(function, out_shardings=_sharding())
 
-        Returns:
-          A function of arrays on the host with a common number of rows, see `spread_rows`. Results
-          are host arrays.
-        """
+    def with_weights(weights: Any) -> Callable[[Any], Any]:
         held = on_every_device(weights)
 
         def run(rows: Any) -> Any:
-            found = self._compiled(held, spread_rows(rows))
+            found = compiled(held, spread_rows(rows))
             return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), found)
 
         return run
 
-
-def map_rows(function: Callable[[Any, Any], Any], weights: Any) -> Callable[[Any], Any]:
-    """`rows -> function(weights, rows)`, see `RowMap`."""
-    return RowMap(function).with_weights(weights)
+    return with_weights
 
 
 def pmap_step(step: Callable[..., Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import logging
 import sys
 import threading
@@ -22,7 +23,7 @@ ANNOUNCE_SECONDS = 2.0
 # Characters of a progress line, with the time before it at most 120.
 LINE = 92
 # Metrics shown beside the bar, where they exist: the loss, and one sign of collapse of each kind.
-SHOWN = ("loss", "accuracy/", "key_variance/", "relation_entropy/")
+SHOWN = ("loss", "accuracy/*", "key_variance/*", "relation_entropy/*")
 
 
 class _BarHandler(logging.Handler):
@@ -96,22 +97,13 @@ def announced(what: str, *, always: bool = False) -> Iterator[None]:
             _logger.info("%s took %.1f s", what, time.monotonic() - start)
 
 
-def readable_time(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
 def gauges_line(metrics: Mapping[str, float], width: int = LINE) -> str:
     """Loss and collapse gauges, `loss 9.123  accuracy frame .12, word .30  key_variance ...`.
 
     Of the gauges as many groups as fit into `width` characters; metrics.jsonl has all of them.
     """
     parts: dict[str, list[str]] = {}
-    for name in sorted(metrics, key=lambda n: [n.startswith(s) for s in SHOWN], reverse=True):
-        if not any(name == s or (s.endswith("/") and name.startswith(s)) for s in SHOWN):
-            continue
+    for name in (name for pattern in SHOWN for name in fnmatch.filter(metrics, pattern)):
         group, _, member = name.partition("/")
         parts.setdefault(group, []).append(f"{member} {metrics[name]:.2g}".strip())
     line = ""
@@ -128,11 +120,6 @@ def device_memory() -> dict[str, float]:
     stats = jax.local_devices()[0].memory_stats() or {}
     names = {"bytes_in_use": "device_memory_gib", "peak_bytes_in_use": "device_memory_peak_gib"}
     return {f"speed/{new}": stats[old] / 2**30 for old, new in names.items() if old in stats}
-
-
-def _when_ready(result: Any) -> float:
-    jax.block_until_ready(result)
-    return time.monotonic()
 
 
 class Progress:
@@ -200,7 +187,12 @@ class Progress:
         """Steps up to `step` were started; `result` is what they return, maybe still at work."""
         self._bar.update(step - self._step)
         self._step = step
-        self._finished = self._watcher.submit(_when_ready, result)
+
+        def ready() -> float:
+            jax.block_until_ready(result)
+            return time.monotonic()
+
+        self._finished = self._watcher.submit(ready)
 
     def restart_clock(self) -> None:
         """Leaves out of the speed what lies before now (compilation, pictures)."""
@@ -231,7 +223,7 @@ class Progress:
             parts.append(f"{rate:.0f} words/s ({rate / self._devices:.0f} per device)")
             parts.append(f"{speed['speed/share_waiting_for_data']:.0%} waiting for data")
             left = (self._total - self._step) * elapsed / steps
-            parts.append(f"{readable_time(left)} left")
+            parts.append(f"{tqdm.format_interval(left)} left")
         speed.update(device_memory())
         said = "  ".join(parts)
         line = f"{said}  {gauges_line(metrics, LINE - len(said) - 2)}".rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 # Metrics in the order in which a step computes them: what is not finite spoils what comes later.
 _ORDER = (
-    "key_variance/",
-    "nce/",
-    "relation_kl/",
+    "key_variance/*",
+    "nce/*",
+    "relation_kl/*",
     "loss/contrast",
     "loss/mim",
     "loss",
@@ -31,16 +32,8 @@ class TrainingDiverged(RunFailed):
 
 def not_finite(numbers: Mapping[str, float]) -> list[str]:
     """Names of the terms that are infinite or undefined, in the order of their computation."""
-
-    places = {name: _place(name) for name, value in numbers.items() if not np.isfinite(value)}
-    return sorted((n for n, p in places.items() if p is not None), key=lambda n: (places[n], n))
-
-
-def _place(name: str) -> int | None:
-    for place, start in enumerate(_ORDER):
-        if name == start or (start.endswith("/") and name.startswith(start)):
-            return place
-    return None
+    names = sorted(name for name, value in numbers.items() if not np.isfinite(value))
+    return [name for pattern in _ORDER for name in fnmatch.filter(names, pattern)]
 
 
 class SkippedSteps:

@@ -18,12 +18,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 
 from rcmstr_jax.runtime.errors import EXIT_FAILED, EXIT_LOST, ConfigError
+from rcmstr_jax.runtime.files import write_text
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 
 logger = logging.getLogger(__name__)
@@ -127,12 +127,7 @@ class Watchdog:
         self._step, self._doing = step, doing
         self._since = self._told = self._clock()
 
-    def note_failure(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def note_failure(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Tells the others why this process ends; an exit callback of `contextlib.ExitStack`."""
         if self._doing == FAILED:
             return
@@ -151,12 +146,7 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.note_failure(kind, error, trace)
         self._stop.set()
         self._thread.join()
@@ -258,11 +248,8 @@ class Watchdog:
         self._beat += 1
         if self._processes == 1:
             return
-        path = self._folder / f"{self._process}.json"
-        temporary = path.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(self._said()), encoding="utf-8")
-            temporary.replace(path)
+            write_text(self._folder / f"{self._process}.json", json.dumps(self._said()))
         except OSError as error:
             logger.warning("no sign of life can be given: %s", error)
 

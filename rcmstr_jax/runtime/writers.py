@@ -1,44 +1,18 @@
-"""Where metrics go: TensorBoard events and JSON lines.
-
-The methods have the names and arguments of clu's `MetricWriter` (whose own writers need
-TensorFlow), so that any of its implementations can take their place.
-"""
+"""Where metrics go: TensorBoard events and JSON lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+from rcmstr_jax.runtime.files import write_text
 
 # Scalars below this name measure the machine. They differ between two runs of the same command and
 # are kept apart from metrics.jsonl, which does not.
 SPEED = "speed/"
 METRICS, SPEEDS = "metrics.jsonl", "speed.jsonl"
-
-
-class MetricWriter(Protocol):
-    """What the loop needs of a writer."""
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Writes numbers of a step."""
-
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Writes images `(H, W, C)` or `(N, H, W, C)`, uint8 or floats in [0, 1]."""
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes texts, read as Markdown."""
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Writes what configures the run."""
-
-    def flush(self) -> None:
-        """Hands everything to the operating system."""
-
-    def close(self) -> None:
-        """Flushes and releases."""
 
 
 def keep_lines(path: Path, last_step: int) -> None:
@@ -57,9 +31,7 @@ def keep_lines(path: Path, last_step: int) -> None:
             continue
         if step <= last_step:
             kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(kept))
 
 
 class JsonLinesWriter:
@@ -88,114 +60,50 @@ class JsonLinesWriter:
                 except OSError as error:  # which does not say by itself what was written
                     raise OSError(error.errno, error.strerror, self._files[file].name) from error
 
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Nothing: JSON lines hold numbers."""
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Nothing: JSON lines hold numbers."""
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Nothing: the config stands in config.json."""
-
-    def flush(self) -> None:
-        """Hands everything to the operating system."""
-        for file in self._files.values():
-            file.flush()
-
     def close(self) -> None:
         """Closes the files."""
         for file in self._files.values():
             file.close()
 
 
-class TensorBoardWriter:
-    """Event files for TensorBoard, written without TensorFlow."""
+class MetricWriter:
+    """JSON lines and TensorBoard events (without TensorFlow); nothing on hosts that write no logs.
 
-    def __init__(self, workdir: Path, last_step: int = 0) -> None:
-        """Starts an event file in `workdir`; TensorBoard hides older events after `last_step`."""
+    TensorBoard hides older events after the last step.
+    """
+
+    def __init__(self, workdir: Path, last_step: int, *, writes: bool = True) -> None:
+        """Continues the files in `workdir`.
+
+        Args:
+          workdir: folder of the run.
+          last_step: step of the restored checkpoint, 0 for a fresh run.
+          writes: False on hosts that write no logs.
+        """
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(
-            str(workdir), purge_step=last_step + 1 if last_step else None, flush_secs=30
+        self._lines = JsonLinesWriter(workdir, last_step) if writes else None
+        self._events = SummaryWriter(
+            str(workdir),
+            purge_step=last_step + 1 if last_step else None,
+            flush_secs=30,
+            write_to_disk=writes,
         )
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Adds a point to each curve."""
+        """Writes numbers of a step."""
+        if self._lines is not None:
+            self._lines.write_scalars(step, scalars)
         for name, value in scalars.items():
-            self._writer.add_scalar(name, float(value), step)
-
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Adds images."""
-        for name, value in images.items():
-            array = np.asarray(value)
-            add = self._writer.add_images if array.ndim == 4 else self._writer.add_image
-            add(name, array, step, dataformats="NHWC" if array.ndim == 4 else "HWC")
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Adds texts."""
-        for name, value in texts.items():
-            self._writer.add_text(name, value, step)
+            self._events.add_scalar(name, float(value), step)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Adds the settings as a table."""
+        """Shows what configures the run as a table in TensorBoard; config.json has it as well."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in hparams.items())
-        self._writer.add_text("config", f"| field | value |\n| --- | --- |\n{rows}", 0)
-
-    def flush(self) -> None:
-        """Writes what is queued."""
-        self._writer.flush()
+        self._events.add_text("config", f"| field | value |\n| --- | --- |\n{rows}", 0)
 
     def close(self) -> None:
-        """Flushes and ends the writer's thread."""
-        self._writer.close()
-
-
-class MultiWriter:
-    """Passes everything on to several writers; to none on hosts that write no logs."""
-
-    def __init__(self, writers: Sequence[MetricWriter]) -> None:
-        """Takes the writers over."""
-        self._writers = tuple(writers)
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """To every writer."""
-        for writer in self._writers:
-            writer.write_scalars(step, scalars)
-
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """To every writer."""
-        for writer in self._writers:
-            writer.write_images(step, images)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """To every writer."""
-        for writer in self._writers:
-            writer.write_texts(step, texts)
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """To every writer."""
-        for writer in self._writers:
-            writer.write_hparams(hparams)
-
-    def flush(self) -> None:
-        """Flushes every writer."""
-        for writer in self._writers:
-            writer.flush()
-
-    def close(self) -> None:
-        """Closes every writer."""
-        for writer in self._writers:
-            writer.close()
-
-
-def create_writer(workdir: Path, last_step: int, *, writes: bool = True) -> MetricWriter:
-    """TensorBoard and JSON lines in `workdir`, continued after `last_step`.
-
-    Args:
-      workdir: folder of the run.
-      last_step: step of the restored checkpoint, 0 for a fresh run.
-      writes: False on hosts that write no logs.
-    """
-    if not writes:
-        return MultiWriter(())
-    return MultiWriter((JsonLinesWriter(workdir, last_step), TensorBoardWriter(workdir, last_step)))
+        """Writes what is queued, and releases."""
+        if self._lines is not None:
+            self._lines.close()
+        self._events.close()

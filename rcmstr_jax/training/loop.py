@@ -35,7 +35,7 @@ from rcmstr_jax.runtime.progress import Progress, announced, run_log
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.runtime.skipped import SkippedSteps
 from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
-from rcmstr_jax.runtime.writers import create_writer
+from rcmstr_jax.runtime.writers import MetricWriter
 from rcmstr_jax.training.plan import LoopPlan
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
         batches = prefetch_to_device(records, plan.prefetch, place)
 
         # The steps.
-        writer = create_writer(workdir, start, writes=leads)
+        writer = MetricWriter(workdir, start, writes=leads)
         stack.callback(writer.close)
         if not start:
             writer.write_hparams(dict(flatten(job.config)))
@@ -282,7 +282,6 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
         last = parallel.unreplicate(state)
         digest = checkpoints.save(step, last, job.config, job.position)
         checkpoints.wait()
-        writer.flush()
         job.faults.write()
         if job.pictures and leads and finished and batch is not None and plan.picture_every >= 0:
             with announced("drawing pictures"):

@@ -7,7 +7,6 @@ import pytest
 
 from rcmstr_jax.data.benchmarks import (
     ACCEPTED_SIZES,
-    REGISTRY,
     RULES,
     passes,
     registered_name,
@@ -78,11 +77,6 @@ def test_rules(text, rules) -> None:
     assert [rule for rule in RULES if passes(rule, text)] == rules
     with pytest.raises(ValueError, match="filter='some'"):
         passes("some", text)
-
-
-def test_rules_of_the_registry_are_known() -> None:
-    rules = {subset.rule for subsets in REGISTRY.values() for subset in subsets}
-    assert rules <= {*RULES, None}
 
 
 def test_real_ic13_is_the_subset_that_the_rules_make(real_dir) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,9 @@ def test_survives_a_fork(make_lmdb) -> None:
 def test_a_replaced_lmdb_is_opened_anew(tmp_path, encode) -> None:
     write_lmdb(tmp_path / "a", [Record(b"old", "old", "t")])
     assert LmdbSource(tmp_path / "a")[0].text == "old"
-    write_lmdb(tmp_path / "a", [Record(b"new", "new", "t")], overwrite=True)
+    write_lmdb(tmp_path / "b", [Record(b"new", "new", "t")])
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "b").rename(tmp_path / "a")
     assert LmdbSource(tmp_path / "a")[0].text == "new"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.configs.pretrain.common import get_config
-from rcmstr_jax.interop.architectures import WrongKind
+from rcmstr_jax.interop.architectures import WrongKind, template
 from rcmstr_jax.interop.files import read_arrays, write_arrays
 from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint
 from rcmstr_jax.interop.torch_weights import WeightMismatch
@@ -23,7 +23,6 @@ from rcmstr_jax.models.hierarchy import Predictors
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VisionTransformer
-from rcmstr_jax.verification.parity.networks import template
 from tests.processes import Done, Processes
 
 IMAGES = jnp.zeros((1, 32, 100, 3))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import LAYOUTS, Rule, under
 from rcmstr_jax.interop.tables import BILSTM_STACK, RESNET, VIT
 from rcmstr_jax.interop.torch_weights import (
@@ -20,7 +21,6 @@ from rcmstr_jax.interop.torch_weights import (
 from rcmstr_jax.models.bilstm import BiLSTMProjector
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VisionTransformer
-from rcmstr_jax.verification.parity.networks import template
 
 RULES = under("params/", "SequenceModeling.", BILSTM_STACK)
 

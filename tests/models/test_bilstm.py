@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import BILSTM_STACK
 from rcmstr_jax.models.bilstm import BiLSTM, BiLSTMProjector, lstm_gates, scan_directions
 from rcmstr_jax.verification.parity.fixture import Fixture
-from rcmstr_jax.verification.parity.networks import template
 
 
 def plain_scan(inputs: jax.Array, weight_hh: jax.Array) -> jax.Array:

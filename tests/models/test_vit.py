@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.models.vit import VIT_SIZES, PixelDecoder, VisionTransformer, sinusoid_positions
 from rcmstr_jax.verification.parity import report, vit
-from rcmstr_jax.verification.parity.networks import template
 
 
 @pytest.fixture(scope="module")

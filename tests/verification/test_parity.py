@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import PIXEL_DECODER, VIT
 from rcmstr_jax.interop.torch_weights import export_weights
 from rcmstr_jax.models.vit import PixelDecoder, VisionTransformer, sinusoid_positions
 from rcmstr_jax.verification.parity import contrastive, decoders, encoder, sparse, tps, vit
 from rcmstr_jax.verification.parity.fixture import Fixture, Row, relative_error
-from rcmstr_jax.verification.parity.networks import template
 from rcmstr_jax.verification.parity.report import CHECKS, check_file, check_folder, summary, table
 from tests.processes import Processes
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import Rules
 from rcmstr_jax.interop.torch_weights import export_weights
 from rcmstr_jax.models.bilstm import BiLSTMProjector
@@ -28,7 +29,6 @@ from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.verification.parity import contrastive, decoders, encoder, sparse, tps
-from rcmstr_jax.verification.parity.networks import template
 from rcmstr_jax.verification.parity.report import check_file
 
 Arrays = dict[str, np.ndarray]

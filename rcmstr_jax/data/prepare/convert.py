@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import io
-import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +12,12 @@ from PIL import Image
 
 from rcmstr_jax.data.benchmarks import ACCEPTED_SIZES, RULES, passes, registered_name
 from rcmstr_jax.data.decode import decode_image
-from rcmstr_jax.data.faults import Fault
-from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.faults import Fault, count_reasons
+from rcmstr_jax.data.formats import check_format, write_words
 from rcmstr_jax.data.prepare.forms import FORMS, Box, Item
 from rcmstr_jax.data.records import BadRecord, Record
+from rcmstr_jax.runtime.files import whole_folder, write_json
 
-FORMATS = ("lmdb", "tfds")
 NOTE = "prepare.json"
 # The check decodes to the height of the networks; nothing of it is kept.
 _CHECKED_SIZE = (32, 100)
@@ -47,7 +43,7 @@ class Counts:
 
     def reasons(self) -> dict[str, int]:
         """Number of faults per reason."""
-        return dict(sorted(collections.Counter(fault.reason for fault in self.faults).items()))
+        return count_reasons(self.faults)
 
 
 def prepare(
@@ -83,8 +79,7 @@ def prepare(
         raise ValueError(f"--from={form} is unknown; choose one of {', '.join(FORMS)}")
     if rule not in RULES:
         raise ValueError(f"--filter={rule} is unknown; choose one of {', '.join(RULES)}")
-    if kind not in FORMATS:
-        raise ValueError(f"--format={kind} is unknown; choose one of {', '.join(FORMATS)}")
+    check_format(kind)
     if not source.is_dir():
         raise ValueError(f"--source={source}: there is no such folder")
     if out.exists():
@@ -94,11 +89,9 @@ def prepare(
         raise ValueError(f"--annotation={annotation}: there is no {path}")
     items = list(FORMS[form].read(path))
     counts = Counts(listed=len(items))
-    draft = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        records = _usable(items, source, rule, counts)
+    with whole_folder(out) as draft:
         try:
-            _write(draft, records, kind)
+            write_words(draft, _usable(items, source, rule, counts), kind, "WordCrops")
         except ValueError as error:
             if counts.written:
                 raise
@@ -113,11 +106,7 @@ def prepare(
                 " written"
             )
         note = describe(counts, out) | {"form": form, "annotation": str(path), "filter": rule}
-        text = json.dumps(note, indent=1, ensure_ascii=False)
-        (draft / NOTE).write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        write_json(draft / NOTE, note)
     return counts
 
 
@@ -193,22 +182,3 @@ def _cut(encoded: bytes, box: Box) -> bytes:
     buffer = io.BytesIO()
     word.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _write(folder: Path, records: Iterator[Record], kind: str) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "lmdb":
-        write_lmdb(folder, records)
-        return
-    from rcmstr_jax.data.synthetic.builder import WordCrops, write_tfds
-
-    first = next(records, None)
-    if first is None:
-        raise ValueError(f"no records to write to {folder}")
-    folder.mkdir()
-
-    def all_of_them() -> Iterator[Record]:
-        yield first
-        yield from records
-
-    write_tfds(folder, all_of_them(), WordCrops)

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rcmstr_jax.data.faults import Fault
+from rcmstr_jax.data.folder import numbered_lines
 
 Box = tuple[int, int, int, int]
 # `word_1.png, "Tiredness"`; a quote within the word is written \".
@@ -46,24 +47,9 @@ def _bad(path: Path, key: str, reason: str, detail: str = "") -> Fault:
     return Fault(str(path), key, reason, detail[:100])
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(key, text) of every line that is not blank.
-
-    Raises:
-      ValueError: the file is not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield f"line {number}", line
-
-
 def read_icdar(path: Path) -> Iterator[Item | Fault]:
     """ICDAR 2011 to 2015, word recognition: `word_1.png, "Tiredness"` on each line of gt.txt."""
-    for key, line in _lines(path):
+    for key, line in numbered_lines(path):
         match = _ICDAR_LINE.fullmatch(line)
         if match is None:
             yield _bad(path, key, 'line is not FILE, "WORD"', line)
@@ -138,7 +124,7 @@ def read_iiit5k(path: Path) -> Iterator[Item | Fault]:
 
 def read_cute80(path: Path) -> Iterator[Item | Fault]:
     """CUTE80: `timage/001.jpg RONALDO`, where further columns may follow and are not read."""
-    for key, line in _lines(path):
+    for key, line in numbered_lines(path):
         columns = line.split()
         if len(columns) < 2:
             yield _bad(path, key, "line is not FILE WORD", line)
@@ -148,7 +134,7 @@ def read_cute80(path: Path) -> Iterator[Item | Fault]:
 
 def read_union14m(path: Path) -> Iterator[Item | Fault]:
     """Union14M: annotation.jsonl with `filename` and `text` on each line."""
-    for key, line in _lines(path):
+    for key, line in numbered_lines(path):
         try:
             entry: Any = json.loads(line)
             item = Item(str(entry["filename"]), str(entry["text"]), key)

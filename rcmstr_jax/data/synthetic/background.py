@@ -44,7 +44,6 @@ def draw_background(
     """A background and the colour that it has on the whole.
 
     Args:
-      rng: the word's generator.
       size: height and width, in pixels.
       options: the fields backgrounds, photo and texture are used.
       colour: the mean colour, float32 (3,); None draws one.

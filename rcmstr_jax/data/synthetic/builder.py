@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +14,10 @@ SPLIT = "train"
 
 
 class SyntheticWords(tfds.core.GeneratorBasedBuilder):
-    """Word crops with their text, split "train". Give the records to `write_tfds`."""
+    """Word crops with their text, split "train"; `formats.write_words` gives it the records.
+
+    Read it with `tfds.builder("synthetic_words", data_dir=...).as_data_source("train")`.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -52,25 +54,3 @@ class WordCrops(SyntheticWords):
     """The same for crops of photographs (launch/prepare.py)."""
 
     DESCRIPTION = "Word crops of a public download, converted by launch/prepare.py."
-
-
-def write_tfds(
-    data_dir: str | os.PathLike[str],
-    records: Iterable[Record],
-    kind: type[SyntheticWords] = SyntheticWords,
-) -> int:
-    """Prepares a builder below a folder.
-
-    Read it back with `tfds.builder("synthetic_words", data_dir=...).as_data_source("train")`.
-
-    Args:
-      data_dir: the TFDS data folder.
-      records: written in order.
-      kind: the builder.
-
-    Returns:
-      The number of records.
-    """
-    builder = kind(records=records, data_dir=os.fspath(data_dir), file_format="array_record")
-    builder.download_and_prepare()
-    return int(builder.info.splits[SPLIT].num_examples)

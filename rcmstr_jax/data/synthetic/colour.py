@@ -48,7 +48,6 @@ def draw_against(rng: np.random.Generator, ground: np.ndarray, contrast: float) 
     """A text colour whose luminance differs from a background's by `contrast` at least.
 
     Args:
-      rng: the word's generator.
       ground: background colour, float32 (3,), 0 to 255.
       contrast: from 0 to 0.5.
     """

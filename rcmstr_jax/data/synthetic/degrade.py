@@ -31,7 +31,6 @@ def expose(
     """Blur, lost detail and noise; float32 in, uint8 out, (height, width, 3).
 
     Args:
-      rng: the word's generator.
       picture: 0 to 255, values beyond are cut off.
       options: the fields low_resolution, blur and noise are used.
       density: share of ink in the word's box. Thin strokes are blurred less, or they vanish.

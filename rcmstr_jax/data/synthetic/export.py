@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
+import PIL
 
-from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.formats import check_format, write_words
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.synthetic.source import SyntheticSource
+from rcmstr_jax.runtime.files import whole_folder, write_json
 
-FORMATS = ("lmdb", "tfds")
 _CHUNK = 256
 
 _worker_source: SyntheticSource | None = None
@@ -28,8 +27,7 @@ def check_target(out: str, num: int, form: str, overwrite: bool) -> Path:
     Raises:
       ValueError: naming the flag, its value and the remedy.
     """
-    if form not in FORMATS:
-        raise ValueError(f"--format={form} is unknown; choose one of {', '.join(FORMATS)}")
+    check_format(form)
     if num < 1:
         raise ValueError(f"--num={num}: give at least 1")
     if not out:
@@ -81,25 +79,9 @@ def export_words(
     path = check_target(out, num, form, overwrite)
     if num > len(source):
         raise ValueError(f"--num={num} exceeds the source's length {len(source)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        records = render_many(source, num, workers, progress)
-        if form == "lmdb":
-            count = write_lmdb(draft, records)
-        else:
-            from rcmstr_jax.data.synthetic.builder import write_tfds
-
-            draft.mkdir()
-            count = write_tfds(draft, records)
-        note = json.dumps(describe(source, num), indent=2, sort_keys=True)
-        (draft / "render.json").write_text(note + "\n", encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with whole_folder(path) as draft:
+        count = write_words(draft, render_many(source, num, workers, progress), form)
+        write_json(draft / "render.json", describe(source, num))
     return count
 
 
@@ -131,18 +113,16 @@ def render_many(
 
 def describe(source: SyntheticSource, num: int) -> dict[str, object]:
     """What is needed to render the same words again."""
-    import numpy
-    import PIL
-
-    options = dataclasses.asdict(source.options)
-    faces = [f"{Path(face.path).name} ({face.family})" for face in source.faces]
-    versions = {"numpy": numpy.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
     return {
         "num": num,
         "seed": source.seed,
-        "options": options,
-        "faces": faces,
-        "versions": versions,
+        "options": dataclasses.asdict(source.options),
+        "faces": [f"{Path(face.path).name} ({face.family})" for face in source.faces],
+        "versions": {
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+        },
     }
 
 

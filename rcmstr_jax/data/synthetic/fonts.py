@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import ImageFont
@@ -107,16 +109,13 @@ class FontBook:
     """
 
     def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):
-        plain_only = options.plain_fonts >= 1
-        self.faces = (
-            list(faces)
-            if faces is not None
-            else usable_faces(options.fonts, options.alphabet, options.num_fonts, plain_only)
-        )
+        if faces is None:
+            plain_only = options.plain_fonts >= 1
+            faces = usable_faces(options.fonts, options.alphabet, options.num_fonts, plain_only)
+        self.faces = list(faces)
         self._plain_share = options.plain_fonts
-        plain = [face for face in self.faces if face.plain]
-        fancy = [face for face in self.faces if not face.plain]
-        self._plain, self._fancy = _by_family(plain), _by_family(fancy)
+        self._plain = _by_family([face for face in self.faces if face.plain])
+        self._fancy = _by_family([face for face in self.faces if not face.plain])
 
     def draw(self, rng: np.random.Generator, text: str) -> Face:
         """A face that shows every character of a text.
@@ -167,6 +166,9 @@ def _read_name(path: str) -> _Name | None:
     return _Name(path, _base_family(family), f"{family} {style or ''}")
 
 
+_Named = TypeVar("_Named", Face, _Name)
+
+
 def _first_usable(names: list[_Name], alphabet: str, count: int) -> list[Face]:
     """Usable faces, none twice; the first `count` of them in turns, where that is not zero."""
     faces: list[Face] = []
@@ -188,12 +190,10 @@ def _in_turns(names: list[_Name]) -> list[_Name]:
     def mixed(text: str) -> bytes:
         return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
-    families: dict[str, list[_Name]] = {}
-    for name in sorted(names, key=lambda name: mixed(name.style)):
-        families.setdefault(name.family, []).append(name)
-    ordered = sorted(families.values(), key=lambda family: mixed(family[0].family))
-    rounds = max((len(family) for family in ordered), default=0)
-    return [family[turn] for turn in range(rounds) for family in ordered if turn < len(family)]
+    families = _by_family(sorted(names, key=lambda name: mixed(name.style)))
+    ordered = sorted(families, key=lambda family: mixed(family[0].family))
+    turns = itertools.zip_longest(*ordered)
+    return [name for turn in turns for name in turn if name is not None]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -273,8 +273,8 @@ def _base_family(family: str) -> str:
     return family
 
 
-def _by_family(faces: list[Face]) -> list[list[Face]]:
-    families: dict[str, list[Face]] = {}
+def _by_family(faces: list[_Named]) -> list[list[_Named]]:
+    families: dict[str, list[_Named]] = {}
     for face in faces:
         families.setdefault(face.family, []).append(face)
     return list(families.values())

@@ -39,7 +39,6 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     """Sets a word, with letter spacing and jitter, and clutter around it.
 
     Args:
-      rng: the word's generator.
       face: a face that shows every character.
       text: the word.
       options: the fields spacing, jitter, accent and clutter are used.
@@ -51,9 +50,9 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     if options.jitter and rng.random() < 0.25:
         jitter = float(rng.random()) * options.jitter * face.size
     placed = _place(face, text, spacing, jitter, rng if jitter else None)
-    word = _draw(placed)
-    x, y, width, height = cv2.boundingRect(word)
-    word = word[y : y + max(height, 1), x : x + max(width, 1)]
+    whole = _draw(placed)
+    inked = _ink_box(whole)
+    word = whole[inked]
     height, width = word.shape
 
     def on_canvas(ink: np.ndarray) -> np.ndarray:
@@ -66,41 +65,36 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
     if options.accent and len(text) > 1 and rng.random() < options.accent:
         initial = rng.random() < 0.5
         chosen = {0} if initial else set(range(0, len(text), 2 + int(rng.random() * 2)))
-        accent = on_canvas(_draw(placed, chosen)[y : y + height, x : x + width])
+        accent = on_canvas(_draw(placed, chosen)[inked])
     box = (PAD, PAD, PAD + width, PAD + height)
     if options.clutter and rng.random() < options.clutter:
         _add_clutter(rng, face, canvas, box, options)
     return Layout(canvas, box, density=float(word.mean()) / 255, accent=accent)
 
 
-def set_line(
-    face: Face,
-    text: str,
-    spacing: float = 0.0,
-    jitter: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
-    """Ink of one line of text, uint8 (height, width), cut to its bounding box.
+def set_line(face: Face, text: str) -> np.ndarray:
+    """Ink of one line of text that a face shows, uint8 (height, width), cut to its bounding box."""
+    line = _draw(_place(face, text))
+    return line[_ink_box(line)]
 
-    Args:
-      face: the face.
-      text: characters that the face shows.
-      spacing: extra pixels between letters; letters never end up on top of each other.
-      jitter: largest vertical displacement of a letter, in pixels.
-      rng: needed where `jitter` is not zero.
-    """
-    line = _draw(_place(face, text, spacing, jitter, rng))
+
+def _ink_box(line: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns that hold the ink, at least one of each."""
     x, y, width, height = cv2.boundingRect(line)
-    return line[y : y + max(height, 1), x : x + max(width, 1)]
+    return slice(y, y + max(height, 1)), slice(x, x + max(width, 1))
 
 
 _Placed = list[tuple[np.ndarray, int, int]]
 
 
 def _place(
-    face: Face, text: str, spacing: float, jitter: float, rng: np.random.Generator | None
+    face: Face,
+    text: str,
+    spacing: float = 0.0,
+    jitter: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> _Placed:
-    """Coverage, left and top of every character of a line."""
+    """Coverage, left and top of every character of a line; `spacing` and `jitter` in pixels."""
     pen = 0.0
     placed: _Placed = []
     previous = ""

@@ -151,25 +151,18 @@ class Lexicon:
 
     def _with_case(self, word: str, rng: np.random.Generator) -> str:
         case = self._options.case
-        if case == "as_given" or (case == "mixed" and word != word.lower()):
-            wanted = "as_given"  # the list spells names its own way
+        if case == "mixed" and word != word.lower():
+            case = "as_given"  # the list spells names its own way
         elif case == "mixed":
             place = rng.random()
-            wanted = "lower"
+            case = "lower"
             for name, share in _CASE_SHARES:
                 place -= share
                 if place < 0:
-                    wanted = name
+                    case = name
                     break
-        else:
-            wanted = case
-        text = _spell(word, wanted)
-        if self._fits(text):
-            return text
-        for name in ("lower", "upper", "title"):
-            if self._fits(_spell(word, name)):
-                return _spell(word, name)
-        return word
+        spelt = (_spell(word, wanted) for wanted in (case, "lower", "upper", "title"))
+        return next((text for text in spelt if self._fits(text)), word)
 
     def _with_punctuation(self, text: str, rng: np.random.Generator) -> str:
         if rng.random() < 0.75:

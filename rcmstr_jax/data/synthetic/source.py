@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from rcmstr_jax.data.records import Record, check_index
+from rcmstr_jax.data.records import ENDLESS, Record, check_index
 from rcmstr_jax.data.synthetic.fonts import Face
 from rcmstr_jax.data.synthetic.options import RenderOptions
 from rcmstr_jax.data.synthetic.render import WordRenderer
-
-ENDLESS = 2**40
-"""Length of a source that is meant never to end."""
 
 
 class SyntheticSource:
@@ -55,32 +53,25 @@ class SyntheticSource:
         self.endless = length is None
         self.options = options if options is not None else RenderOptions()
         self.name = f"synthetic:{seed}"
-        self._length = ENDLESS if length is None else length
+        self._given = length
         self._renderer = WordRenderer(self.options, faces=faces)
 
     def __len__(self) -> int:
-        return self._length
+        return ENDLESS if self._given is None else self._given
 
     def __getitem__(self, index: int) -> Record:
-        position = check_index(int(index), self._length, self.name)
+        position = check_index(int(index), len(self), self.name)
         image, text = self._renderer.render(self.seed, position)
         return Record(image=image, text=text, source=self.name, key=str(position))
 
     def __repr__(self) -> str:
-        length = None if self.endless else self._length
-        return f"SyntheticSource(seed={self.seed}, length={length}, options={self.options})"
+        return f"SyntheticSource(seed={self.seed}, length={self._given}, options={self.options})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        length = None if self.endless else self._length
-        return _rebuild, (self.seed, length, self.options, tuple(self.faces))
+        rebuild = functools.partial(SyntheticSource, faces=tuple(self.faces))
+        return rebuild, (self.seed, self._given, self.options)
 
     @property
     def faces(self) -> list[Face]:
         """The faces that words are set in."""
         return self._renderer.fonts.faces
-
-
-def _rebuild(
-    seed: int, length: int | None, options: RenderOptions, faces: tuple[Face, ...]
-) -> SyntheticSource:
-    return SyntheticSource(seed, length, options, faces=faces)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import BRANCH
 from rcmstr_jax.interop.torch_weights import export_weights, flatten
@@ -36,7 +37,7 @@ from rcmstr_jax.training.plan import OptimizerPlan
 from rcmstr_jax.training.pretrain_step import encode_keys, online_losses
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.verification.parity.fixture import Fixture
-from rcmstr_jax.verification.parity.networks import branch_network, template
+from rcmstr_jax.verification.parity.networks import branch_network
 
 FILE = "relational_contrastive.npz"
 RULES = under("(?:params|batch_stats)/", "", BRANCH)

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array
 
 from rcmstr_jax.data.charset import Charset
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import Rules, under
 from rcmstr_jax.interop.tables import ATTENTION_DECODER, CTC_DECODER
 from rcmstr_jax.recognition.heads import DecoderHead, make_head
 from rcmstr_jax.verification.parity.fixture import Fixture
-from rcmstr_jax.verification.parity.networks import template
 
 FILE = "decoders.npz"
 # Greedy decoding of the published code starts here, [PAD]; ours would start from [SOS].

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import BRANCH
 from rcmstr_jax.interop.torch_weights import export_weights, flatten
 from rcmstr_jax.models.hierarchy import pool_frames
 from rcmstr_jax.verification.parity.fixture import Fixture, relative_error
-from rcmstr_jax.verification.parity.networks import branch_network, template
+from rcmstr_jax.verification.parity.networks import branch_network
 
 FILE = "encoder_resnet_bilstm.npz"
 RULES = under("(?:params|batch_stats)/", "", BRANCH)

@@ -158,7 +158,7 @@ class Fixture:
             for name in names
             if name.endswith(f".{COUNTER}") and name.replace(COUNTER, "running_var") in names
         ]
-        known = {*names_of(template, rules).values(), *counters}
+        known = {*(name for name, _ in names_of(template, rules).values()), *counters}
         derived = {name for name in names if is_derived(name)} - known
         arrays = {name: self.raw(f"{prefix}{name}") for name in names if name not in derived}
         flat = import_weights(

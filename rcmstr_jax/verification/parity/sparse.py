@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import template
 from rcmstr_jax.interop.rules import conv, norm, under
 from rcmstr_jax.interop.torch_weights import export_weights, flatten
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
@@ -18,7 +19,7 @@ from rcmstr_jax.models.resnet import BasicBlock
 from rcmstr_jax.models.sites import Sites
 from rcmstr_jax.verification.parity.encoder import channels_first
 from rcmstr_jax.verification.parity.fixture import Fixture
-from rcmstr_jax.verification.parity.networks import size_of, template
+from rcmstr_jax.verification.parity.networks import size_of
 
 FILE = "sparse_ops.npz"
 _LAYERS = [*conv("conv(?P<n>[0-9])", "conv{n}"), *norm("bn(?P<n>[0-9])", "bn{n}")]

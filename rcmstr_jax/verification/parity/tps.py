@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import count, template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import TPS
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.verification.parity.encoder import SAFETY, channels_first, round_differently
 from rcmstr_jax.verification.parity.fixture import Fixture, relative_error
-from rcmstr_jax.verification.parity.networks import count_indices, template
 
 FILE = "tps.npz"
 POINTS = "eval/fiducial_points"
@@ -26,7 +26,7 @@ def check(fixture: Fixture) -> None:
     images = fixture.images("image")
     conv = "sd/LocalizationNetwork.conv."
     # Convolutions, norms, activations and poolings are counted together, four to a stage.
-    stages = count_indices(fixture.names(conv), r".*\.conv\.(\d+)\.running_var")
+    stages = count(fixture.names(conv), r".*\.conv\.(\d+)\.running_var")
     height, width = fixture.shape("eval/rectified")[2:]
     rectifier: Any = TpsRectifier(
         fiducials=fixture.shape("sd/LocalizationNetwork.localization_fc2.weight")[0] // 2,

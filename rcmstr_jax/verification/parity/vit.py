@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rcmstr_jax.interop.architectures import count, template
 from rcmstr_jax.interop.rules import under
 from rcmstr_jax.interop.tables import PIXEL_DECODER, VIT
 from rcmstr_jax.models.vit import PixelDecoder, VisionTransformer, sinusoid_positions
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
 from rcmstr_jax.verification.parity.fixture import Fixture, relative_error
-from rcmstr_jax.verification.parity.networks import count_indices, template
 
 FILE = "vit_mim.npz"
 ENCODER_RULES = under("params/", "", VIT)
@@ -62,7 +62,7 @@ def _encoder(
 ) -> tuple[Any, Any]:
     """The encoder with the number of heads that no array holds: the one whose features fit best."""
     names = fixture.names("sd/encoder.blocks.")
-    depth = count_indices(names, r"sd/encoder\.blocks\.(\d+)\.")
+    depth = count(names, r"sd/encoder\.blocks\.(\d+)\.")
     ratio = fixture.shape("sd/encoder.blocks.0.mlp.fc1.weight")[0] / width
     common: dict[str, Any] = {"width": width, "depth": depth, "patch": patch, "mlp_ratio": ratio}
     shapes = template(VisionTransformer(heads=1, **common), jnp.zeros((1, *images.shape[1:])))

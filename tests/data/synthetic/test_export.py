@@ -102,8 +102,7 @@ def test_contact_sheet_shows_crops_side_by_side(tmp_path: Path, source: Syntheti
     sheet = Image.open(tmp_path / "deep" / "sheet.png")
     assert sheet.width == 1400 and sheet.height >= 48
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["sheet.png"]
-    plain = contact_sheet([Record(source[0].image, None, "x")], captions=False)
-    assert plain.height == 52
+    assert contact_sheet([Record(source[0].image, None, "x")]).height == 65
     with pytest.raises(ValueError, match="no records for a contact sheet"):
         contact_sheet([])
 

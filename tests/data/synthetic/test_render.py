@@ -18,7 +18,7 @@ from rcmstr_jax.data.synthetic import RenderOptions, SyntheticSource
 from rcmstr_jax.data.synthetic.colour import draw_against, draw_colour, luminance
 from rcmstr_jax.data.synthetic.fonts import usable_faces
 from rcmstr_jax.data.synthetic.geometry import View
-from rcmstr_jax.data.synthetic.layout import PAD, lay_out, set_line
+from rcmstr_jax.data.synthetic.layout import PAD, _draw, _place, lay_out, set_line
 
 SMALL = RenderOptions(num_fonts=6)
 STILL = {
@@ -124,7 +124,8 @@ def test_line_of_text_is_cut_to_its_ink() -> None:
     line = set_line(face, "Hat")
     for edge in (line[0], line[-1], line[:, 0], line[:, -1]):
         assert edge.max() > 0
-    assert set_line(face, "Hat", spacing=5.0).shape[1] == pytest.approx(line.shape[1] + 10, abs=1)
+    close, wide = _draw(_place(face, "Hat")), _draw(_place(face, "Hat", spacing=5.0))
+    assert wide.shape[1] == pytest.approx(close.shape[1] + 10, abs=1)
 
 
 def test_a_view_without_distortion_shows_the_whole_word() -> None:
