@@ -153,7 +153,7 @@ def write_results(
     lines = list(predictions)
     known = None if training_words is None else sorted(set(training_words))
     analysis = analyse(lines, policy=results.policy, training_words=known)
-    write_json(folder / RESULTS_JSON, results.to_json())
+    write_json(folder / RESULTS_JSON, results)
     write_json(folder / ANALYSIS, analysis)
     write_text(folder / RESULTS_MD, results_markdown(results, analysis))
     read = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
