@@ -58,11 +58,7 @@ class Score:
 
 
 def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, PretrainPlan, Tree]:
-    """Step, plan and variables of the online branch of a pretraining run.
-
-    Args:
-      workdir: the run's --workdir.
-      step: of the checkpoint; the newest by default.
+    """Step, plan and variables of a pretraining run's online branch; of its newest checkpoint.
 
     Raises:
       CheckpointError: if there is no readable checkpoint (of this step).

@@ -156,9 +156,6 @@ def make_step(
     """One optimiser step `(state, batch, constants) -> (state, metrics)` for one device.
 
     Args:
-      loss: of the decoder.
-      optimizer: from `recognition_optimizer`.
-      schedule: learning rate by step, for the log.
       encode: images to frames; None for inputs that are frames already.
       view_ops: with `encode`: light augmentation of the images with at most so many operations
         (METHOD.md 1), keyed by their place; 0 for none.

@@ -37,12 +37,10 @@ class CrossBlock(TypedModule):
     Attributes:
       width: width of the tokens.
       heads: attention heads; divides the width.
-      mlp_ratio: hidden width of the MLP over the block's width.
     """
 
     width: int
     heads: int
-    mlp_ratio: float = 4.0
 
     def setup(self) -> None:
         self.self_norm, self.cross_norm, self.mlp_norm = (
@@ -53,7 +51,7 @@ class CrossBlock(TypedModule):
         self.cross_query = Linear(self.width, **self.dtypes)
         self.cross_key_value = Linear(2 * self.width, **self.dtypes)
         self.cross_out = Linear(self.width, **self.dtypes)
-        self.mlp_in = Linear(round(self.mlp_ratio * self.width), **self.dtypes)
+        self.mlp_in = Linear(4 * self.width, **self.dtypes)
         self.mlp_out = Linear(self.width, **self.dtypes)
 
     def remember(self, memory: Float[Array, "batch frames width"]) -> Pair:
