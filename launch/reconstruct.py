@@ -27,6 +27,7 @@ from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import reconstruction
 from rcmstr_jax.evaluation.protocols import reported_as_config_error
+from rcmstr_jax.evaluation.watch import checkpoint_steps
 from rcmstr_jax.plotting import figures
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
@@ -70,8 +71,8 @@ def measure(workdir: Path) -> list[dict[str, Any]]:
     with reported_as_config_error():
         workdir.mkdir(parents=True, exist_ok=True)
         enable_compilation_cache("auto")
-        steps = reconstruction.checkpoint_steps(pretrained)
-        steps = steps if ALL_CHECKPOINTS.value else steps[-1:]
+        found = checkpoint_steps(Path(pretrained)) if ALL_CHECKPOINTS.value else []
+        steps: list[int | None] = [*found] or [None]  # the newest, or the error that there is none
         networks = [reconstruction.load_network(pretrained, step) for step in steps]
         plan = networks[-1][1]
         faults = FaultLog(workdir / "faults.json")

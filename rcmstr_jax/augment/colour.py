@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from rcmstr_jax.augment.draws import (
     Range,
     check_range,
     fold_all,
-    image_keys,
-    per_image,
     scale_unit,
     uniform,
 )
+
+Images = Float[Array, "batch height width 3"]
 
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R BT.601)."""
@@ -62,9 +62,6 @@ class ColourJitter:
         check_range("ColourJitter.brightness", self.brightness, -1.0, 1.0)
 
 
-DEFAULT = ColourJitter()
-
-
 class ColourPlan(NamedTuple):
     """What was drawn for every image of a batch, as one affine map of its colours.
 
@@ -79,32 +76,16 @@ class ColourPlan(NamedTuple):
     brightness: Float[Array, " batch"]
 
 
-def mixing_matrix(
-    order: Int[Array, "*batch 3"], noise: Float[Array, "*batch 3 3"]
-) -> Float[Array, "*batch 3 3"]:
-    """A permutation plus noise, rows scaled to an absolute sum of 1, so that values stay in range.
-
-    Args:
-      order: the input channel that each output channel shows.
-      noise: added to the permutation matrix.
-    """
-    matrix = jax.nn.one_hot(order, 3, dtype=noise.dtype) + noise
-    # Noise that cancels a whole row has no chance, but must not divide by zero.
-    return matrix / jnp.maximum(jnp.abs(matrix).sum(-1, keepdims=True), 1e-6)
-
-
-def draw_colours(keys: Key[Array, " batch"], jitter: ColourJitter = DEFAULT) -> ColourPlan:
-    """Draw the colour operations of every image, all float32.
-
-    Args:
-      keys: one typed key per image.
-      jitter: ranges and probabilities.
-    """
+def draw_colours(keys: Key[Array, " batch"], jitter: ColourJitter) -> ColourPlan:
+    """Draw the colour operations of every image, all float32."""
     # Two draws per image and not nine: generators are what takes compilers longest here.
     lots = uniform(fold_all(keys, 0), (0.0, 1.0), (8,))
     order = jnp.argsort(lots[:, :3], axis=-1)
-    noise = per_image(fold_all(keys, 1), lambda k: jax.random.normal(k, (3, 3), jnp.float32))
-    matrix = mixing_matrix(order, jitter.mixing * noise)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (3, 3), jnp.float32))(fold_all(keys, 1))
+    matrix = jax.nn.one_hot(order, 3, dtype=noise.dtype) + jitter.mixing * noise
+    # Rows of an absolute sum of 1 keep values in range. Noise that cancels a whole row has no
+    # chance, but must not divide by zero.
+    matrix = matrix / jnp.maximum(jnp.abs(matrix).sum(-1, keepdims=True), 1e-6)
     grey = jnp.broadcast_to(jnp.array(LUMA, jnp.float32), matrix.shape)
     matrix = jnp.where((lots[:, 3] < jitter.grey)[:, None, None], grey, matrix)
     sign = jnp.where(lots[:, 4] < jitter.invert, -1.0, 1.0)
@@ -118,18 +99,8 @@ def draw_colours(keys: Key[Array, " batch"], jitter: ColourJitter = DEFAULT) -> 
     )
 
 
-def apply_colours(
-    plan: ColourPlan, images: Float[Array, "batch height width 3"]
-) -> Float[Array, "batch height width 3"]:
-    """Map the colours of every pixel, and clip to [-1, 1].
-
-    Args:
-      plan: what was drawn.
-      images: float in [-1, 1].
-
-    Returns:
-      Images of the same shape and type.
-    """
+def apply_colours(plan: ColourPlan, images: Images) -> Images:
+    """Map the colours of every pixel of images in [-1, 1], and clip to that."""
     matrix = (plan.matrix * plan.gain[:, None, None]).astype(images.dtype)
     # Written out: a matrix unit would round the colours.
     mixed = [
@@ -137,14 +108,3 @@ def apply_colours(
     ]
     brightness = plan.brightness.astype(images.dtype)[:, None, None, None]
     return jnp.clip(jnp.stack(mixed, -1) + brightness, -1, 1)
-
-
-def random_colours(
-    key: Key[Array, ""],
-    images: Float[Array, "batch height width 3"],
-    *,
-    indices: Int[Array, " batch"] | None = None,
-    jitter: ColourJitter = DEFAULT,
-) -> Float[Array, "batch height width 3"]:
-    """`apply_colours` with everything drawn per image from `jitter`."""
-    return apply_colours(draw_colours(image_keys(key, len(images), indices), jitter), images)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
+
+Keys = Key[Array, " batch"]
 
 Range = tuple[float, float]
 
 
 def image_keys(
     key: Key[Array, ""], batch: int, indices: Int[Array, " batch"] | None = None
-) -> Key[Array, " batch"]:
+) -> Keys:
     """One key per image, folded from the image's own number.
 
     Args:
@@ -37,27 +37,18 @@ def image_keys(
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
-def fold_all(keys: Key[Array, " batch"], purpose: int) -> Key[Array, " batch"]:
+def fold_all(keys: Keys, purpose: int) -> Keys:
     """Fold one purpose into the key of every image."""
     return jax.vmap(lambda key: jax.random.fold_in(key, purpose))(keys)
 
 
-def per_image(
-    keys: Key[Array, " batch"], draw: Callable[[Array], Shaped[Array, "..."]]
-) -> Shaped[Array, "batch ..."]:
-    """`draw(key)` for the key of every image."""
-    return jax.vmap(draw)(keys)
-
-
-def uniform(
-    keys: Key[Array, " batch"], bounds: Range, shape: tuple[int, ...] = ()
-) -> Float[Array, "batch ..."]:
+def uniform(keys: Keys, bounds: Range, shape: tuple[int, ...] = ()) -> Float[Array, "batch ..."]:
     """Uniform float32 draws in `bounds`, of `shape`, for every image.
 
     Draws are float32 at any image type, so that a float64 run sees the same views.
     """
     low, high = bounds
-    return per_image(keys, lambda k: jax.random.uniform(k, shape, jnp.float32, low, high))
+    return jax.vmap(lambda k: jax.random.uniform(k, shape, jnp.float32, low, high))(keys)
 
 
 def scale_unit(draws: Float[Array, "..."], bounds: Range) -> Float[Array, "..."]:
@@ -67,12 +58,11 @@ def scale_unit(draws: Float[Array, "..."], bounds: Range) -> Float[Array, "..."]
 
 
 def bounded_normal(
-    keys: Key[Array, " batch"], shape: tuple[int, ...], limit: float = 2.5
+    keys: Keys, shape: tuple[int, ...], limit: float = 2.5
 ) -> Float[Array, "batch ..."]:
     """Standard normal float32 draws, clipped at `limit` deviations, for every image."""
-    return per_image(
-        keys, lambda k: jnp.clip(jax.random.normal(k, shape, jnp.float32), -limit, limit)
-    )
+    draws = jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys)
+    return jnp.clip(draws, -limit, limit)
 
 
 def check_range(name: str, bounds: Range, least: float = 0.0, most: float = float("inf")) -> None:

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from rcmstr_jax.augment.draws import Range, bounded_normal, fold_all, image_keys, uniform
+from rcmstr_jax.augment.draws import Range, bounded_normal, fold_all, uniform
+
+Images = Float[Array, "batch height width channels"]
+Keys = Key[Array, " batch"]
+Homographies = Float[Array, "batch 3 3"]
+Numbers = Float[Array, " batch"]
 
 GRID = 4  # control points per side of the piecewise affine jitter, imgaug's default
 
@@ -28,9 +33,7 @@ def pixel_centres(
     return u[None, None, :], v[None, :, None]
 
 
-def crop_map(
-    low: Float[Array, " batch"], high: Float[Array, " batch"], *, axis: str
-) -> Float[Array, "batch 3 3"]:
+def crop_map(low: Numbers, high: Numbers, *, axis: str) -> Homographies:
     """Cut the share `low` off the top or left and `high` off the bottom or right, and resize.
 
     Args:
@@ -51,7 +54,7 @@ def crop_map(
     return rearrange(jnp.stack(entries), "(row column) b -> b row column", row=3)
 
 
-def quad_map(corners: Float[Array, "batch 4 2"]) -> Float[Array, "batch 3 3"]:
+def quad_map(corners: Float[Array, "batch 4 2"]) -> Homographies:
     """Homography that takes the unit square to a quadrilateral.
 
     Args:
@@ -72,7 +75,7 @@ def quad_map(corners: Float[Array, "batch 4 2"]) -> Float[Array, "batch 3 3"]:
     return rearrange(jnp.stack(entries), "(row column) b -> b row column", row=3)
 
 
-def apply_homography(homography: Float[Array, "batch 3 3"], u: Array, v: Array) -> Coordinates:
+def apply_homography(homography: Homographies, u: Array, v: Array) -> Coordinates:
     """Image of the places (u, v) under one homography per image."""
     m = homography[:, :, :, None, None]
     scale = 1 / (m[:, 2, 0] * u + m[:, 2, 1] * v + m[:, 2, 2])
@@ -88,11 +91,6 @@ def apply_piecewise_affine(offsets: Float[Array, "batch n n 2"], u: Array, v: Ar
     Args:
       offsets: (du, dv) at control point [row, column]; the points span the image, corners
         included, and each cell is cut along the diagonal from top left to bottom right.
-      u: places inside the image.
-      v: places inside the image.
-
-    Returns:
-      The places moved.
     """
     n = offsets.shape[1]
     # Telescoped over the cells: the share of each cell's step that (u, v) has passed, along the
@@ -120,17 +118,7 @@ def apply_piecewise_affine(offsets: Float[Array, "batch n n 2"], u: Array, v: Ar
     return u + du, v + dv
 
 
-def clamp_inside(u: Array, v: Array, height: int, width: int) -> Coordinates:
-    """Edge padding: a place beyond the outermost pixel centres shows the nearest of them."""
-    return (
-        jnp.clip(u, 0.5 / width, 1 - 0.5 / width),
-        jnp.clip(v, 0.5 / height, 1 - 0.5 / height),
-    )
-
-
-def resample(
-    images: Float[Array, "batch height width channels"], u: Array, v: Array
-) -> Float[Array, "batch height width channels"]:
+def resample(images: Images, u: Array, v: Array) -> Images:
     """Bilinear interpolation at the places (u, v), edge padded.
 
     Args:
@@ -161,13 +149,13 @@ def resample(
     return upper * (1 - down) + lower * down
 
 
-def draw_crop(keys: Key[Array, " batch"], share: Range, *, axis: str) -> Float[Array, "batch 3 3"]:
+def draw_crop(keys: Keys, share: Range, *, axis: str) -> Homographies:
     """Homographies of crops whose two cuts are drawn from `share` each."""
     cuts = uniform(keys, share, (2,))
     return crop_map(cuts[:, 0], cuts[:, 1], axis=axis)
 
 
-def draw_perspective(keys: Key[Array, " batch"], scale: Range) -> Float[Array, "batch 3 3"]:
+def draw_perspective(keys: Keys, scale: Range) -> Homographies:
     """Homographies that show a quadrilateral just inside the image.
 
     Each corner moves inwards by half-normal draws (at most 2.5 deviations) times the image's
@@ -179,7 +167,7 @@ def draw_perspective(keys: Key[Array, " batch"], scale: Range) -> Float[Array, "
     return quad_map(square[None] + (1 - 2 * square)[None] * inset)
 
 
-def draw_piecewise_affine(keys: Key[Array, " batch"], scale: Range) -> Float[Array, "batch 4 4 2"]:
+def draw_piecewise_affine(keys: Keys, scale: Range) -> Float[Array, "batch 4 4 2"]:
     """Offsets of the control points: normal draws times a scale drawn per image from `scale`.
 
     Draws are clipped at 2.5 deviations: at the default scales no two columns can swap then.
@@ -187,60 +175,6 @@ def draw_piecewise_affine(keys: Key[Array, " batch"], scale: Range) -> Float[Arr
     return bounded_normal(keys, (GRID, GRID, 2)) * _own_scale(keys, scale)[:, None, None, None]
 
 
-def _own_scale(keys: Key[Array, " batch"], scale: Range) -> Float[Array, " batch"]:
+def _own_scale(keys: Keys, scale: Range) -> Numbers:
     # Folded once more, or the scale would share its bits with the first of the normal draws.
     return uniform(fold_all(keys, 1), scale)
-
-
-def _warp(images: Array, homography: Array) -> Array:
-    _, height, width, _ = images.shape
-    u, v = pixel_centres(height, width, images.dtype)
-    return resample(images, *apply_homography(homography.astype(images.dtype), u, v))
-
-
-def random_crop_rows(
-    key: Key[Array, ""],
-    images: Float[Array, "batch height width channels"],
-    *,
-    indices: Int[Array, " batch"] | None = None,
-    share: Range = (0.0, 0.4),
-) -> Float[Array, "batch height width channels"]:
-    """Cut a share of the height off top and bottom, drawn for each, and resize back."""
-    return _warp(images, draw_crop(image_keys(key, len(images), indices), share, axis="rows"))
-
-
-def random_crop_columns(
-    key: Key[Array, ""],
-    images: Float[Array, "batch height width channels"],
-    *,
-    indices: Int[Array, " batch"] | None = None,
-    share: Range = (0.0, 0.02),
-) -> Float[Array, "batch height width channels"]:
-    """Cut a share of the width off left and right, drawn for each, and resize back."""
-    return _warp(images, draw_crop(image_keys(key, len(images), indices), share, axis="columns"))
-
-
-def random_perspective(
-    key: Key[Array, ""],
-    images: Float[Array, "batch height width channels"],
-    *,
-    indices: Int[Array, " batch"] | None = None,
-    scale: Range = (0.01, 0.02),
-) -> Float[Array, "batch height width channels"]:
-    """Show a quadrilateral just inside the image (see `draw_perspective`)."""
-    return _warp(images, draw_perspective(image_keys(key, len(images), indices), scale))
-
-
-def random_piecewise_affine(
-    key: Key[Array, ""],
-    images: Float[Array, "batch height width channels"],
-    *,
-    indices: Int[Array, " batch"] | None = None,
-    scale: Range = (0.02, 0.03),
-) -> Float[Array, "batch height width channels"]:
-    """Jitter a grid of control points, affine between them (see `draw_piecewise_affine`)."""
-    offsets = draw_piecewise_affine(image_keys(key, len(images), indices), scale)
-    _, height, width, _ = images.shape
-    u, v = pixel_centres(height, width, images.dtype)
-    u, v = jnp.broadcast_arrays(u, v)
-    return resample(images, *apply_piecewise_affine(offsets.astype(images.dtype), u, v))

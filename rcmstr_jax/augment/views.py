@@ -14,6 +14,8 @@ How the drawn order is honoured although all geometry is one resampling:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,10 +29,11 @@ from rcmstr_jax.augment.draws import (
     check_range,
     fold_all,
     image_keys,
-    per_image,
     scale_unit,
     uniform,
 )
+
+Images = Float[Array, "batch height width channels"]
 
 OPERATIONS = (
     "crop_rows",
@@ -46,14 +49,8 @@ _COLOUR = 9  # after the seven operations, their order and their number
 
 # Two cuts must leave something of the image, and control points must not pass one another.
 _MOST = {
-    "contrast": float("inf"),
-    "blur": float("inf"),
-    "crop_rows": 0.45,
-    "crop_columns": 0.45,
-    "sharpen_alpha": 1.0,
-    "sharpen_lightness": float("inf"),
-    "piecewise_affine": 0.05,
-    "perspective": 0.1,
+    **{"crop_rows": 0.45, "crop_columns": 0.45, "sharpen_alpha": 1.0},
+    **{"piecewise_affine": 0.05, "perspective": 0.1},
 }
 
 
@@ -85,8 +82,8 @@ class ViewRanges:
     perspective: Range = (0.01, 0.02)
 
     def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            check_range(f"ViewRanges.{name}", getattr(self, name), 0.0, most)
+        for name, bounds in vars(self).items():
+            check_range(f"ViewRanges.{name}", bounds, 0.0, _MOST.get(name, float("inf")))
 
 
 LIGHT = ViewRanges()
@@ -119,42 +116,29 @@ def draw_plan(
     *,
     min_ops: int = 1,
     max_ops: int = 5,
+    operations: Collection[str] = OPERATIONS,
     ranges: ViewRanges = LIGHT,
 ) -> Plan:
-    """Draw number, kinds, order and strengths of the operations of every image.
-
-    Args:
-      keys: one typed key per image.
-      min_ops: least number of operations per image.
-      max_ops: greatest number; the number is uniform between the two, the kinds are drawn
-        without replacement.
-      ranges: strengths.
+    """Draw number, kinds, order and strengths of the operations of every image, see `make_view`.
 
     Returns:
       The plan, all floats float32.
     """
-
-    def own(purpose: int) -> Array:
-        return fold_all(keys, purpose)
-
+    own = partial(fold_all, keys)
     lots = uniform(own(len(OPERATIONS)), (0.0, 1.0), (len(OPERATIONS),))
+    if set(operations) != set(OPERATIONS):  # the others come last, after any number of operations
+        allowed = jnp.array([name in operations for name in OPERATIONS])
+        lots = jnp.where(allowed[None], lots, 2.0)
     time = (lots[:, None, :] < lots[:, :, None]).sum(-1)
-    count = per_image(
-        own(len(OPERATIONS) + 1), lambda k: jax.random.randint(k, (), min_ops, max_ops + 1)
-    )
+    draw_count = jax.vmap(lambda k: jax.random.randint(k, (), min_ops, max_ops + 1))
+    count = draw_count(own(len(OPERATIONS) + 1))
     homographies = [
         geometry.draw_crop(own(_ROWS), ranges.crop_rows, axis="rows"),
         geometry.draw_crop(own(_COLUMNS), ranges.crop_columns, axis="columns"),
         geometry.draw_perspective(own(_PERSPECTIVE), ranges.perspective),
     ]
-    sharpening = uniform(own(_SHARPEN), (0.0, 1.0), (2,))
-    sharpening = jnp.stack(
-        [
-            scale_unit(sharpening[:, 0], ranges.sharpen_alpha),
-            scale_unit(sharpening[:, 1], ranges.sharpen_lightness),
-        ],
-        -1,
-    )
+    strengths = uniform(own(_SHARPEN), (0.0, 1.0), (2,)).T
+    sharpening = map(scale_unit, strengths, (ranges.sharpen_alpha, ranges.sharpen_lightness))
     return Plan(
         active=time < count[:, None],
         time=time,
@@ -162,18 +146,12 @@ def draw_plan(
         offsets=geometry.draw_piecewise_affine(own(_PIECEWISE), ranges.piecewise_affine),
         contrast=uniform(own(_CONTRAST), ranges.contrast),
         sigma=uniform(own(_BLUR), ranges.blur),
-        sharpen=sharpening,
+        sharpen=jnp.stack(list(sharpening), -1),
     )
 
 
 def compose_geometry(plan: Plan, height: int, width: int, dtype: jnp.dtype) -> geometry.Coordinates:
     """Where every output pixel looks in the source, all active geometry composed in order.
-
-    Args:
-      plan: what was drawn.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      dtype: of the coordinates.
 
     Returns:
       u and v, (batch, height, width) each, in units of the image. Along every row u increases;
@@ -198,13 +176,12 @@ def compose_geometry(plan: Plan, height: int, width: int, dtype: jnp.dtype) -> g
     jitter = plan.active[:, _PIECEWISE, None, None, None]
     offsets = jnp.where(jitter, plan.offsets, 0.0).astype(dtype)
     u, v = geometry.apply_piecewise_affine(offsets, u, v)
-    u, v = geometry.clamp_inside(u, v, height, width)
+    # Edge padding: a place beyond the outermost pixel centres shows the nearest of them.
+    u, v = (jnp.clip(x, 0.5 / n, 1 - 0.5 / n) for x, n in ((u, width), (v, height)))
     return geometry.apply_homography(chain(active & early), u, v)
 
 
-def apply_plan(
-    plan: Plan, images: Float[Array, "batch height width channels"]
-) -> Float[Array, "batch height width channels"]:
+def apply_plan(plan: Plan, images: Images) -> Images:
     """Carry out a plan: filters drawn before the row crop, the resampling, the other filters."""
     cropped = plan.active[:, _ROWS, None]
     before = plan.active & cropped & (plan.time < plan.time[:, _ROWS, None])
@@ -230,14 +207,15 @@ def apply_plan(
 
 def make_view(
     key: Key[Array, ""],
-    images: Float[Array, "batch height width channels"],
+    images: Images,
     *,
     indices: Int[Array, " batch"] | None = None,
     min_ops: int = 1,
     max_ops: int = 5,
+    operations: Collection[str] = OPERATIONS,
     ranges: ViewRanges = LIGHT,
     colour: ColourJitter | None = None,
-) -> Float[Array, "batch height width channels"]:
+) -> Images:
     """One random view of every image (method section 1, "light" augmentation).
 
     Pure, jittable, the same on every device count: image i draws from
@@ -248,7 +226,9 @@ def make_view(
       images: float32 or float64 in [-1, 1], at least 3 pixels high and wide.
       indices: number of each image in the global batch; its place in `images` if None.
       min_ops: least number of operations per image.
-      max_ops: greatest number, at most 7; the number is uniform between the two.
+      max_ops: greatest number, at most that of `operations`; the number is uniform between the two,
+        the kinds are drawn without replacement.
+      operations: which kinds may happen; one of them and `max_ops=1` applies it alone.
       ranges: strengths of the operations.
       colour: colour operations, after all others and not counted among them; None for none, as
         published. They need three channels.
@@ -259,10 +239,12 @@ def make_view(
     Raises:
       ValueError: impossible numbers of operations, or images that are too small or not floats.
     """
-    if not 0 <= min_ops <= max_ops <= len(OPERATIONS):
+    if not set(operations) <= set(OPERATIONS):
+        raise ValueError(f"operations={operations}: choose from {', '.join(OPERATIONS)}")
+    if not 0 <= min_ops <= max_ops <= len(operations):
         raise ValueError(
             f"min_ops={min_ops}, max_ops={max_ops}: views take "
-            f"0 <= min_ops <= max_ops <= {len(OPERATIONS)} operations"
+            f"0 <= min_ops <= max_ops <= {len(operations)} operations"
         )
     if images.ndim != 4 or min(images.shape[1:3]) < 3:
         raise ValueError(
@@ -274,7 +256,7 @@ def make_view(
     keys = image_keys(key, len(images), indices)
     if colour is not None and images.shape[-1] != 3:
         raise ValueError(f"images of shape {images.shape}; colour operations take three channels")
-    plan = draw_plan(keys, min_ops=min_ops, max_ops=max_ops, ranges=ranges)
+    plan = draw_plan(keys, min_ops=min_ops, max_ops=max_ops, operations=operations, ranges=ranges)
     views = apply_plan(plan, images)
     if colour is None:
         return views

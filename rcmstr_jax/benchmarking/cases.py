@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
-from rcmstr_jax.training.plan import ModelPlan, keys_per_image
+from rcmstr_jax.training.plan import ModelPlan
 
 MODELS = ("cnn", "vit-tiny", "vit-small", "vit-base")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -62,7 +62,7 @@ class Settings:
     def keys_per_image(self) -> dict[str, int]:
         """How many keys an image adds to the queue of each hierarchy."""
         encoder = "cnn" if self.model == "cnn" else "vit"
-        return keys_per_image(ModelPlan(encoder, image_width=self.image_width), subwords=4)
+        return ModelPlan(encoder, image_width=self.image_width).vectors(subwords=4)
 
     @property
     def dtype(self) -> Any:

@@ -30,8 +30,8 @@ from rcmstr_jax.runtime import parallel
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
-from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.state import PretrainState, fresh_state
 
 
 @dataclasses.dataclass(frozen=True)

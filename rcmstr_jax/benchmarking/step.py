@@ -18,7 +18,8 @@ from rcmstr_jax.runtime.memory import return_freed_memory
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
+from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.state import fresh_state
 
 # Fields of a pretraining config and their values -> the plan with them.
 MakePlan = Callable[[Mapping[str, Any]], PretrainPlan]

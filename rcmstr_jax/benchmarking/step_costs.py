@@ -30,7 +30,7 @@ from rcmstr_jax.models.hierarchy import pool_frames
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan
-from rcmstr_jax.training.pretrain_step import fresh_state
+from rcmstr_jax.training.state import fresh_state
 
 _VIEW_STAGES = 3
 

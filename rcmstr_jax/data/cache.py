@@ -93,6 +93,7 @@ class DecodedCache:
         *,
         workers: int = 0,
         faults: FaultLog | None = None,
+        max_bytes: int | None = None,
     ) -> DecodedCache:
         """Decodes every record once.
 
@@ -101,9 +102,10 @@ class DecodedCache:
           image_size: (height, width) in pixels.
           workers: worker processes; 0 decodes in threads.
           faults: takes the records that cannot be used.
+          max_bytes: most memory that the images may take; half of this machine's by default.
 
         Raises:
-          ValueError: the source never ends, or its images need over half of this machine's memory.
+          ValueError: the source never ends, or its images do not fit.
         """
         from rcmstr_jax.data.pipeline import eval_batches
 
@@ -117,7 +119,7 @@ class DecodedCache:
             )
         whole = ConcatSource(parts, name=source.name)
         size = len(whole)
-        limit = _half_of_memory()
+        limit = _half_of_memory() if max_bytes is None else max_bytes
         needed = size * image_size[0] * image_size[1] * 3
         if needed > limit:
             raise ValueError(

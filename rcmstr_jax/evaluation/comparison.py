@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,27 +10,16 @@ from rcmstr_jax.evaluation.report import MEANS, cells
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation
 from rcmstr_jax.metrics.intervals import Comparison
 from rcmstr_jax.metrics.tables import bounds, show, text_table
-from rcmstr_jax.metrics.words import Rates
+from rcmstr_jax.metrics.words import Percent, Rates
 
 # The two initialisations that stand beside each other, as they are called in every table.
 INITIALISATIONS = ("random_init", "pretrained")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compared(Rates):
-    """All words together, as the comparison keeps them."""
-
-    num_words: int
-
-
 def compare(
     frozen: Mapping[str, Evaluation], finetuned: Mapping[str, Evaluation]
-) -> dict[str, dict[str, Compared]]:
+) -> dict[str, dict[str, Percent]]:
     """Both protocols and both initialisations beside each other, over all words together.
-
-    Args:
-      frozen: results of `run_evaluation` under `"random_init"` and `"pretrained"`.
-      finetuned: the same for the other protocol.
 
     Returns:
       `{"frozen": {"random_init": ..., "pretrained": ...}, "finetuned": {...}}`.
@@ -50,17 +38,13 @@ def compare(
     }
     if len(set(scored.values())) != 1:
         raise ValueError(f"these runs were not scored alike, so they cannot be compared: {scored}")
-    kept = [field.name for field in dataclasses.fields(Compared)]
     return {
-        protocol: {
-            name: Compared(**{k: getattr(results[name].weighted_mean, k) for k in kept})
-            for name in INITIALISATIONS
-        }
+        protocol: {name: results[name].weighted_mean for name in INITIALISATIONS}
         for protocol, results in protocols.items()
     }
 
 
-def compare_runs(folder: str | Path) -> dict[str, dict[str, Compared]]:
+def compare_runs(folder: str | Path) -> dict[str, dict[str, Percent]]:
     """`compare` for the workdirs `PROTOCOL_INITIALISATION` below a folder.
 
     Raises:
@@ -80,7 +64,7 @@ def compare_runs(folder: str | Path) -> dict[str, dict[str, Compared]]:
     return compare(found["frozen"], found["finetuned"])
 
 
-def comparison_table(table: Mapping[str, Mapping[str, Compared]]) -> str:
+def comparison_table(table: Mapping[str, Mapping[str, Percent]]) -> str:
     """The console table of `compare`; gains in points, with the errors of both rows combined."""
     rows: list[tuple[str, ...]] = [("protocol", "encoder", "word accuracy %", "1-NED %", "words")]
     for protocol, results in table.items():

@@ -12,29 +12,25 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 
 from rcmstr_jax.data.benchmarks import resolve_benchmarks
-from rcmstr_jax.data.charset import Charset
-from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
 from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Training
 from rcmstr_jax.evaluation.scoring import count_outside, score_benchmarks, score_table
 from rcmstr_jax.metrics.tables import text_table
-from rcmstr_jax.recognition import fitting, words
-from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
-from rcmstr_jax.recognition.heads import DecoderHead, make_head
+from rcmstr_jax.recognition import fitting
 from rcmstr_jax.recognition.recognizer import Recognizer
-from rcmstr_jax.recognition.task import Task, prepare
+from rcmstr_jax.recognition.task import prepare
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import from_json
-from rcmstr_jax.training.loop import Session, open_session
-from rcmstr_jax.training.plan import DecoderPlan, EvaluationPlan
+from rcmstr_jax.training.loop import open_session
+from rcmstr_jax.training.plan import EvaluationPlan
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +49,13 @@ def run_evaluation(
     Run again, it goes on with an interrupted training, and scores a finished recogniser anew.
 
     Args:
-      plan: of the evaluation.
       workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
         faults.json are written.
       pretrained: workdir of a pretraining run; `random:DIR` for the encoder as this run started
         from it; `random` for the plan's own model, untrained. With `protocol="score"` the workdir
         of an evaluation, whose recogniser is scored.
       command: the command line for the report; `sys.argv` by default.
-      stall_timeout: see `training.loop.open_session`.
-      profile_steps: see `training.loop.open_session`.
+      stall_timeout, profile_steps: see `training.loop.open_session`.
 
     Returns:
       What results.json holds.
@@ -74,19 +68,31 @@ def run_evaluation(
     clock = fitting.Clock()
     with reported_as_config_error():
         benchmarks = resolve_benchmarks(plan.benchmarks)
-        take: Callable[..., Obtain] = _prepare_training
-        if plan.protocol == "score":
-            check_score_workdir(workdir, pretrained)
-            take = _take_recognizer
+        if plan.protocol == "score" and Path(workdir).resolve() == Path(pretrained).resolve():
+            raise ValueError(
+                f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
+                " give another --workdir"
+            )
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
         stall_timeout=stall_timeout,
         profile_steps=profile_steps,
     ) as session:
+        task = None
+        texts: Iterable[str] | None
         with reported_as_config_error():
-            obtain = take(plan, session, pretrained)
-        recognizer, texts = obtain(clock)
+            if plan.protocol != "score":
+                task = prepare(plan, session, pretrained)
+            else:
+                recognizer = Recognizer.from_checkpoint(
+                    pretrained, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
+                )
+                texts = read_training_words(pretrained)
+                session.faults().clear()  # an earlier scoring's are not this one's
+        if task is not None:
+            recognizer, texts = fitting.obtain_recognizer(task, clock)
+            texts = read_training_words(session.workdir) if texts is None else texts
         faults = session.faults()
         read = score_benchmarks(
             recognizer,
@@ -122,93 +128,12 @@ def run_evaluation(
     return results
 
 
-Obtain = Callable[[fitting.Clock], tuple[Recognizer, Iterable[str] | None]]
-"""Trains or hands over a recogniser, and the words it was trained on where they are known."""
-
-
-def check_score_workdir(workdir: str | Path, pretrained: str) -> None:
-    """Refuses to overwrite the results of the recogniser that is scored.
-
-    Raises:
-      ValueError: the two folders are the same.
-    """
-    if Path(workdir).resolve() == Path(pretrained).resolve():
-        raise ValueError(
-            f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
-            " give another --workdir"
-        )
-
-
-def _take_recognizer(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
-    recognizer = Recognizer.from_checkpoint(
-        pretrained, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
-    )
-    session.faults().clear()  # an earlier scoring's are not this one's
-    return lambda clock: (recognizer, read_training_words(pretrained))
-
-
-def _prepare_training(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
-    task = prepare_task(plan, session, pretrained)
-
-    def obtain(clock: fitting.Clock) -> tuple[Recognizer, Iterable[str] | None]:
-        recognizer, texts = fitting.obtain_recognizer(task, clock)
-        return recognizer, read_training_words(session.workdir) if texts is None else texts
-
-    return obtain
-
-
-def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
-    """Encoder, decoder and words of a training.
-
-    Raises:
-      ValueError: what was asked for cannot be had.
-    """
-    specs, others = plan.train.source, plan.train.validation_source
-    words.check_sources((*specs, *others), plan.benchmarks)
-    return prepare(
-        plan,
-        session,
-        load_encoder(pretrained, plan),
-        planned_head(plan.decoder),
-        open_source(specs, weights=plan.train.weights or None, seed=plan.seed),
-        is_random=split_pretrained(pretrained)[0],
-        validation_source=open_source(others) if others else None,
-    )
-
-
 @contextlib.contextmanager
 def reported_as_config_error(*kept: type[Exception]) -> Iterator[None]:
     """What is wrong before any work begins is a mistake in what was asked for; `kept` pass."""
     try:
         yield
-    except ConfigError:
-        raise
-    except kept:
-        raise
     except (ValueError, OSError, CheckpointError) as error:
+        if isinstance(error, (ConfigError, *kept)):
+            raise
         raise ConfigError(str(error)) from error
-
-
-def planned_head(plan: DecoderPlan) -> DecoderHead:
-    """The decoder of a plan with its alphabet.
-
-    Raises:
-      ValueError: unknown charset.
-    """
-    return make_head(
-        plan.name,
-        make_charset(plan.charset),
-        hidden=plan.hidden,
-        depth=plan.depth,
-        max_length=plan.max_length,
-        beams=plan.beams,
-    )
-
-
-def make_charset(name: str) -> Charset:
-    """The alphabet of `"36"`, `"62"`, `"68"` or `"94"` characters, or that of a text file.
-
-    Raises:
-      ValueError: another size, or a file that holds no charset.
-    """
-    return Charset.preset(int(name)) if str(name).isdecimal() else Charset.from_file(name)

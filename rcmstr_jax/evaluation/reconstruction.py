@@ -8,6 +8,7 @@ the unbiased one, and a patch of one colour has nothing to predict. So that numb
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,17 @@ from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.records import RecordSource, is_endless
 from rcmstr_jax.recognition.words import Subset
-from rcmstr_jax.runtime.checkpoint import CheckpointError, Checkpoints
 from rcmstr_jax.runtime.weights import read_weights
-from rcmstr_jax.ssl.reconstruction import (
-    patch_moments,
-    patch_targets,
-    reconstruction_loss,
-    restore_images,
-)
+from rcmstr_jax.ssl.reconstruction import patch_moments, patch_targets, reconstruction_loss
 from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.masked_pass import fill_in, predict_patches, rectify
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, pretrain_plan
 from rcmstr_jax.training.step_inputs import draw_masks, images_to_float
 
+Words = UInt8[np.ndarray, "words height width 3"]
+
 Tree = Any
-# `(variables, images in [-1, 1], mask) -> patches`, normalised or raw as the model was trained.
+# `(variables, images in [-1, 1], mask) -> float32 patches`, normalised or raw as in training.
 Predict = Callable[[Tree, Array, Array], Array]
 
 
@@ -59,25 +57,8 @@ class Score:
     explained: float
 
 
-def checkpoint_steps(workdir: str | Path) -> list[int]:
-    """Steps of a pretraining run that have a checkpoint, oldest first.
-
-    Raises:
-      CheckpointError: if there is none.
-    """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        steps = sorted(checkpoints.steps())
-    if not steps:
-        raise CheckpointError(f"{workdir} holds no checkpoint yet")
-    return steps
-
-
 def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, PretrainPlan, Tree]:
-    """Step, plan and variables of the online branch of a pretraining run.
-
-    Args:
-      workdir: the run's --workdir.
-      step: of the checkpoint; the newest by default.
+    """Step, plan and variables of a pretraining run's online branch; of its newest checkpoint.
 
     Raises:
       CheckpointError: if there is no readable checkpoint (of this step).
@@ -119,7 +100,7 @@ def mask_of(plan: PretrainPlan) -> MaskPlan:
 
 def load_images(
     source: RecordSource, plan: PretrainPlan, *, words: int, seed: int, faults: FaultLog
-) -> UInt8[np.ndarray, "words height width 3"]:
+) -> Words:
     """Up to `words` words of a finite source, drawn by seed; unreadable ones are noted, left out.
 
     Raises:
@@ -134,28 +115,9 @@ def load_images(
     return cache.images[cache.valid]
 
 
-def predictor(plan: PretrainPlan) -> Predict:
-    """The masked pass of the plan's network, normalised by its own batch as in training."""
-    model = build_model(plan)
-
-    def predict(variables: Tree, images: Array, mask: Array) -> Array:
-        (patches, _), _ = model.apply(
-            variables, images, mask, train=True, method="reconstruct", mutable=["batch_stats"]
-        )
-        return patches
-
-    return predict
-
-
-def rectify(plan: PretrainPlan, variables: Tree, images: Array) -> Array:
-    """What the network has to reconstruct: the image, straightened where it has a rectifier."""
-    straightened: Any = build_model(plan).apply(variables, images, method="rectify")
-    return straightened
-
-
 def make_scorer(
     plan: PretrainPlan, *, batch_size: int, seed: int = 0, predict: Predict | None = None
-) -> Callable[[Tree, UInt8[np.ndarray, "words height width 3"]], Score]:
+) -> Callable[[Tree, Words], Score]:
     """Builds `(variables, images) -> Score`, compiled once for all checkpoints and sources.
 
     Batch normalisation sees full batches: the last one is filled up with words that do not count.
@@ -166,15 +128,15 @@ def make_scorer(
       seed: of the masks.
       predict: the masked pass; that of the plan by default.
     """
-    run = predict or predictor(plan)
-    mask_plan = mask_of(plan)
+    model, mask_plan = build_model(plan), mask_of(plan)
+    run = predict or functools.partial(predict_patches, model)
     patch, normalized = mask_plan.patch, mask_plan.normalize_targets
 
     @jax.jit
     def sums(variables: Tree, images: Array, indices: Array, weight: Array) -> Array:
-        target_images = rectify(plan, variables, images_to_float(images))
+        target_images = rectify(model, variables, images_to_float(images))
         mask = draw_masks(mask_plan, jax.random.key(seed), indices)
-        prediction = run(variables, target_images, mask).astype(jnp.float32)
+        prediction = run(variables, target_images, mask)
         mean, deviation = patch_moments(target_images, patch)
         if not normalized:
             prediction = (prediction - mean) / deviation
@@ -191,7 +153,7 @@ def make_scorer(
             [error, count, column_error, column_count, spread, count, pixels, variance]
         )
 
-    def score(variables: Tree, images: UInt8[np.ndarray, "words height width 3"]) -> Score:
+    def score(variables: Tree, images: Words) -> Score:
         size = min(batch_size, len(images))
         total = np.zeros(8)
         for start in range(0, len(images), size):
@@ -209,29 +171,14 @@ def make_scorer(
 
 
 def reconstruct_images(
-    plan: PretrainPlan,
-    variables: Tree,
-    images: UInt8[np.ndarray, "words height width 3"],
-    seed: int,
+    plan: PretrainPlan, variables: Tree, images: Words, seed: int
 ) -> Mapping[str, Float[np.ndarray, "words height width 3"]]:
-    """Images for a picture: `target`, `mask` and `reconstruction` (visible patches as they are).
-
-    Reconstructed patches take mean and deviation of the true ones, which the network never saw.
-    """
-    mask_plan = mask_of(plan)
-    patch = mask_plan.patch
+    """Images for a picture, see `masked_pass.fill_in`; masks are drawn by seed."""
+    mask_plan, model = mask_of(plan), build_model(plan)
 
     @jax.jit
     def paint(variables: Tree, images: Array) -> dict[str, Array]:
-        target = rectify(plan, variables, images_to_float(images))
         mask = draw_masks(mask_plan, jax.random.key(seed), jnp.arange(len(images)))
-        prediction = predictor(plan)(variables, target, mask).astype(jnp.float32)
-        painted = restore_images(prediction, target, patch, mask_plan.normalize_targets)
-        hidden = mask.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
-        return {
-            "target": target,
-            "mask": mask,
-            "reconstruction": jnp.where(hidden, painted, target),
-        }
+        return fill_in(mask_plan, model, variables, images_to_float(images), mask)
 
     return {name: np.asarray(value) for name, value in paint(variables, images).items()}

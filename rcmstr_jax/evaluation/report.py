@@ -79,11 +79,7 @@ def describe(results: Evaluation) -> list[str]:
 
 
 def seeds_note(encoders: Sequence[Mapping[str, Any]]) -> str:
-    """What the deviation over some seeds says, and what not.
-
-    Args:
-      encoders: `encoder` of the results that are averaged.
-    """
+    """What the deviation over the seeds of results with these `encoder`s says, and what not."""
     named = {tuple(e.get(key) for key in ("source", "step", "of", "seed")) for e in encoders}
     same = "the encoder is the same" if len(named) == 1 else "every seed has an encoder of its own"
     return (
@@ -153,7 +149,7 @@ def write_results(
     lines = list(predictions)
     known = None if training_words is None else sorted(set(training_words))
     analysis = analyse(lines, policy=results.policy, training_words=known)
-    write_json(folder / RESULTS_JSON, results.to_json())
+    write_json(folder / RESULTS_JSON, results)
     write_json(folder / ANALYSIS, analysis)
     write_text(folder / RESULTS_MD, results_markdown(results, analysis))
     read = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

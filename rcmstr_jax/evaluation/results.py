@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rcmstr_jax.metrics.words import MacroAverage, Percent
+from rcmstr_jax.recognition.words import LabelCounts
 from rcmstr_jax.runtime.files import from_json
 
 RESULTS_JSON = "results.json"
@@ -16,7 +16,7 @@ RESULTS_JSON = "results.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkSet:
-    """A set of labelled words, see `scoring.SetResult` (`accepted` is `published_size` here)."""
+    """A set of labelled words, see `data.benchmarks` (`accepted` is `published_size` here)."""
 
     name: str
     path: str
@@ -43,23 +43,6 @@ class Scores:
     weighted_mean: Percent
     plain_mean: MacroAverage
     policies: dict[str, Percent]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON holds it."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelCounts:
-    """Words of the training source: how many there are, were left out and why, and were used."""
-
-    available: int | None
-    unlabelled: int
-    outside_charset: int
-    too_long: int
-    unreadable: int
-    trained_on: int
-    examined: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +93,6 @@ class Evaluation(Scores):
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_json`.
-
-        Raises:
-          ValueError: a name is missing.
-        """
-        return from_json(cls, content)
-
-    @classmethod
     def read(cls, workdir: str | Path) -> Evaluation | None:
         """results.json of a workdir; None without, or for the table of launch/compare.py.
 
@@ -128,6 +102,6 @@ class Evaluation(Scores):
         path = Path(workdir) / RESULTS_JSON
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            return cls.from_json(content) if "sets" in content else None
+            return from_json(cls, content) if "sets" in content else None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -22,27 +22,21 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SetResult:
-    """A benchmark set and what was read of it.
+    """What was read of a benchmark set.
 
     Attributes:
-      name: name and size, see `data.benchmarks`.
-      path: where it lies.
-      accepted: whether its size is a published one; None where that is not known.
+      benchmark: the set; its `fault` says why nothing could be read, "" where something was.
       labels: ground truth, None for records without a usable one.
       predictions: what was read, "" for records that cannot be used.
       readable: per record, whether it can be used.
       confidences: of each word and of its characters, where they are known.
-      fault: why nothing could be read; "" where something was.
     """
 
-    name: str
-    path: str
-    accepted: bool | None
+    benchmark: Benchmark
     labels: list[str | None]
     predictions: list[str]
     readable: list[bool]
     confidences: list[tuple[float, tuple[float, ...]]] | None = None
-    fault: str = ""
 
     def score(self, policy: str) -> metrics.Score:
         """The set's score under a case policy."""
@@ -52,9 +46,10 @@ class SetResult:
 
     def lines(self) -> list[Line]:
         """One JSON-ready line per word."""
+        name = self.benchmark.name
         words = zip(self.labels, self.predictions, self.readable, strict=True)
         lines: list[Line] = [
-            {"set": self.name, "index": i, "label": label, "prediction": guess, "readable": ok}
+            {"set": name, "index": i, "label": label, "prediction": guess, "readable": ok}
             for i, (label, guess, ok) in enumerate(words)
         ]
         for line, (word, characters) in zip(lines, self.confidences or (), strict=False):
@@ -105,9 +100,7 @@ def score_benchmarks(
         words = [word if ok else NO_WORD for word, ok in zip(words, readable, strict=True)]
         results.append(
             SetResult(
-                benchmark.name,
-                str(benchmark.path),
-                benchmark.accepted,
+                benchmark,
                 labels,
                 [word.text for word in words],
                 readable,
@@ -122,9 +115,7 @@ def score_benchmarks(
 def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog) -> SetResult:
     logger.warning("not scored: %s", fault)
     faults.add(Fault(f"lmdb:{benchmark.path}", "", "set not scored", fault))
-    return SetResult(
-        benchmark.name, str(benchmark.path), benchmark.accepted, [], [], [], fault=fault
-    )
+    return SetResult(dataclasses.replace(benchmark, fault=fault), [], [], [])
 
 
 def count_outside(results: Sequence[SetResult], charset: Charset) -> int:
@@ -144,10 +135,10 @@ def score_table(read: Sequence[SetResult], policy: str) -> Scores:
         policy=policy,
         sets=[
             SetScore(
-                name=result.name,
-                path=result.path,
-                published_size=result.accepted,
-                fault=result.fault,
+                name=result.benchmark.name,
+                path=str(result.benchmark.path),
+                published_size=result.benchmark.accepted,
+                fault=result.benchmark.fault,
                 **vars(score.as_percent()),
             )
             for result, score in zip(read, scored, strict=True)

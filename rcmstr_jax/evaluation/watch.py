@@ -11,10 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from rcmstr_jax.evaluation.protocols import prepare_task, reported_as_config_error
+from rcmstr_jax.evaluation.protocols import reported_as_config_error
 from rcmstr_jax.recognition import fitting
 from rcmstr_jax.recognition.encoders import split_pretrained
 from rcmstr_jax.recognition.fitting import Stopped
+from rcmstr_jax.recognition.task import prepare
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS, CheckpointError
 from rcmstr_jax.runtime.config_files import read_config
 from rcmstr_jax.runtime.interrupts import StopRequest
@@ -120,7 +121,7 @@ def measure(plan: EvaluationPlan, pretrained: str, step: int, out: Path) -> dict
     with tempfile.TemporaryDirectory(dir=out, prefix=".probe-") as folder:
         with open_session(folder, compilation_cache=plan.loop.compilation_cache) as session:
             with reported_as_config_error(CheckpointError):
-                task = prepare_task(plan, session, f"{pretrained}@{step}")
+                task = prepare(plan, session, f"{pretrained}@{step}")
             assert task.chosen is not None  # the folder is new
             probe = fitting.train_recognizer(task, task.chosen, clock)
     found: dict[str, float] = probe.description["train"]["validation"]

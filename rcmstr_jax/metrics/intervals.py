@@ -7,7 +7,7 @@ characters), and so is the difference of two runs on the same words: one resampl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -175,14 +175,15 @@ def compare_predictions(
         for a, b in zip(before, after, strict=True)
     ]
     groups = {name: found for name, found in by_set(first, pairs).items() if found}
+    changes = [_changes(found, seed=number) for number, found in enumerate(groups.values())]
+    compared = dict(zip(groups, map(_comparison, groups.values(), changes), strict=True))
     everything = [pair for pair in pairs if pair is not None]
-    sets = [_compare_pairs(found, seed=number) for number, found in enumerate(groups.values())]
-    together = _compare_pairs(everything, seed=len(groups)) if everything else None
-    compared = dict(zip(groups, sets, strict=True))
-    if together is not None:
-        compared["weighted_mean"] = together
-        compared["plain_mean"] = _Pairs(together.counts, _plain_mean(sets))
-    return {name: found.as_percent() for name, found in compared.items()}
+    if everything:
+        together = _changes(everything, seed=len(groups))
+        compared["weighted_mean"] = _comparison(everything, together)
+        plain = {metric: _mean_change([found[metric] for found in changes]) for metric in METRICS}
+        compared["plain_mean"] = _comparison(everything, plain)
+    return compared
 
 
 def _align(first: Sequence[Line], second: Sequence[Line]) -> list[Line]:
@@ -215,50 +216,43 @@ class _Change(NamedTuple):
     drawn: np.ndarray
 
 
-class _Pairs(NamedTuple):
-    """Two runs over the same words."""
-
-    counts: dict[str, int]
-    changes: dict[str, _Change]
-
-    def as_percent(self) -> Comparison:
-        """As it is shown."""
-        differences: dict[str, Any] = {
-            metric: Difference(
-                in_percent(change.first),
-                in_percent(change.second),
-                in_percent(change.second - change.first),
-                interval(change.drawn),
-            )
-            for metric, change in self.changes.items()
-        }
-        return Comparison(**differences | self.counts)
-
-
-def _plain_mean(sets: Sequence[_Pairs]) -> dict[str, _Change]:
-    """Every set weighs the same, and is resampled by itself; no interval with a set of one word."""
-    changes = {}
-    for metric in METRICS:
-        found = [pairs.changes[metric] for pairs in sets]
-        whole = all(len(change.drawn) for change in found)
-        changes[metric] = _Change(
-            float(np.mean([change.first for change in found])),
-            float(np.mean([change.second for change in found])),
-            np.mean([change.drawn for change in found], axis=0) if whole else np.zeros(0),
-        )
-    return changes
-
-
-def _compare_pairs(pairs: Sequence[tuple[Outcome, Outcome]], *, seed: int) -> _Pairs:
+def _changes(pairs: Sequence[tuple[Outcome, Outcome]], *, seed: int) -> dict[str, _Change]:
+    """Of every metric."""
     before, after = [a for a, _ in pairs], [b for _, b in pairs]
-    counts = {
-        "num_words": len(pairs),
-        "first_only": sum(a.correct and not b.correct for a, b in pairs),
-        "second_only": sum(b.correct and not a.correct for a, b in pairs),
-    }
     changes = {}
     for metric in METRICS:
         (one, below), (two, _) = ratio(before, metric), ratio(after, metric)
         first, second = (float(part.sum() / below.sum()) for part in (one, two))
         changes[metric] = _Change(first, second, bootstrap(two - one, below, seed=seed))
-    return _Pairs(counts, changes)
+    return changes
+
+
+def _mean_change(sets: Sequence[_Change]) -> _Change:
+    """Every set weighs the same, and is resampled by itself; no interval with a set of one word."""
+    whole = all(len(change.drawn) for change in sets)
+    return _Change(
+        float(np.mean([change.first for change in sets])),
+        float(np.mean([change.second for change in sets])),
+        np.mean([change.drawn for change in sets], axis=0) if whole else np.zeros(0),
+    )
+
+
+def _comparison(
+    pairs: Sequence[tuple[Outcome, Outcome]], changes: Mapping[str, _Change]
+) -> Comparison:
+    """Counts of the pairs, and the changes as they are shown."""
+    differences: dict[str, Any] = {
+        metric: Difference(
+            in_percent(change.first),
+            in_percent(change.second),
+            in_percent(change.second - change.first),
+            interval(change.drawn),
+        )
+        for metric, change in changes.items()
+    }
+    return Comparison(
+        num_words=len(pairs),
+        first_only=sum(a.correct and not b.correct for a, b in pairs),
+        second_only=sum(b.correct and not a.correct for a, b in pairs),
+        **differences,
+    )

@@ -216,12 +216,9 @@ class Score:
 
     def as_percent(self) -> Percent:
         """The score as it is shown."""
+        rates = [field.name for field in dataclasses.fields(Rates)]
         return Percent(
-            word_accuracy=percent(self.word_accuracy),
-            one_minus_ned=percent(self.one_minus_ned),
-            word_accuracy_stderr=percent(self.word_accuracy_stderr),
-            one_minus_ned_stderr=percent(self.one_minus_ned_stderr),
-            character_accuracy=percent(self.character_accuracy),
+            **{name: percent(getattr(self, name)) for name in (*rates, "character_accuracy")},
             num_words=self.num_words,
             num_correct=self.correct,
             num_unreadable=self.unreadable,

@@ -8,28 +8,26 @@ from jaxtyping import Array, Float
 
 from rcmstr_jax.models.hierarchy import pool_frames
 
-
-def rectify(
-    rectifier: nn.Module | None, images: Float[Array, "batch height width 3"]
-) -> Float[Array, "batch height width 3"]:
-    """Straightens images with a frozen rectifier; without one they pass unchanged."""
-    return images if rectifier is None else jax.lax.stop_gradient(rectifier(images))
+Images = Float[Array, "batch height width 3"]
+Frames = Float[Array, "batch frames dim"]
 
 
 class Backbone(nn.Module):
     """What recognition and frozen evaluation use of a network; parameters are named as in `RCMSTR`.
 
     Attributes:
-      encoder: `(images, train=) -> (feature map (B, rows, T, D), None)`.
+      encoder: `(images, train=) -> (feature map (B, rows, T, D), filled frames or None)`.
       rectifier: `images -> images`, frozen, or None.
     """
 
     encoder: nn.Module
     rectifier: nn.Module | None = None
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch frames dim"]:
+    def rectify(self, images: Images) -> Images:
+        """Straightens images with the frozen rectifier; without one they pass unchanged."""
+        return images if self.rectifier is None else jax.lax.stop_gradient(self.rectifier(images))
+
+    def encode(self, images: Images, *, train: bool = False) -> Frames:
         """Frames of images in [-1, 1]; `train` normalises with the batch's own statistics."""
-        features, _ = self.encoder(rectify(self.rectifier, images), train=train)
+        features, _ = self.encoder(self.rectify(images), train=train)
         return pool_frames(features)

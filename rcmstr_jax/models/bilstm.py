@@ -10,15 +10,13 @@ outside the scan, and one scan step advances both directions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from rcmstr_jax.models.linear import Linear, promote_dtype, uniform_within
+from rcmstr_jax.models.linear import Linear, TypedModule, promote_dtype, uniform_within
 
 DIRECTIONS: tuple[str, ...] = ("forward", "backward")
 
@@ -106,7 +104,7 @@ def _scan_backward(residuals: _Residuals, d_hiddens: jax.Array) -> tuple[jax.Arr
 scan_directions.defvjp(_scan_forward, _scan_backward)
 
 
-class BiLSTM(nn.Module):
+class BiLSTM(TypedModule):
     """Bidirectional LSTM over frames, then a linear map of both directions' states.
 
     Initialised like `torch.nn.LSTM`: all weights and biases from U(-1/sqrt(H), 1/sqrt(H)).
@@ -114,13 +112,10 @@ class BiLSTM(nn.Module):
     Attributes:
       hidden: size H of each direction's state.
       output: width of the result.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     hidden: int = 256
     output: int = 256
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames output"]:
@@ -149,11 +144,11 @@ class BiLSTM(nn.Module):
         projected = jnp.stack([projected[:, 0], projected[::-1, 1]], axis=1)
         states = scan_directions(projected, weight_hh)
         both = jnp.concatenate([states[:, 0], states[::-1, 1]], axis=-1)
-        linear = Linear(self.output, dtype=self.dtype, param_dtype=self.param_dtype, name="linear")
+        linear = Linear(self.output, **self.dtypes, name="linear")
         return linear(rearrange(both, "t b h -> b t h"))
 
 
-class BiLSTMProjector(nn.Module):
+class BiLSTMProjector(TypedModule):
     """Stacked BiLSTMs, each `hidden` wide on the outside too (method section 3).
 
     Attributes:
@@ -165,8 +160,6 @@ class BiLSTMProjector(nn.Module):
     hidden: int = 256
     layers: int = 2
     output: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch frames dim"]) -> Float[Array, "batch frames output"]:
@@ -177,8 +170,7 @@ class BiLSTMProjector(nn.Module):
             x = BiLSTM(
                 hidden=self.hidden,
                 output=(self.output or self.hidden) if last else self.hidden,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
+                **self.dtypes,
                 name=f"layer_{i}",
             )(x)
         return x

@@ -7,7 +7,6 @@ encoder's columns, sub-words are adaptive averages of neighbouring frames, the w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, TypedModule
 from rcmstr_jax.ssl.objective import HIERARCHIES as HIERARCHIES
 
+Frames = Float[Array, "batch frames dim"]
 
-def pool_frames(feature_map: Float[Array, "batch rows frames dim"]) -> Float[Array, "b frames dim"]:
+
+def pool_frames(feature_map: Float[Array, "batch rows frames dim"]) -> Frames:
     """Averages a feature map over its height: one vector per column, from left to right.
 
     Hidden rows of a masked map count as zeros; 32 pixels of height leave the ResNet a single row.
@@ -41,17 +42,8 @@ def pooling_windows(frames: int, bins: int) -> tuple[tuple[int, int], ...]:
     return tuple((i * frames // bins, -(-(i + 1) * frames // bins)) for i in range(bins))
 
 
-def adaptive_average_pool(
-    x: Float[Array, "batch frames dim"], bins: int
-) -> Float[Array, "batch bins dim"]:
+def adaptive_average_pool(x: Frames, bins: int) -> Float[Array, "batch bins dim"]:
     """Averages neighbouring frames into `bins` windows, which overlap where T % bins != 0.
-
-    Args:
-      x: frames, (B, T, D).
-      bins: number of windows S, at most T.
-
-    Returns:
-      (B, S, D) of x's dtype.
 
     Raises:
       ValueError: if bins is not within 1 … T.
@@ -67,7 +59,7 @@ def l2_normalize(x: Float[Array, "*batch dim"], epsilon: float = 1e-12) -> Float
     return x * jax.lax.rsqrt(jnp.maximum(squares, jnp.asarray(epsilon, x.dtype) ** 2))
 
 
-class Predictors(nn.Module):
+class Predictors(TypedModule):
     """One linear map per hierarchy, then L2 normalisation (method section 3).
 
     Attributes:
@@ -80,12 +72,10 @@ class Predictors(nn.Module):
     dim: int = 128
     hierarchies: Sequence[str] = HIERARCHIES
     subwords: int = 4
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, frames: Float[Array, "batch frames dim"], *, normalize: bool = True
+        self, frames: Frames, *, normalize: bool = True
     ) -> dict[str, Float[Array, "batch _ output"]]:
         """Returns {hierarchy: (B, n, dim)} with n = T, S, 1; `normalize=False` skips the norm.
 
@@ -102,13 +92,13 @@ class Predictors(nn.Module):
             pooled = frames
             if name != "frame":
                 pooled = adaptive_average_pool(frames, self.subwords if name == "subword" else 1)
-            y = Linear(self.dim, dtype=self.dtype, param_dtype=self.param_dtype, name=name)(pooled)
+            y = Linear(self.dim, **self.dtypes, name=name)(pooled)
             y = y.astype(np.promote_types(y.dtype, np.float32))
             vectors[name] = l2_normalize(y) if normalize else y
         return vectors
 
 
-class MlpProjector(nn.Module):
+class MlpProjector(TypedModule):
     """Linear maps with exact GELU between them, applied to every frame alone.
 
     The default projector of the ViT (our choice, method section 3): frames of a ViT have already
@@ -123,18 +113,14 @@ class MlpProjector(nn.Module):
     hidden: int = 256
     output: int = 256
     layers: int = 3
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, frames: Float[Array, "b frames dim"]) -> Float[Array, "b frames output"]:
+    def __call__(self, frames: Frames) -> Float[Array, "b frames output"]:
         if self.layers < 1:
             raise ValueError(f"layers={self.layers}: an MLP projector needs at least one layer")
         for i in range(self.layers):
             width = self.output if i == self.layers - 1 else self.hidden
-            frames = Linear(
-                width, dtype=self.dtype, param_dtype=self.param_dtype, name=f"linear_{i}"
-            )(frames)
+            frames = Linear(width, **self.dtypes, name=f"linear_{i}")(frames)
             if i < self.layers - 1:
                 frames = nn.gelu(frames, approximate=False)
         return frames

@@ -45,6 +45,23 @@ class LayerNorm(nn.LayerNorm):
             return super().__call__(x, mask=mask)
 
 
+class TypedModule(nn.Module, kw_only=True):
+    """A module with the two types that Flax's layers have.
+
+    Attributes:
+      dtype: of the computation; None takes the promoted dtype of input and parameters.
+      param_dtype: of the parameters when they are created.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """Both, for the layers within."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
 class Linear(nn.Module):
     """`y = x @ kernel + bias`, initialised like `torch.nn.Linear`.
 
@@ -54,8 +71,7 @@ class Linear(nn.Module):
     Attributes:
       features: size of the last axis of the result.
       use_bias: whether a bias is added.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
-      param_dtype: dtype of the parameters when they are created.
+      dtype, param_dtype: as in `TypedModule`.
     """
 
     features: int

@@ -7,72 +7,50 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
-from rcmstr_jax.models.backbone import rectify
+from rcmstr_jax.models.backbone import Backbone, Frames, Images
 from rcmstr_jax.models.hierarchy import pool_frames
+
+Projected = Float[Array, "batch frames projected"]
+Mask = Bool[Array, "batch rows columns"]
+Vectors = dict[str, Float[Array, "batch _ dim"]]
 
 MOMENTUM_PARTS = ("encoder", "projector", "predictors")
 FROZEN_PARTS = ("rectifier",)
 
 
-class RCMSTR(nn.Module):
+class RCMSTR(Backbone, kw_only=True):
     """Encoder with its heads (method section 3); both branches use the same module.
 
     Attributes:
-      encoder: `(images, train=, mask=) -> (feature map (B, rows, T, D), filled frames or None)`.
+      encoder, rectifier: as in `Backbone`; for the masked pass the encoder also takes `mask=`.
       projector: `(B, T, D) -> (B, T, D')`.
       predictors: `(B, T, D') -> {hierarchy: (B, n, dim)}`, L2-normalised.
       reconstruction: head of masked image modelling, or None for pure contrast.
-      rectifier: `images -> images`, frozen, or None.
       form: how a sparse encoder computes its masked pass; None for encoders without the choice.
       visible_count: visible patches in every mask, for a sparse encoder's packed form.
     """
 
-    encoder: nn.Module
     projector: nn.Module
     predictors: nn.Module
     reconstruction: nn.Module | None = None
-    rectifier: nn.Module | None = None
     form: str | None = None
     visible_count: int | None = None
 
-    def rectify(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch height width 3"]:
-        """Straightens images with the frozen rectifier; without one they pass unchanged."""
-        return rectify(self.rectifier, images)
-
-    def encode(
-        self, images: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch frames dim"]:
-        """Frames of the encoder, as `Backbone` gives them."""
-        features, _ = self.encoder(self.rectify(images), train=train)
-        return pool_frames(features)
-
-    def project(
-        self, images: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch frames dim"]:
+    def project(self, images: Images, *, train: bool = False) -> Frames:
         """Frames after the projector, before alignment and pooling."""
         return self.project_frames(self.encode(images, train=train))
 
-    def project_frames(
-        self, frames: Float[Array, "batch frames dim"]
-    ) -> Float[Array, "batch frames projected"]:
+    def project_frames(self, frames: Frames) -> Projected:
         """The projector alone, on frames of the encoder."""
         return self.projector(frames)
 
-    def predict(
-        self, frames: Float[Array, "batch frames projected"]
-    ) -> dict[str, Float[Array, "batch _ dim"]]:
+    def predict(self, frames: Projected) -> Vectors:
         """Normalised vectors of every hierarchy."""
         return self.predictors(frames)
 
     def reconstruct(
-        self,
-        images: Float[Array, "batch height width 3"],
-        mask: Bool[Array, "batch rows columns"],
-        *,
-        train: bool = False,
-    ) -> tuple[Float[Array, "batch rows columns pixels"], Float[Array, "batch frames dim"]]:
+        self, images: Images, mask: Mask, *, train: bool = False
+    ) -> tuple[Float[Array, "batch rows columns pixels"], Frames]:
         """Masked pass: predicted patches and the encoder's frames of the masked image.
 
         Args:
@@ -94,13 +72,7 @@ class RCMSTR(nn.Module):
             return self.reconstruction(features), frames
         return self.reconstruction(frames, filled), frames
 
-    def __call__(
-        self,
-        images: Float[Array, "batch height width 3"],
-        mask: Bool[Array, "batch rows columns"] | None = None,
-        *,
-        train: bool = False,
-    ) -> dict[str, Float[Array, "batch _ dim"]]:
+    def __call__(self, images: Images, mask: Mask | None = None, *, train: bool = False) -> Vectors:
         """Projects and predicts; with a mask also reconstructs (to create the parameters)."""
         if mask is not None:
             self.reconstruct(self.rectify(images), mask, train=train)

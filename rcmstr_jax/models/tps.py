@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +19,11 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, TypedModule
+
+Images = Float[Array, "batch height width 3"]
+Grid = Float[Array, "batch pixels 2"]
+Points = Float[Array, "batch fiducials 2"]
 
 # Added to a distance before its logarithm: a pixel may lie exactly on a fiducial point.
 _EPSILON = 1e-6
@@ -46,7 +49,6 @@ def spline_matrices(fiducials: int, size: tuple[int, int]) -> tuple[np.ndarray, 
     """The fixed part of the spline: its system solved once, and its basis at every pixel.
 
     Args:
-      fiducials: number F of fiducial points.
       size: height and width of the straight image in pixels.
 
     Returns:
@@ -75,9 +77,7 @@ def spline_matrices(fiducials: int, size: tuple[int, int]) -> tuple[np.ndarray, 
     return solver, basis
 
 
-def spline_grid(
-    points: Float[Array, "batch fiducials 2"], size: tuple[int, int]
-) -> Float[Array, "batch pixels 2"]:
+def spline_grid(points: Points, size: tuple[int, int]) -> Grid:
     """Where every pixel of the straight image lies in the input.
 
     Args:
@@ -95,12 +95,11 @@ def spline_grid(
 
 
 def sample_bilinear(
-    images: Float[Array, "batch height width channels"], grid: Float[Array, "batch pixels 2"]
+    images: Float[Array, "batch height width channels"], grid: Grid
 ) -> Float[Array, "batch pixels channels"]:
     """Samples images bilinearly; beyond the border the nearest border pixel is repeated.
 
     Args:
-      images: (B, H, W, C).
       grid: (x, y) with -1 and 1 at the centres of the outer pixels ("aligned corners").
     """
     height, width = images.shape[1:3]
@@ -120,7 +119,7 @@ def sample_bilinear(
     return upper * (1 - to_bottom) + lower * to_bottom
 
 
-class TpsRectifier(nn.Module):
+class TpsRectifier(TypedModule):
     """Straightens words; callers stop the gradient, nothing here is trained.
 
     Attributes:
@@ -135,27 +134,22 @@ class TpsRectifier(nn.Module):
     size: tuple[int, int] = (32, 100)
     channels: Sequence[int] = (64, 128, 256, 512)
     hidden: int = 256
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
         stages = range(len(self.channels))
         self.convs = [Conv(self.channels[i], dtype=self.dtype, name=f"conv{i}") for i in stages]
         self.norms = [BatchNorm(dtype=self.dtype, name=f"bn{i}") for i in stages]
-        self.fc1 = Linear(self.hidden, dtype=self.dtype, param_dtype=self.param_dtype)
+        self.fc1 = Linear(self.hidden, **self.dtypes)
         # A zero kernel and evenly spread points: an untrained rectifier is nearly the identity.
         spread = fiducial_targets(self.fiducials).reshape(-1)
         self.fc2 = nn.Dense(
             2 * self.fiducials,
             kernel_init=nn.initializers.zeros,
             bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(spread, dtype),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            **self.dtypes,
         )
 
-    def fiducial_points(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch fiducials 2"]:
+    def fiducial_points(self, images: Images) -> Points:
         """Fiducial points (x, y) in the input images, -1 and 1 at its outer pixel centres."""
         x = images
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
@@ -166,13 +160,11 @@ class TpsRectifier(nn.Module):
         points = rearrange(self.fc2(x), "b (f xy) -> b f xy", xy=2)
         return points.astype(np.promote_types(points.dtype, np.float32))
 
-    def grid(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch pixels 2"]:
+    def grid(self, images: Images) -> Grid:
         """Where every pixel of the result lies in the input, row by row."""
         return spline_grid(self.fiducial_points(images), self.size)
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch rows columns 3"]:
+    def __call__(self, images: Images) -> Float[Array, "batch rows columns 3"]:
         """Rectified images of `size`, in the input's dtype."""
         grid = self.grid(images)
         sampled = sample_bilinear(images.astype(grid.dtype), grid)

@@ -8,16 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.backbone import Backbone
 from rcmstr_jax.runtime.config_files import read_config
+from rcmstr_jax.runtime.digest import misfits
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.weights import read_weights, split_step
 from rcmstr_jax.training.build import build_encoder, build_rectifier
 from rcmstr_jax.training.plan import EvaluationPlan, ModelPlan, model_plan
-from rcmstr_jax.training.state import INIT_PURPOSE
+from rcmstr_jax.training.state import INIT_PURPOSE, select_parts
 from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
@@ -47,7 +47,7 @@ class Encoder:
     def infer(self, params: Tree, batch_stats: Tree, images: Any) -> Float[Array, "b t d"]:
         """Frames in inference mode, normalised by `batch_stats`; images uint8 or in [-1, 1]."""
         variables = {"params": params, "batch_stats": batch_stats}
-        frames: Any = self.model.apply(variables, images_to_float(images), train=False)
+        frames: Any = self.model.apply(variables, images_to_float(images), method="encode")
         return frames
 
     def train(
@@ -58,6 +58,7 @@ class Encoder:
             {"params": params, "batch_stats": batch_stats},
             images_to_float(images),
             train=True,
+            method="encode",
             mutable=["batch_stats"],
         )
         return frames, {**batch_stats, **changed.get("batch_stats", {})}
@@ -82,46 +83,46 @@ def split_pretrained(pretrained: str) -> tuple[bool, str]:
     return False, pretrained
 
 
-def build_backbone(model: ModelPlan) -> Backbone:
-    """Rectifier and encoder of a plan."""
-    return Backbone(encoder=build_encoder(model), rectifier=build_rectifier(model))
-
-
-def random_encoder(
-    model: ModelPlan, section: Mapping[str, Any], seed: int, origin: dict[str, Any] | None = None
+def make_encoder(
+    section: Mapping[str, Any], variables: Mapping[str, Tree], origin: Mapping[str, Any]
 ) -> Encoder:
-    """The encoder as pretraining with this model and seed starts from it.
-
-    Args:
-      model: its architecture.
-      section: the same as the config wrote it, for the description.
-      seed: of the pretraining.
-      origin: additions to the report's description.
-    """
-    variables = jax.jit(initializer(model, seed))()
+    """The encoder of a config's `model` section with its parameters and running statistics."""
+    model = model_plan(section)
+    described = {"architecture": section["encoder"], "model": dict(section)}
     return Encoder(
         model=build_backbone(model),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         image_size=model.image_size,
-        origin={"source": RANDOM, "seed": seed, **describe_model(section), **(origin or {})},
+        origin={**origin, **described},
     )
 
 
-def initializer(model: ModelPlan, seed: int = 0) -> Callable[[], Tree]:
+def build_backbone(model: ModelPlan) -> Backbone:
+    """Rectifier and encoder of a plan."""
+    return Backbone(encoder=build_encoder(model), rectifier=build_rectifier(model))
+
+
+def random_encoder(section: Mapping[str, Any], seed: int, of: str | None = None) -> Encoder:
+    """The encoder as pretraining with this `model` section and seed starts from it.
+
+    Args:
+      of: workdir of the run that it is compared with, for the description.
+    """
+    variables = jax.jit(initializer(section, seed))()
+    return make_encoder(section, variables, {"source": RANDOM, "seed": seed, "of": of})
+
+
+def initializer(section: Mapping[str, Any], seed: int = 0) -> Callable[[], Tree]:
     """A function that makes the variables of the backbone, with pretraining's keys."""
+    model = model_plan(section)
     network, images = build_backbone(model), jnp.zeros((2, *model.image_size, 3))
 
     def init() -> Tree:
         key = jax.random.fold_in(jax.random.key(seed), INIT_PURPOSE)
-        return network.init(key, images)
+        return network.init(key, images, method="encode")
 
     return init
-
-
-def describe_model(section: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says about an architecture."""
-    return {"architecture": section["encoder"], "model": dict(section)}
 
 
 def load_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
@@ -142,52 +143,36 @@ def load_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
     """
     is_random, folder = split_pretrained(pretrained)
     if is_random and not folder:
-        return random_encoder(plan.model, plan.config["model"], plan.seed, {"of": None})
+        return random_encoder(plan.config["model"], plan.seed)
     folder, _ = split_step(folder)
     config = read_config(folder)
-    model = model_plan(config["model"])
     if is_random:
-        return random_encoder(model, config["model"], config["seed"], {"of": folder})
+        return random_encoder(config["model"], config["seed"], folder)
     weights = read_weights(pretrained, branch=plan.branch)
-    found = {"params": pick(weights.params), "batch_stats": pick(weights.batch_stats)}
-    check_same_shapes(found, {"batch_stats": {}} | jax.eval_shape(initializer(model)), folder)
-    return Encoder(
-        model=build_backbone(model),
-        params=found["params"],
-        batch_stats=found["batch_stats"],
-        image_size=model.image_size,
-        origin={
-            "source": str(folder),
-            "step": weights.step,
-            "branch": plan.branch,
-            **describe_model(config["model"]),
-        },
-    )
+    found = {k: select_parts(tree, ENCODER_PARTS) for k, tree in weights.variables.items()}
+    check_same_shapes(found, config["model"], folder)
+    origin = {"source": folder, "step": weights.step, "branch": plan.branch}
+    return make_encoder(config["model"], found, origin)
 
 
-def pick(tree: Mapping[str, Tree]) -> dict[str, Tree]:
-    """The parts of a parameter or statistics tree that `encode` uses."""
-    return {name: tree[name] for name in ENCODER_PARTS if name in tree}
-
-
-def check_same_shapes(found: Tree, wanted: Tree, folder: str) -> None:
+def check_same_shapes(
+    found: Tree, section: Mapping[str, Any], folder: str, decoder: Tree = None
+) -> None:
     """Refuses weights or statistics that do not fit, or are missing: nothing is left at random.
+
+    Args:
+      found: `params` and `batch_stats`, and `decoder` where that is given.
+      decoder: shapes of the decoder's parameters.
 
     Raises:
       ConfigError: naming every array that is missing, unexpected or misshapen.
     """
 
-    def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
-
-    have, need = shapes(found), shapes(wanted)
-    wrong = {name: (have.get(name), need.get(name)) for name in have.keys() | need.keys()}
-    wrong = {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
+    wanted = {"batch_stats": {}, **jax.eval_shape(initializer(section))}
+    wrong = misfits(found, wanted if decoder is None else {**wanted, "decoder": decoder})
     if wrong:
-        lines = [f"{name}: has {pair[0]}, needs {pair[1]}" for name, pair in sorted(wrong.items())]
         raise ConfigError(
             f"--pretrained={folder}: the checkpoint does not fit the model of its config.json"
-            f" ({len(wrong)} arrays): {'; '.join(lines[:10])}; the workdir mixes two runs, use a"
+            f" ({len(wrong)} arrays): {'; '.join(wrong[:10])}; the workdir mixes two runs, use a"
             " fresh one"
         )

@@ -12,9 +12,11 @@ from jaxtyping import UInt8
 
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.runtime import parallel
+from rcmstr_jax.training.plan import EvaluationPlan
 
-# Training-mode passes for the statistics of a random encoder: 0.9 ** 50 = 0.5 % of the old is left.
-CALIBRATION_PASSES = 50
+# Training-mode passes for the statistics of a random encoder, which move by a tenth in each:
+# 0.9 ** 50 = 0.5 % of the old is left.
+PASSES = 50
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,7 @@ logger = logging.getLogger(__name__)
 def calibrate_statistics(
     encoder: Encoder,
     images: UInt8[np.ndarray, "words height width channels"],
-    *,
-    batch_size: int,
-    seed: int,
-    passes: int = CALIBRATION_PASSES,
+    plan: EvaluationPlan,
 ) -> Encoder:
     """Gives an untrained encoder running statistics that fit its data.
 
@@ -34,44 +33,35 @@ def calibrate_statistics(
     be won by normalisation, not by what was learnt. So the random encoder sees the training images,
     without labels, for some forward passes in training mode; its parameters stay as they are.
 
-    Args:
-      encoder: what to calibrate; a network without batch statistics is returned unchanged.
-      images: training images.
-      batch_size: images per pass, at most.
-      seed: decides which images enter.
-      passes: number of forward passes; the statistics move by a tenth in each.
-
-    Returns:
-      The encoder with new statistics.
+    A network without batch statistics is returned unchanged. The plan's seed decides which of the
+    training images enter, its `eval_batch_size` how many a pass sees at most.
     """
     if not jax.tree.leaves(encoder.batch_stats):
         return encoder
-    rng = np.random.default_rng((seed, passes))
-    size = min(batch_size, len(images))
+    rng = np.random.default_rng((plan.seed, PASSES))
+    size = min(plan.eval_batch_size, len(images))
     update = jax.jit(lambda stats, batch: encoder.train(encoder.params, stats, batch)[1])
     stats = encoder.batch_stats
-    for _ in range(passes):
+    for _ in range(PASSES):
         rows = np.sort(rng.choice(len(images), size, replace=False))
         stats = update(stats, images[rows])
-    origin = {**encoder.origin, "statistics": f"calibrated on {passes} batches of {size} images"}
+    origin = {**encoder.origin, "statistics": f"calibrated on {PASSES} batches of {size} images"}
     return dataclasses.replace(encoder, batch_stats=stats, origin=origin)
 
 
 def extract_features(
     encoder: Encoder,
     images: UInt8[np.ndarray, "words height width channels"],
-    *,
-    batch_size: int,
-    dtype: str = "float32",
+    plan: EvaluationPlan,
 ) -> np.ndarray:
-    """Frames (N, T, D) of all images in inference mode, on the host, in `dtype`.
+    """Frames (N, T, D) of all images in inference mode, on the host, in `train.feature_dtype`.
 
     All devices of all hosts work on every batch; the last one is filled up with its last image, so
     that one compilation serves all.
     """
     frames, width = encoder.frames_shape()
-    size = min(batch_size, len(images))
-    features = np.empty((len(images), frames, width), jnp.dtype(dtype))
+    size = min(plan.eval_batch_size, len(images))
+    features = np.empty((len(images), frames, width), jnp.dtype(plan.train.feature_dtype))
     infer = parallel.map_rows(lambda weights, rows: encoder.infer(weights[0], weights[1], rows))(
         (encoder.params, encoder.batch_stats)
     )

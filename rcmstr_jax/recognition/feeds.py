@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,42 +12,21 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.pipeline import eval_batches, train_batches
+from rcmstr_jax.data.cache import DecodedCache
+from rcmstr_jax.data.pipeline import train_batches
 from rcmstr_jax.recognition.heads import DecoderHead
-from rcmstr_jax.recognition.words import LabelCounts, Subset
+from rcmstr_jax.recognition.words import TrainingWords
 from rcmstr_jax.training.loop import Batch
-from rcmstr_jax.training.plan import LoopPlan
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingWords:
-    """The words to train on.
-
-    Attributes:
-      subset: their records.
-      texts: their labels, as the charset normalises them.
-      counts: what became of the others; brought up to date while images are decoded.
-      faults: takes the images that cannot be decoded.
-    """
-
-    subset: Subset
-    texts: list[str]
-    counts: LabelCounts
-    faults: FaultLog
+from rcmstr_jax.training.plan import EvaluationPlan, LoopPlan
 
 
 def load_images(
-    subset: Subset,
-    texts: list[str],
-    *,
+    chosen: TrainingWords,
+    plan: EvaluationPlan,
     image_size: tuple[int, int],
-    batch_size: int,
-    workers: int,
-    counts: LabelCounts,
-    faults: FaultLog,
+    limit: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "words height width 3"], list[str]]:
-    """Decodes all words of a subset; those that cannot be decoded are left out and counted.
+    """Decodes words, the first `limit` of them; those that cannot be are left out and counted.
 
     Returns:
       uint8 images (N, 32, W, 3) and their N labels.
@@ -54,26 +34,25 @@ def load_images(
     Raises:
       ValueError: nothing can be decoded.
     """
-    images: list[np.ndarray] = []
-    kept: list[str] = []
-    at = 0
-    with eval_batches(
-        subset, batch_size=batch_size, image_size=image_size, workers=workers, faults=faults
-    ) as batches:
-        for batch in batches:
-            real, good = batch["weight"] > 0, batch["valid"]
-            images.append(batch["image"][good])
-            kept.extend(texts[at + i] for i in np.flatnonzero(good))
-            counts.unreadable += int(real.sum() - good.sum())
-            counts.trained_on -= int(real.sum() - good.sum())
-            at += int(real.sum())
-    stacked = np.concatenate(images)
-    if not len(stacked):
-        raise ValueError(
-            f"train.source: none of the {at} images of {subset.name!r} can be decoded;"
-            " faults.json in the workdir says why"
+    subset = chosen.subset.first(len(chosen.subset) if limit is None else limit)
+    try:
+        cache = DecodedCache.build(
+            subset,
+            image_size,
+            workers=plan.workers,
+            faults=chosen.faults,
+            max_bytes=sys.maxsize,  # `train.memory_gib` has been asked
         )
-    return stacked, kept
+    except ValueError as error:
+        raise ValueError(
+            f"train.source: none of the {len(subset)} images of {subset.name!r} can be decoded;"
+            " faults.json in the workdir says why"
+        ) from error
+    lost = len(cache) - int(cache.valid.sum())
+    chosen.counts.unreadable += lost
+    chosen.counts.trained_on -= lost
+    kept = zip(chosen.texts, cache.valid, strict=False)
+    return cache.images[cache.valid], [text for text, valid in kept if valid]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,44 +95,38 @@ class StreamedFeed:
     """Words that are read, decoded and moved to the devices anew for every step.
 
     Attributes:
-      subset: records to train on.
+      chosen: the words.
       head: makes the targets.
       image_size: (height, width) in pixels.
-      plan: of the loop.
-      seed: of the order.
-      workers: processes that decode.
-      faults: takes the records that cannot be used.
+      plan: of the evaluation; its seed decides the order.
       constants: what every step reads, a frozen encoder's weights for example.
     """
 
-    subset: Subset
+    chosen: TrainingWords
     head: DecoderHead
     image_size: tuple[int, int]
-    plan: LoopPlan
-    seed: int
-    workers: int
-    faults: FaultLog
+    plan: EvaluationPlan
     constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @contextlib.contextmanager
     def batches(self, start: int) -> Iterator[Iterator[Batch]]:
         """`inputs` uint8 images, `index` int64 and targets of this host's words."""
         with train_batches(
-            self.subset,
-            batch_size=self.plan.batch_size,
+            self.chosen.subset,
+            batch_size=self.plan.loop.batch_size,
             image_size=self.image_size,
-            seed=self.seed,
+            seed=self.plan.seed,
             start_step=start,
             host_index=jax.process_index(),
             host_count=jax.process_count(),
-            workers=self.workers,
+            workers=self.plan.workers,
             with_text=True,
-            faults=self.faults,
+            faults=self.chosen.faults,
         ) as records:
             yield self._calls(records)
 
     def _calls(self, records: Iterator[dict[str, Any]]) -> Iterator[Batch]:
-        steps = self.plan.steps_per_call
+        steps = self.plan.loop.steps_per_call
         while True:
             calls = [self._targets(next(records)) for _ in range(steps)]
             yield {k: np.stack([c[k] for c in calls]) for k in calls[0]} if steps > 1 else calls[0]

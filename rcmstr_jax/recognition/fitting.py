@@ -8,6 +8,7 @@ import shutil
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
@@ -15,14 +16,16 @@ from jaxtyping import UInt8
 from rcmstr_jax.recognition import feeds
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
-from rcmstr_jax.recognition.job import encoding, position, recognition_job
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.task import Task
 from rcmstr_jax.recognition.validation import Validation
+from rcmstr_jax.recognition.words import TrainingWords
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.training.loop import Feed, train
-from rcmstr_jax.training.plan import EvaluationPlan
+from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.training import recognition_step as rs
+from rcmstr_jax.training.loop import Feed, Job, Outcome, train
+from rcmstr_jax.training.plan import EvaluationPlan, LoopPlan
 
 logger = logging.getLogger(__name__)
 Tree = Any
@@ -57,7 +60,7 @@ def obtain_recognizer(task: Task, clock: Clock) -> tuple[Recognizer, list[str] |
     return recognizer, task.chosen.texts
 
 
-def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> Recognizer:
+def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recognizer:
     """Trains the decoder on frozen frames, or encoder and decoder on images.
 
     Words are held in memory, as frames or as images, where they fit into `train.memory_gib`;
@@ -72,14 +75,12 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
     calibrate = plan.frozen and task.is_random and plan.calibrate_random_statistics
     images, texts = np.zeros((0, *encoder.image_size, 3), np.uint8), chosen.texts
     if in_memory or calibrate:
-        limit = number if in_memory else min(number, CALIBRATION_WORDS)
-        images, texts = _load(chosen, encoder, plan, limit)
-        logger.info("images: %d decoded", len(images))
+        limit = None if in_memory else CALIBRATION_WORDS
+        images, texts = feeds.load_images(chosen, plan, encoder.image_size, limit)
     clock.mark("load")
     if calibrate:
-        encoder = calibrate_statistics(
-            encoder, images, batch_size=plan.eval_batch_size, seed=plan.seed
-        )
+        encoder = calibrate_statistics(encoder, images, plan)
+    trained = None if plan.frozen else encoder
     decoder_params = None
     if labels.probe_steps and not plan.frozen:
         if not in_memory:
@@ -92,51 +93,30 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
         clock.mark("probe")
     feed: Feed
     if in_memory:
-        inputs = _features(plan, encoder, images) if plan.frozen else images
+        inputs = extract_features(encoder, images, plan) if plan.frozen else images
         feed = feeds.MemoryFeed({"inputs": inputs, **head.targets(texts)}, plan.loop, plan.seed)
         clock.mark("features")
     else:
         logger.info("words are streamed: they exceed train.memory_gib=%s", labels.memory_gib)
         held = {"params": encoder.params, "batch_stats": encoder.batch_stats}
-        feed = feeds.StreamedFeed(
-            chosen.subset,
-            head,
-            encoder.image_size,
-            plan.loop,
-            plan.seed,
-            plan.workers,
-            chosen.faults,
-            {"encoder": held} if plan.frozen else {},
-        )
+        constants = {"encoder": held} if plan.frozen else {}
+        feed = feeds.StreamedFeed(chosen, head, encoder.image_size, plan, constants)
     watch = None
     if task.held_out is not None:
-        images, known = _load(task.held_out, encoder, plan, len(task.held_out.subset))
-        watch = Validation(
-            None if plan.frozen else encoder,
-            head,
-            _features(plan, encoder, images) if plan.frozen else images,
-            known,
-            batch_size=plan.eval_batch_size,
-            policy=plan.policy,
-            every=labels.validate_every,
-            patience=labels.patience,
-        )
+        images, known = feeds.load_images(task.held_out, plan, encoder.image_size)
+        inputs = extract_features(encoder, images, plan) if plan.frozen else images
+        watch = Validation(plan, trained, head, inputs, known)
     job = recognition_job(
         task,
         chosen,
         plan.loop,
         feed,
-        encoder=None if plan.frozen else encoder,
+        encoder=trained,
         encode=None if plan.frozen and in_memory else encoding(encoder, frozen=plan.frozen),
         decoder_params=decoder_params,
         watch=watch,
     )
-    outcome = train(task.session, job)
-    if not outcome.finished:
-        raise Stopped(
-            f"saved after step {outcome.step} of {plan.loop.total_steps}; the same command goes on"
-            " from there"
-        )
+    outcome = _finished(train(task.session, job), str(plan.loop.total_steps))
     clock.mark("train")
     weights, found, step = outcome.state.weights(), None, outcome.step
     if watch is not None:
@@ -144,9 +124,9 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
         weights, step = best["weights"], int(best["step"])
         accuracy, ned = (round(float(value), 4) for value in best["score"])
         found = {"word_accuracy": accuracy, "one_minus_ned": ned}
-    if not plan.frozen:
+    if trained is not None:
         encoder = dataclasses.replace(
-            encoder, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
+            trained, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
         )
     description = {
         "protocol": plan.protocol,
@@ -157,7 +137,7 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
         "train": {
             "source": list(labels.source),
             "labels_asked": labels.labels,
-            "labels": chosen.counts.as_dict(),
+            "labels": dataclasses.asdict(chosen.counts),
             "steps": plan.loop.total_steps,
             "batch_size": plan.loop.batch_size,
             "validation_words": 0 if task.held_out is None else len(task.held_out.subset),
@@ -172,7 +152,7 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
 
 def probe_decoder(
     task: Task,
-    chosen: feeds.TrainingWords,
+    chosen: TrainingWords,
     images: UInt8[np.ndarray, "words height width 3"],
     texts: list[str],
 ) -> Tree:
@@ -183,9 +163,6 @@ def probe_decoder(
     the decoder alone first. It costs little: the frames are computed once. A run of its own in the
     workdir's folder `probe`, which goes on where it was interrupted.
 
-    Returns:
-      The decoder's parameters.
-
     Raises:
       Stopped: by Ctrl-C or SIGTERM.
     """
@@ -193,9 +170,7 @@ def probe_decoder(
     plan, encoder = dataclasses.replace(task.plan, train=labels), task.encoder
     task = dataclasses.replace(task, plan=plan)
     if task.is_random and plan.calibrate_random_statistics:
-        encoder = calibrate_statistics(
-            encoder, images, batch_size=plan.eval_batch_size, seed=plan.seed
-        )
+        encoder = calibrate_statistics(encoder, images, plan)
     loop = dataclasses.replace(
         plan.loop,
         total_steps=labels.probe_steps,
@@ -203,17 +178,101 @@ def probe_decoder(
         steps_per_call=min(10, labels.probe_steps),
         accumulation=1,
     )
-    memory = {"inputs": _features(plan, encoder, images), **task.head.targets(texts)}
+    memory = {"inputs": extract_features(encoder, images, plan), **task.head.targets(texts)}
     feed = feeds.MemoryFeed(memory, loop, plan.seed)
     logger.info("the decoder alone: %d steps on frozen frames", loop.total_steps)
     job = recognition_job(task, chosen, loop, feed, encoder=None, encode=None)
     outcome = train(task.session, job, task.session.workdir / PROBE)
-    if not outcome.finished:
-        raise Stopped(
-            f"saved after step {outcome.step} of {loop.total_steps} of the decoder alone; the same"
-            " command goes on from there"
-        )
+    outcome = _finished(outcome, f"{loop.total_steps} of the decoder alone")
     return outcome.state.params["decoder"]
+
+
+def encoding(encoder: Encoder, *, frozen: bool) -> rs.EncodeFn:
+    """Images to frames within a step: with the step's own encoder, or with the one it is given."""
+
+    def encode(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
+        if not frozen:
+            return encoder.train(params, stats, images)
+        held = constants["encoder"]
+        return encoder.infer(held["params"], held["batch_stats"], images), stats
+
+    return encode
+
+
+def recognition_job(
+    task: Task,
+    chosen: TrainingWords,
+    loop: LoopPlan,
+    feed: Feed,
+    *,
+    encoder: Encoder | None,
+    encode: rs.EncodeFn | None,
+    decoder_params: Tree = None,
+    watch: Validation | None = None,
+) -> Job:
+    """The job of the loop: a decoder, and `encoder` beside it where that is trained too.
+
+    Args:
+      encoder: None when it is frozen.
+      encode: see `recognition_step.make_step`.
+      decoder_params: of a decoder that was trained before; None draws a fresh one.
+    """
+    labels, plan, head = task.plan.train, task.plan, task.head
+    optimizer, schedule = rs.recognition_optimizer(
+        loop.total_steps, labels, encoder.params if encoder else None
+    )
+    step = rs.make_step(
+        head.loss,
+        optimizer,
+        schedule,
+        encode=encode,
+        view_ops=labels.view_ops if encoder else 0,
+        average=labels.average,
+        accumulation=loop.accumulation,
+    )
+    frames = (2, *task.encoder.frames_shape())
+
+    def fresh() -> rs.RecognitionState:
+        key = jax.random.key(plan.seed)
+        decoder = decoder_params
+        if decoder is None:
+            init = jax.jit(head.init)
+            decoder = init(jax.random.fold_in(key, rs.INIT_PURPOSE), jnp.zeros(frames))
+        return rs.create_state(
+            key,
+            decoder,
+            optimizer,
+            encoder_params=encoder.params if encoder else None,
+            batch_stats=encoder.batch_stats if encoder else None,
+            averaged=labels.average > 0,
+            validated=watch is not None,
+        )
+
+    return Job(
+        plan=loop,
+        config=task.run,
+        position=position(task, chosen, loop),
+        fresh=fresh,
+        drawn=False,
+        step=step,
+        feed=feed,
+        faults=chosen.faults,
+        watch=watch,
+        may_differ=False,
+    )
+
+
+def position(task: Task, chosen: TrainingWords, loop: LoopPlan) -> DataPosition:
+    """Which words, in which order, at which batch size."""
+    return DataPosition(source_fingerprint(chosen.subset), task.plan.seed, loop.batch_size)
+
+
+def _finished(outcome: Outcome, whole: str) -> Outcome:
+    if outcome.finished:
+        return outcome
+    raise Stopped(
+        f"saved after step {outcome.step} of {whole}; the same command goes on from there"
+    )
 
 
 def _gib(plan: EvaluationPlan, encoder: Encoder, number: int) -> float:
@@ -222,26 +281,6 @@ def _gib(plan: EvaluationPlan, encoder: Encoder, number: int) -> float:
     height, columns = encoder.image_size
     of_frames = frames * width * jnp.dtype(plan.train.feature_dtype).itemsize
     return number * (of_frames if plan.frozen else 3 * height * columns) / 2**30
-
-
-def _features(plan: EvaluationPlan, encoder: Encoder, images: np.ndarray) -> np.ndarray:
-    return extract_features(
-        encoder, images, batch_size=plan.eval_batch_size, dtype=plan.train.feature_dtype
-    )
-
-
-def _load(
-    chosen: feeds.TrainingWords, encoder: Encoder, plan: EvaluationPlan, limit: int
-) -> tuple[np.ndarray, list[str]]:
-    return feeds.load_images(
-        chosen.subset.first(limit),
-        chosen.texts,
-        image_size=encoder.image_size,
-        batch_size=plan.eval_batch_size,
-        workers=plan.workers,
-        counts=chosen.counts,
-        faults=chosen.faults,
-    )
 
 
 class Clock:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,10 @@ from rcmstr_jax.models.decoders.attention import AttentionDecoder
 from rcmstr_jax.models.decoders.ctc import CtcDecoder, ctc_greedy, ctc_loss
 from rcmstr_jax.models.decoders.transformer import TransformerDecoder
 from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.training.plan import DecoderPlan
+
+Frames = Float[Array, "batch frames dim"]
+Scalar = Float[Array, ""]
 
 Tree = Any
 Targets = Mapping[str, Any]
@@ -79,34 +83,31 @@ class DecoderHead(abc.ABC):
     beams: int = 1
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    # Of the charset: texts to classes, and what each class reads as ("": nothing).
+    _encode: ClassVar[Callable[..., tuple[np.ndarray, np.ndarray]]]
+    _alphabet: ClassVar[Callable[..., list[str]]]
+
     @abc.abstractmethod
-    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
+    def init(self, key: Key[Array, ""], frames: Frames) -> Tree:
         """Fresh parameters for frames of this shape."""
 
-    @abc.abstractmethod
     def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
         """What `loss` takes, one row per word: `tokens` and `lengths`."""
+        tokens, lengths = self._encode(self.charset, texts, self.max_length)
+        return {"tokens": tokens, "lengths": lengths}
 
     @abc.abstractmethod
-    def loss(
-        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def loss(self, params: Tree, frames: Frames, targets: Targets) -> tuple[Scalar, Scalar]:
         """Sum of the losses and what to divide it by: words for `FrameHead`, else tokens.
 
         Args:
-          params: from `init`.
-          frames: of the words' images.
           targets: from `targets`; a float `weight` (batch,) beside them multiplies the share of
             each word in both results. 0 leaves a word out, such as the padding of a batch.
         """
 
     @abc.abstractmethod
-    def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
+    def read(self, params: Tree, frames: Frames) -> Reading:
         """Tokens and confidences of greedy decoding, or of the beam search."""
-
-    @abc.abstractmethod
-    def _alphabet(self) -> list[str]:
-        """What each class reads as, "" for those that write nothing."""
 
     @abc.abstractmethod
     def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +115,7 @@ class DecoderHead(abc.ABC):
 
     def words(self, reading: Reading) -> list[Word]:
         """Texts with the confidence of every character."""
-        alphabet = self._alphabet()
+        alphabet = self._alphabet(self.charset)
         words = []
         for row, sure, whole in zip(*map(np.asarray, reading), strict=True):
             pairs = zip(*self._characters(row, sure), strict=True)
@@ -130,26 +131,20 @@ class DecoderHead(abc.ABC):
 class FrameHead(DecoderHead):
     """One class per frame (CTC): `ctc` and `linear`."""
 
-    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
+    _encode = staticmethod(Charset.encode_ctc)
+    _alphabet = staticmethod(Charset.ctc_alphabet)
+
+    def init(self, key: Key[Array, ""], frames: Frames) -> Tree:
         return self.module.init(key, frames)["params"]
 
-    def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
-        tokens, lengths = self.charset.encode_ctc(texts, self.max_length)
-        return {"tokens": tokens, "lengths": lengths}
-
-    def loss(
-        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def loss(self, params: Tree, frames: Frames, targets: Targets) -> tuple[Scalar, Scalar]:
         logits = self._apply(params, frames)
         weight = jnp.asarray(targets["weight"]) if "weight" in targets else None
         tokens, lengths = jnp.asarray(targets["tokens"]), jnp.asarray(targets["lengths"])
         return ctc_loss(logits, tokens, lengths, weight)
 
-    def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
+    def read(self, params: Tree, frames: Frames) -> Reading:
         return Reading(*ctc_greedy(self._apply(params, frames)))
-
-    def _alphabet(self) -> list[str]:
-        return self.charset.ctc_alphabet()
 
     def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A character is as sure as the surest of its frames.
@@ -160,17 +155,14 @@ class FrameHead(DecoderHead):
 class TokenHead(DecoderHead):
     """One character after the other, to an [EOS]: `attention` and `transformer`."""
 
-    def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
+    _encode = staticmethod(Charset.encode_attention)
+    _alphabet = staticmethod(Charset.attention_alphabet)
+
+    def init(self, key: Key[Array, ""], frames: Frames) -> Tree:
         tokens = jnp.zeros((frames.shape[0], self.max_length + 1), jnp.int32)
         return self.module.init(key, frames, tokens)["params"]
 
-    def targets(self, texts: Sequence[str]) -> dict[str, Int32[np.ndarray, "words *tokens"]]:
-        tokens, lengths = self.charset.encode_attention(texts, self.max_length)
-        return {"tokens": tokens, "lengths": lengths}
-
-    def loss(
-        self, params: Tree, frames: Float[Array, "batch frames dim"], targets: Targets
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def loss(self, params: Tree, frames: Frames, targets: Targets) -> tuple[Scalar, Scalar]:
         tokens = jnp.asarray(targets["tokens"])
         logits, wanted = self._apply(params, frames, tokens[:, :-1]), tokens[:, 1:]
         per_token = optax.softmax_cross_entropy_with_integer_labels(
@@ -181,9 +173,9 @@ class TokenHead(DecoderHead):
             weights = weights * jnp.asarray(targets["weight"], jnp.float32)[:, None]
         return jnp.sum(per_token * weights), jnp.sum(weights)
 
-    def read(self, params: Tree, frames: Float[Array, "batch frames dim"]) -> Reading:
+    def read(self, params: Tree, frames: Frames) -> Reading:
         steps, start = self.max_length + 1, self.charset.sos_token
-        if self.beams > 1:
+        if isinstance(self.module, TransformerDecoder):
             arguments = (frames, steps, self.beams, start, self.charset.eos_token)
             tokens, logs = self._apply(params, *arguments, method="search")
         else:
@@ -195,9 +187,6 @@ class TokenHead(DecoderHead):
         within = jnp.cumsum(ended, axis=1, dtype=jnp.int32) == ended.astype(jnp.int32)
         whole = jnp.sum(logs, axis=1, where=within)
         return Reading(tokens, jnp.exp(logs), jnp.exp(whole))
-
-    def _alphabet(self) -> list[str]:
-        return self.charset.attention_alphabet()
 
     def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         end = np.flatnonzero(tokens == self.charset.eos_token)
@@ -217,12 +206,9 @@ def make_head(
     """The decoder called `name` for this alphabet.
 
     Args:
-      name: one of `DECODERS`.
-      charset: what it reads and writes.
       hidden: width of the decoder; "linear" has none.
       depth: blocks of a transformer.
       max_length: longest word, in characters.
-      beams: see `DecoderHead`.
 
     Raises:
       ValueError: unknown name, or a search that the decoder does not have.
@@ -243,3 +229,22 @@ def make_head(
     if name == "transformer":
         return TokenHead(name, TransformerDecoder(by_token, hidden, depth), *options)
     raise ValueError(f"decoder.name={name!r} is unknown: choose one of {', '.join(DECODERS)}")
+
+
+def planned_head(plan: DecoderPlan) -> DecoderHead:
+    """The decoder of a plan with its alphabet.
+
+    Raises:
+      ValueError: unknown charset.
+    """
+    options = dict(vars(plan))
+    return make_head(charset=make_charset(options.pop("charset")), **options)
+
+
+def make_charset(name: str) -> Charset:
+    """The alphabet of `"36"`, `"62"`, `"68"` or `"94"` characters, or that of a text file.
+
+    Raises:
+      ValueError: another size, or a file that holds no charset.
+    """
+    return Charset.preset(int(name)) if str(name).isdecimal() else Charset.from_file(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,12 @@ from PIL import Image
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.decode import decode_image, resize_image
-from rcmstr_jax.recognition.encoders import (
-    Encoder,
-    build_backbone,
-    check_same_shapes,
-    initializer,
-)
+from rcmstr_jax.recognition.encoders import Encoder, check_same_shapes, make_encoder
 from rcmstr_jax.recognition.heads import DecoderHead, Word, make_head
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.digest import nested
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.plan import model_plan
 
 Tree = Any
 RECOGNIZER = "recognizer"
@@ -105,14 +99,7 @@ class Recognizer:
         return lambda images: self.head.words(rows(images))
 
     def save(self, workdir: str | Path, position: DataPosition) -> str:
-        """Writes the recogniser into `workdir/recognizer`, whole or not at all.
-
-        Args:
-          workdir: of the evaluation.
-          position: the data it was trained on.
-
-        Returns:
-          The digest of its arrays.
+        """Writes the recogniser into `workdir/recognizer`, whole or not at all; returns its digest.
 
         Raises:
           CheckpointError: it cannot be written.
@@ -159,33 +146,18 @@ class Recognizer:
             )
         with Checkpoints(home, read_only=True) as checkpoints:
             _, config, arrays = checkpoints.read()
-        description, model = config["description"], model_plan(config["model"])
-        settings: Mapping[str, Any] = config["decoder"]
-        charset = Charset(settings["characters"])
-        sizes = {name: settings[name] for name in ("hidden", "depth")}
-        head = make_head(
-            settings["name"],
-            charset,
-            max_length=settings["max_length"],
-            beams=settings["beams"] if beams is None else beams,
-            **sizes,
-        )
-        found = nested(arrays, "encoder")
-        found.setdefault("batch_stats", {})
-        encoder = Encoder(
-            model=build_backbone(model),
-            params=found["params"],
-            batch_stats=found["batch_stats"],
-            image_size=model.image_size,
-            origin=description["encoder"],
-        )
+        description, section = config["description"], config["model"]
+        settings: dict[str, Any] = {**config["decoder"]}
+        charset = Charset(settings.pop("characters"))
+        if beams is not None:
+            settings["beams"] = beams
+        head = make_head(charset=charset, **settings)
+        found = {"batch_stats": {}, **nested(arrays, "encoder")}
+        encoder = make_encoder(section, found, description["encoder"])
         decoder = nested(arrays, "decoder")
         frames = jax.ShapeDtypeStruct((2, *encoder.frames_shape()), jnp.float32)
-        wanted = {
-            **({"batch_stats": {}} | jax.eval_shape(initializer(model))),
-            "decoder": jax.eval_shape(head.init, jax.random.key(0), frames),
-        }
-        check_same_shapes({**found, "decoder": decoder}, wanted, str(folder))
+        wanted = jax.eval_shape(head.init, jax.random.key(0), frames)
+        check_same_shapes({**found, "decoder": decoder}, section, str(folder), wanted)
         return cls(encoder, head, decoder, description, batch_size)
 
 

@@ -7,10 +7,10 @@ import functools
 import logging
 from typing import Any
 
-from rcmstr_jax.data.records import RecordSource
-from rcmstr_jax.recognition import feeds, words
-from rcmstr_jax.recognition.encoders import Encoder
-from rcmstr_jax.recognition.heads import DecoderHead
+from rcmstr_jax.data.sources import open_source
+from rcmstr_jax.recognition import words
+from rcmstr_jax.recognition.encoders import Encoder, load_encoder, split_pretrained
+from rcmstr_jax.recognition.heads import DecoderHead, planned_head
 from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
 from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
@@ -63,30 +63,27 @@ class Task:
     is_random: bool
     run: dict[str, Any]
     finished: Recognizer | None = None
-    chosen: feeds.TrainingWords | None = None
-    held_out: feeds.TrainingWords | None = None
+    chosen: words.TrainingWords | None = None
+    held_out: words.TrainingWords | None = None
 
 
-def prepare(
-    plan: EvaluationPlan,
-    session: Session,
-    encoder: Encoder,
-    head: DecoderHead,
-    source: RecordSource,
-    *,
-    is_random: bool,
-    validation_source: RecordSource | None = None,
-) -> Task:
-    """Finds the words to train on, or the recogniser that was already trained on them.
+def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
+    """Finds encoder and words to train on, or the recogniser that was already trained on them.
 
-    Words for validation are of `validation_source`, where there is one, or the end of the seeded
-    order of `source`, whose words to train on end before them.
+    Words for validation are of `train.validation_source`, where there is one, or the end of the
+    seeded order of `train.source`, whose words to train on end before them.
 
     Raises:
-      ConfigError: the workdir holds another run.
-      ValueError: no usable words.
+      ConfigError: the workdir holds another run, or `pretrained` no encoder.
+      ValueError: unknown charset, no such source, or no usable words.
     """
-    run, workdir = identity(plan, encoder), session.workdir
+    labels, workdir = plan.train, session.workdir
+    words.check_sources((*labels.source, *labels.validation_source), plan.benchmarks)
+    encoder, is_random = load_encoder(pretrained, plan), split_pretrained(pretrained)[0]
+    head = planned_head(plan.decoder)
+    source = open_source(labels.source, weights=labels.weights or None, seed=plan.seed)
+    others = open_source(labels.validation_source) if labels.validation_source else source
+    run = identity(plan, encoder)
     task = Task(plan, session, encoder, head, is_random, run)
     if (workdir / RECOGNIZER).is_dir():
         finished = Recognizer.from_checkpoint(
@@ -100,24 +97,21 @@ def prepare(
             )
         logger.info("the recogniser of %s is finished: it is scored again", workdir)
         return dataclasses.replace(task, finished=finished)
-    labels, faults = plan.train, session.faults()
     choose = functools.partial(
         words.choose_words,
         seed=plan.seed if labels.subset_seed is None else labels.subset_seed,
         charset=head.charset,
         max_length=head.max_length,
-        faults=faults,
+        faults=session.faults(),
     )
-    apart = labels.validation if validation_source is None else 0
-    chosen = feeds.TrainingWords(*choose(source, labels=labels.labels, held_out=apart), faults)
+    apart = labels.validation if others is source else 0
+    chosen = choose(source, labels=labels.labels, held_out=apart)
     logger.info("labels: %d words of %s", len(chosen.subset), source.name)
     held_out = None
     if labels.validation:
-        known = validation_source or source
-        if validation_source is None:
-            found = choose(source, labels=1.0, held_out=apart, at_end=True)
+        if others is source:
+            held_out = choose(source, labels=1.0, held_out=apart, at_end=True)
         else:
-            found = choose(validation_source, labels=labels.validation)
-        held_out = feeds.TrainingWords(*found, faults)
-        logger.info("validation: %d other words of %s", len(held_out.subset), known.name)
+            held_out = choose(others, labels=labels.validation)
+        logger.info("validation: %d other words of %s", len(held_out.subset), others.name)
     return dataclasses.replace(task, chosen=chosen, held_out=held_out)

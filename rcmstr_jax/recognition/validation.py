@@ -13,6 +13,7 @@ from rcmstr_jax.metrics.words import score_words
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.heads import DecoderHead
 from rcmstr_jax.runtime import parallel
+from rcmstr_jax.training.plan import EvaluationPlan
 
 logger = logging.getLogger(__name__)
 
@@ -25,32 +26,25 @@ class Validation:
 
     def __init__(
         self,
+        plan: EvaluationPlan,
         encoder: Encoder | None,
         head: DecoderHead,
         inputs: np.ndarray,
         labels: list[str],
-        *,
-        batch_size: int,
-        policy: str,
-        every: int,
-        patience: int = 0,
     ) -> None:
         """Takes the words; nothing is compiled before the first look.
 
         Args:
+          plan: how often, for how long, and by which policy.
           encoder: what makes frames of `inputs`; None where they are frames.
           head: the decoder.
           inputs: frames, or uint8 images.
           labels: one per input.
-          batch_size: inputs per call; the last one is filled up.
-          policy: a key of `metrics.words.POLICIES`.
-          every: steps between two looks.
-          patience: looks without a better score before training ends; 0: never.
         """
-        self.every = every
-        self._head = head
-        self._inputs, self._labels, self._policy = inputs, labels, policy
-        self._size, self._patience = min(batch_size, len(inputs)), patience
+        self.every, self._patience = plan.train.validate_every, plan.train.patience
+        self._head, self._policy = head, plan.policy
+        self._inputs, self._labels = inputs, labels
+        self._size = min(plan.eval_batch_size, len(inputs))
 
         def read(weights: Any, batch: Any) -> Any:
             params, frames = weights["params"], batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,13 +41,13 @@ class Subset:
         return self._kept[at] if at in self._kept else self.source[at]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class LabelCounts:
     """What became of the labels; every number is a count of words.
 
     Attributes:
       available: words in the sources, None for an endless one.
-      examined: words whose label was looked at.
+      examined: words whose label was looked at; earlier versions did not count them.
       unlabelled: of these, words without a label or with an empty one.
       outside_charset: words left out for a character that the charset lacks.
       too_long: words left out for their length.
@@ -55,17 +55,29 @@ class LabelCounts:
       trained_on: words that remain.
     """
 
-    available: int | None = None
+    available: int | None
     examined: int = 0
-    unlabelled: int = 0
-    outside_charset: int = 0
-    too_long: int = 0
-    unreadable: int = 0
-    trained_on: int = 0
+    unlabelled: int
+    outside_charset: int
+    too_long: int
+    unreadable: int
+    trained_on: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return dataclasses.asdict(self)
+
+class TrainingWords(NamedTuple):
+    """The words to train on.
+
+    Attributes:
+      subset: their records.
+      texts: their labels, as the charset normalises them.
+      counts: what became of the others; brought up to date while images are decoded.
+      faults: takes the images that cannot be decoded.
+    """
+
+    subset: Subset
+    texts: list[str]
+    counts: LabelCounts
+    faults: FaultLog
 
 
 def choose_words(
@@ -77,8 +89,8 @@ def choose_words(
     max_length: int,
     held_out: int = 0,
     at_end: bool = False,
-    faults: FaultLog | None = None,
-) -> tuple[Subset, list[str], LabelCounts]:
+    faults: FaultLog,
+) -> TrainingWords:
     """Draws the labelled subset.
 
     The words are put into one seeded order. A share (`labels` up to 1) takes the beginning of
@@ -96,18 +108,11 @@ def choose_words(
       at_end: look at these records alone.
       faults: takes the records that cannot be read at all.
 
-    Returns:
-      The records, their labels as the charset normalises them, and the counts.
-
     Raises:
-      ValueError: impossible `labels`, or no usable word.
+      ValueError: `labels` that the source cannot give, or no usable word.
     """
     total = len(source)
     endless = is_endless(source)
-    if labels <= 0 or (labels > 1 and labels != int(labels)):
-        raise ValueError(
-            f"train.labels={labels}: give a share in (0, 1] or a whole number of words above 1"
-        )
     if endless and labels <= 1:
         raise ValueError(
             f"train.labels={labels}: a share of the endless source {source.name!r} is not defined;"
@@ -129,7 +134,8 @@ def choose_words(
         shuffled = np.random.default_rng(seed).permutation(total).tolist()
         order = shuffled[total - held_out :] if at_end else shuffled[: total - held_out]
     limit = len(order) if wanted is not None else max(1, round(labels * total))
-    counts = LabelCounts(available=None if endless else total)
+    lost = dict.fromkeys(("unlabelled", "outside_charset", "too_long", "unreadable"), 0)
+    counts = LabelCounts(available=None if endless else total, trained_on=0, **lost)
     indices: list[int] = []
     texts: list[str] = []
     kept: dict[int, Record] = {}
@@ -142,8 +148,7 @@ def choose_words(
             record = source[int(index)]
         except BadRecord as error:
             counts.unreadable += 1
-            if faults is not None:
-                faults.add(fault_of(error, source, int(index)))
+            faults.add(fault_of(error, source, int(index)))
             continue
         text = charset.normalize(record.text or "")
         if not text:
@@ -167,13 +172,7 @@ def choose_words(
             f" {len(charset)} characters, {counts.too_long} above {max_length} characters"
         )
     counts.trained_on = len(indices)
-    return Subset(source, indices, kept), texts, counts
-
-
-def local_path(spec: str) -> Path | None:
-    """The folder that a source specification names, None for one without a folder."""
-    kind, _, rest = spec.partition(":")
-    return Path(rest).resolve() if kind in LOCAL_KINDS and rest else None
+    return TrainingWords(Subset(source, indices, kept), texts, counts, faults)
 
 
 def check_sources(sources: Sequence[str], benchmarks: str | Path) -> None:
@@ -183,13 +182,15 @@ def check_sources(sources: Sequence[str], benchmarks: str | Path) -> None:
       ValueError: a source lies below the benchmark root, its folder holds that root, or it is
         named twice.
     """
+    root = Path(benchmarks).resolve()
     for spec in sources:
         if sources.count(spec) > 1:
             raise ValueError(f"train.source names {spec!r} twice: name every source once")
-    root = Path(benchmarks).resolve()
-    for spec in sources:
-        path = local_path(spec)
-        if path is not None and (path.is_relative_to(root) or root.is_relative_to(path)):
+        kind, _, rest = spec.partition(":")
+        if kind not in LOCAL_KINDS or not rest:
+            continue
+        path = Path(rest).resolve()
+        if path.is_relative_to(root) or root.is_relative_to(path):
             raise ValueError(
                 f"train.source={spec!r} overlaps with benchmarks={str(benchmarks)!r}: what is"
                 " scored must not be trained on; keep the two in separate folders"

@@ -86,6 +86,17 @@ def check_shapes(stored: Mapping[str, list[Any]], wanted: Mapping[str, list[Any]
         raise CheckpointMismatch(f"is of another architecture: {differing}")
 
 
+def misfits(found: Any, wanted: Any) -> list[str]:
+    """Arrays of a tree that are missing, unexpected or misshapen beside another, a line each."""
+    leaves = (jax.tree_util.tree_leaves_with_path(tree) for tree in (found, wanted))
+    have, need = ({leaf_name(path): np.shape(x) for path, x in tree} for tree in leaves)
+    return [
+        f"{name} is {have.get(name, 'missing')}, needs {need.get(name, 'nothing')}"
+        for name in sorted(have.keys() | need.keys())
+        if have.get(name) != need.get(name)
+    ]
+
+
 def nested(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
     """The arrays below `prefix/` as nested dictionaries, as Flax keeps them."""
     start = f"{prefix}/"

@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 Grid = tuple[int, int]
+"""Rows and columns of patches."""
 
 KINDS = ("patch_block", "patch", "block")
 
@@ -81,14 +82,6 @@ def draw_mask(
     "patch_block": one block of full height at a uniformly drawn column, then uniformly drawn
     patches until exactly `round(mask_ratio * patches)` are hidden. "patch": the patches without the
     block. "block": the block without the patches (see `hidden_count`).
-
-    Args:
-      key: random key.
-      batch: number of images.
-      grid: rows and columns of patches.
-      mask_ratio: share of the patches that is hidden.
-      block_ratio: share of the columns that the block hides.
-      kind: "patch_block", "patch" or "block".
 
     Raises:
       ValueError: see `hidden_count`.

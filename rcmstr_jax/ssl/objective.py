@@ -154,13 +154,8 @@ def contrastive_terms(
         )
         ends = list(itertools.accumulate(len(q) for q in sets))
         for pair, start, end in zip(pairs, [0, *ends], ends, strict=False):
-            joint[pair] = RelationalTerms(
-                nce=found.nce[start:end],
-                relation_kl=found.relation_kl[start:end],
-                positive_logit=found.positive_logit[start:end],
-                correct=found.correct[start:end],
-                key_entropy=found.key_entropy,
-            )
+            by_query = {k: x[start:end] for k, x in found._asdict().items() if k != "key_entropy"}
+            joint[pair] = found._replace(**by_query)
     terms |= {pair: joint[pair] for pair in options.pairs}
     return terms
 

@@ -12,27 +12,25 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+Images = Float[Array, "batch height width channels"]
+Frames = Float[Array, "batch frames dim"]
+Permutation = Int[Array, "groups blocks_of_group"]
+
 
 def draw_permutation(
-    key: PRNGKeyArray, groups: int, *, group_size: int = 2, blocks: int = 2, shared: bool = False
-) -> Int[Array, "groups blocks_of_group"]:
+    key: PRNGKeyArray, groups: int, *, group_size: int = 2, blocks: int = 2
+) -> Permutation:
     """Draws which block lands where, uniformly over all orders.
 
     Args:
-      key: typed or raw PRNG key.
-      groups: number of groups of images.
       group_size: images per group (G).
       blocks: vertical blocks per image (P).
-      shared: one permutation for every group, as the published ancestor draws it.
 
     Returns:
       int32 `(groups, group_size * blocks)`; place `i` of a group receives block `permutation[i]`,
       blocks counted from left to right, image by image.
     """
     count = group_size * blocks
-    if shared:
-        one = jax.random.permutation(key, count)
-        return jnp.broadcast_to(one, (groups, count)).astype(jnp.int32)
     keys = jax.random.split(key, groups)
     return jax.vmap(lambda k: jax.random.permutation(k, count))(keys).astype(jnp.int32)
 
@@ -57,12 +55,7 @@ def _permute(x: Array, permutation: Array, whole: str, cut: str, g: int, p: int)
     return rearrange(jnp.take_along_axis(x, index, axis=1), f"{cut} -> {whole}", g=g, p=p)
 
 
-def rearrange_images(
-    images: Float[Array, "batch height width channels"],
-    permutation: Int[Array, "groups blocks_of_group"],
-    *,
-    blocks: int = 2,
-) -> Float[Array, "batch height width channels"]:
+def rearrange_images(images: Images, permutation: Permutation, *, blocks: int = 2) -> Images:
     """Exchanges the vertical blocks of each group of images.
 
     Args:
@@ -79,18 +72,11 @@ def rearrange_images(
     return _permute(images, permutation, whole, cut, group_size, blocks)
 
 
-def align_frames(
-    frames: Float[Array, "batch frames dim"],
-    permutation: Int[Array, "groups blocks_of_group"],
-    *,
-    blocks: int = 2,
-) -> Float[Array, "batch frames dim"]:
+def align_frames(frames: Frames, permutation: Permutation, *, blocks: int = 2) -> Frames:
     """Puts the frames of every block back where `rearrange_images` took the block from.
 
     Args:
       frames: encoded rearranged images; the number of frames must be divisible by `blocks`.
-      permutation: the one the images were rearranged with.
-      blocks: vertical blocks per image (P).
 
     Raises:
       ValueError: if batch or frames cannot be divided.

@@ -10,14 +10,15 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float
 
+Images = Float[Array, "batch height width channels"]
+Patches = Float[Array, "batch rows columns pixels"]
+
 Patch = tuple[int, int]
 
 DEVIATION_FLOOR = 1e-6
 
 
-def patchify(
-    images: Float[Array, "batch height width channels"], patch: Patch
-) -> Float[Array, "batch rows columns pixels"]:
+def patchify(images: Images, patch: Patch) -> Patches:
     """Cuts images into patches; the last axis runs over (patch row, patch column, channel).
 
     Raises:
@@ -30,9 +31,7 @@ def patchify(
     return rearrange(images, "b (r h) (c w) x -> b r c (h w x)", h=high, w=wide)
 
 
-def unpatchify(
-    patches: Float[Array, "batch rows columns pixels"], patch: Patch
-) -> Float[Array, "batch height width channels"]:
+def unpatchify(patches: Patches, patch: Patch) -> Images:
     """Puts patches back into images; the inverse of `patchify`."""
     pixels = patches.shape[-1]
     high, wide = patch
@@ -41,9 +40,7 @@ def unpatchify(
     return rearrange(patches, "b r c (h w x) -> b (r h) (c w) x", h=high, w=wide)
 
 
-def patch_moments(
-    images: Float[Array, "batch height width channels"], patch: Patch
-) -> tuple[Float[Array, "batch rows columns pixels"], Float[Array, "batch rows columns pixels"]]:
+def patch_moments(images: Images, patch: Patch) -> tuple[Patches, Patches]:
     """Mean and deviation (unbiased, + 1e-6) of every patch and channel, repeated for every pixel.
 
     Args:
@@ -60,9 +57,7 @@ def patch_moments(
     )
 
 
-def patch_targets(
-    images: Float[Array, "batch height width channels"], patch: Patch, normalize: bool = True
-) -> Float[Array, "batch rows columns pixels"]:
+def patch_targets(images: Images, patch: Patch, normalize: bool = True) -> Patches:
     """What a head has to predict: the pixels of every patch, in [0, 1].
 
     Args:
@@ -78,11 +73,8 @@ def patch_targets(
 
 
 def restore_images(
-    prediction: Float[Array, "batch rows columns pixels"],
-    images: Float[Array, "batch height width channels"],
-    patch: Patch,
-    normalized: bool = True,
-) -> Float[Array, "batch height width channels"]:
+    prediction: Patches, images: Images, patch: Patch, normalized: bool = True
+) -> Images:
     """Turns predictions back into images in [-1, 1], for pictures.
 
     Normalised predictions take mean and deviation of the true patch, which the model never saw.
@@ -94,9 +86,7 @@ def restore_images(
 
 
 def reconstruction_loss(
-    prediction: Float[Array, "batch rows columns pixels"],
-    target: Float[Array, "batch rows columns pixels"],
-    mask: Bool[Array, "batch rows columns"],
+    prediction: Patches, target: Patches, mask: Bool[Array, "batch rows columns"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Squared error over hidden patches.
 
@@ -131,7 +121,7 @@ class CnnReconstructionHead(nn.Module):
         self,
         frames: Float[Array, "batch frames width"],
         frame_active: Bool[Array, "batch frames"] | None = None,
-    ) -> Float[Array, "batch rows columns pixels"]:
+    ) -> Patches:
         """Predicts all patches, (batch, rows, T - 1, patch pixels * 3)."""
         width = frames.shape[-1]
         token = self.param("mask_embedding", nn.initializers.normal(0.02), (width,), jnp.float32)

@@ -28,8 +28,7 @@ _PARTS = (
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
     """Numbers the parts of an encoder from the image (0) upwards; a residual block is one layer.
 
-    Args:
-      names: of the first level of the encoder's parameters.
+    Parts are the names of the first level of its parameters.
 
     Raises:
       ValueError: a name that no encoder of this package has.

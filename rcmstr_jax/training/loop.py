@@ -178,12 +178,7 @@ def open_session(
 
 
 def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
-    """Trains a job, or continues where its newest checkpoint stands.
-
-    Args:
-      session: of this process.
-      job: what is trained.
-      workdir: of the job, by default the session's.
+    """Trains a job in its workdir, by default the session's, or goes on from the newest checkpoint.
 
     Raises:
       CheckpointMismatch: if the workdir holds a run of another architecture or other data.
@@ -250,7 +245,9 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
                 progress.restart_clock()
             numbers: dict[str, float] = {}
             if crosses(before, step, plan.log_every) or step == plan.total_steps:
-                numbers = _to_host(metrics)  # the only place that waits for the devices
+                # The only place that waits for the devices; metrics are equal on all.
+                host = parallel.unreplicate(dict(metrics))
+                numbers = {name: float(value) for name, value in host.items()}
             watchdog.note(step, SAVING)
             watched: dict[str, float] = {}
             if job.watch and (crosses(before, step, job.watch.every) or step == plan.total_steps):
@@ -368,8 +365,3 @@ def _prepare(workdir: Path) -> None:
         raise ConfigError(
             f"--workdir={workdir} cannot be written ({error}): give a folder that can"
         ) from error
-
-
-def _to_host(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of one device (they are equal on all) as numbers."""
-    return {name: float(value) for name, value in parallel.unreplicate(dict(metrics)).items()}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from rcmstr_jax.augment.colour import ColourJitter
+from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
@@ -21,7 +23,6 @@ from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
 from rcmstr_jax.training import plan_checks
-from rcmstr_jax.training.view_plan import ViewPlan, view_plan
 
 IMAGE_HEIGHT = 32
 Section = TypeVar("Section")
@@ -60,6 +61,10 @@ class ModelPlan:
     def frames(self) -> int:
         """Frames per image: W/4 + 1, W/4 for the ViT (METHOD.md, words and shapes)."""
         return self.image_width // 4 + self.convolutional
+
+    def vectors(self, subwords: int) -> dict[str, int]:
+        """How many vectors of each hierarchy an image has."""
+        return {"frame": self.frames, "subword": subwords, "word": 1}
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -110,6 +115,16 @@ class DataPlan:
     cache: bool = False
     synthetic: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewPlan:
+    """Options of `augment.make_view`: `config.views`; `colour` None leaves colours as they are."""
+
+    min_ops: int = 1
+    max_ops: int = 5
+    ranges: ViewRanges = dataclasses.field(default_factory=ViewRanges)
+    colour: ColourJitter | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +216,7 @@ class PretrainPlan:
     @property
     def keys_per_image(self) -> dict[str, int]:
         """How many keys an image adds to the queue of each hierarchy."""
-        return keys_per_image(self.model, self.subwords)
+        return self.model.vectors(self.subwords)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,11 +280,6 @@ class EvaluationPlan:
         return self.protocol == "frozen"
 
 
-def keys_per_image(model: ModelPlan, subwords: int) -> dict[str, int]:
-    """How many vectors of each hierarchy an image has."""
-    return {"frame": model.frames, "subword": subwords, "word": 1}
-
-
 def model_plan(section: Mapping[str, Any]) -> ModelPlan:
     """The `model` section of a config, sizes resolved.
 
@@ -279,13 +289,8 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
     # Stored descriptions of networks that are older than the compact encoder lack its one field.
     plan = _section(ModelPlan, {"attention": ModelPlan.attention, **section})
     if plan.encoder == "vit":
-        width, depth, heads = VIT_SIZES[plan.size]
-        plan = dataclasses.replace(
-            plan,
-            width=plan.width or width,
-            depth=plan.depth or depth,
-            heads=plan.heads or heads,
-        )
+        sizes: Any = zip(("width", "depth", "heads"), VIT_SIZES[plan.size], strict=True)
+        plan = dataclasses.replace(plan, **{k: getattr(plan, k) or size for k, size in sizes})
     elif plan.encoder == "compact":
         plan = dataclasses.replace(plan, heads=plan.heads or CompactEncoder.heads)
     plan_checks.check_model(plan)
@@ -306,9 +311,10 @@ def pretrain_plan(
       ConfigError: naming field, value and remedy.
     """
     config = _as_config(config)
-    plan_checks.check_pretrain_values(config)
+    plan_checks.check_values(config, plan_checks.PRETRAIN)
     model = model_plan(config.model)
     contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
+    views = config.views
     rearrange = _section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
     mask = _section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
     options = _section(
@@ -316,23 +322,25 @@ def pretrain_plan(
         contrast,
         product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
     )
-    sections = ("config", "config.optimizer")
-    loop = _section(
-        LoopPlan, config, prefetch=config.data.prefetch, steps_per_call=1, sections=sections
-    )
-    per_image = keys_per_image(model, contrast.subwords)
-    plan_checks.check_rearrangement(config, model)
-    plan_checks.check_batch(config, options, per_image, devices=devices, hosts=hosts)
-    plan_checks.check_mask(config, mask)
-    plan_checks.check_data(config)
-    plan_checks.check_schedule(config)
+    data = _section(DataPlan, config.data)
+    plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
+    plan_checks.check_sections(config, data, mask)
+    per_image = model.vectors(contrast.subwords)
+    colour = ColourJitter(**views.colour) if views.colours else None
     scale = config.batch_size / optimizer.reference_batch if optimizer.reference_batch else 1.0
-    return PretrainPlan(
-        seed=config.seed,
-        loop=loop,
-        data=_section(DataPlan, config.data, source=plan_checks.specs(config.data.source)),
+    return _section(
+        PretrainPlan,
+        config,
+        loop=_section(
+            LoopPlan,
+            config,
+            prefetch=config.data.prefetch,
+            steps_per_call=1,
+            sections=LoopPlan.sections,
+        ),
+        data=data,
         model=model,
-        views=view_plan(config.views),
+        views=_section(ViewPlan, views, colour=colour) if views.enabled else None,
         rearrange=rearrange,
         contrast=options,
         subwords=contrast.subwords,
@@ -341,8 +349,6 @@ def pretrain_plan(
             for name in options.queues
         },
         mask=mask,
-        momentum=_section(MomentumPlan, config.momentum),
-        key_norm=config.key_norm,
         optimizer=_section(
             OptimizerPlan,
             optimizer,
@@ -356,18 +362,10 @@ def pretrain_plan(
 def evaluation_plan(
     config: ConfigDict | Mapping[str, Any], *, devices: int = 1, hosts: int = 1
 ) -> EvaluationPlan:
-    """Resolves and checks an evaluation config.
-
-    Args:
-      config: as `configs/evaluate/common.py` describes, or as a run stored it.
-      devices: over all hosts, which the batches are divided over.
-      hosts: processes of the run.
-
-    Raises:
-      ConfigError: naming field, value and remedy.
-    """
+    """The same of an evaluation config, as `configs/evaluate/common.py` describes it."""
     config = _as_config(config)
-    plan_checks.check_evaluation_values(config)
+    plan_checks.check_values(config, plan_checks.EVALUATE)
+    plan_checks.check_training(config, devices=devices, hosts=hosts)
     train = config.train
     loop = _section(
         LoopPlan,
@@ -380,12 +378,9 @@ def evaluation_plan(
         compilation_cache=config.compilation_cache,
         sections=("config.train", "config.train"),
     )
-    plan_checks.check_evaluation_batch(config, devices=devices, hosts=hosts)
     return _section(
         EvaluationPlan,
         config,
-        decoder=_section(DecoderPlan, config.decoder),
-        train=_section(LabelPlan, train, source=plan_checks.specs(train.source)),
         loop=loop,
         model=model_plan(config.model),
         benchmarks=str(config.benchmarks),
@@ -398,13 +393,20 @@ def _as_config(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
 
 
 def _section(kind: type[Section], section: Mapping[str, Any], **given: Any) -> Section:
-    """The dataclass `kind` from the fields of a section that have its names."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    values = {name: _plain(section[name]) for name in names if name not in given}
+    """The dataclass `kind` from the fields of a section that have its names, plans within it too.
+
+    A single string where several are allowed, as a command line gives it, is one of them.
+    """
+    values = {}
+    for name, hint in get_type_hints(kind).items():
+        if name in given:
+            continue
+        value = section[name]
+        if dataclasses.is_dataclass(hint):
+            value = _section(hint, value)  # type: ignore[arg-type]
+        elif isinstance(value, str) and hint == tuple[str, ...]:
+            value = (value,)
+        elif isinstance(value, ConfigDict):
+            value = value.to_dict()
+        values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values, **given)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, ConfigDict):
-        return value.to_dict()
-    return tuple(value) if isinstance(value, list | tuple) else value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from rcmstr_jax.augment.colour import ColourJitter
+from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.resnet import ResNet
@@ -14,134 +17,137 @@ from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.ssl.masking import KINDS
-from rcmstr_jax.ssl.objective import HIERARCHIES, PAIRS, ContrastOptions
+from rcmstr_jax.ssl.objective import HIERARCHIES, PAIRS
 
 if TYPE_CHECKING:
-    from rcmstr_jax.training.plan import MaskPlan, ModelPlan
+    from rcmstr_jax.training.plan import DataPlan, MaskPlan, ModelPlan
 
 # Encoders with masked forms, batch statistics, patches of 8 x 4 pixels and W/4 + 1 frames.
 CONVOLUTIONAL = ("cnn", "compact")
-CHOICES: dict[str, tuple[Any, ...]] = {
+Bounds = tuple[float, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What the fields of a kind of config may hold, each by itself.
+
+    Attributes:
+      kind: what such a config is for.
+      folder: of `configs/`, where they lie.
+      choices: known values; of a tuple, those of its entries.
+      ranges: lowest and highest value that makes sense, ends included; None is open.
+      positive: fields that must be above 0.
+    """
+
+    kind: str
+    folder: str
+    choices: Mapping[str, tuple[Any, ...]]
+    ranges: Mapping[str, Bounds]
+    positive: tuple[str, ...]
+
+
+def _by_field(fields: Mapping[Bounds, str]) -> dict[str, Bounds]:
+    return {name: bounds for bounds, names in fields.items() for name in names.split()}
+
+
+MODEL: dict[str, tuple[Any, ...]] = {
     "model.encoder": (*CONVOLUTIONAL, "vit"),
     "model.size": tuple(VIT_SIZES),
     "model.projector": ("bilstm", "mlp"),
     "model.dtype": ("float32", "bfloat16"),
-    "contrast.kl_reduction": ("batchmean", "mean"),
-    "mim.kind": KINDS,
-    "mim.form": ("masked_dense", "packed", "auto", "dense"),
-    "key_norm": ("shuffle", "sync", "local"),
-    "optimizer.name": ("sgd", "adamw"),
-    "optimizer.schedule": ("cosine", "step", "constant"),
 }
-MEMBERS: dict[str, tuple[str, ...]] = {
-    "contrast.hierarchies": HIERARCHIES,
-    "contrast.pairs": PAIRS,
-}
-# Field -> (lowest, highest) value that makes sense, ends included; None is open.
-RANGES: dict[str, tuple[float | None, float | None]] = {
-    "total_steps": (1, None),
-    "batch_size": (2, None),
-    "accumulation": (1, None),
-    "log_every": (1, None),
-    "checkpoint_every": (1, None),
-    "keep_checkpoints": (1, None),
-    "keep_period": (0, None),
-    "picture_every": (-1, None),
-    "max_skipped": (1, None),
-    "data.workers": (0, None),
-    "data.prefetch": (0, None),
-    "model.depth": (0, None),
-    "model.heads": (0, None),
-    "model.projector_hidden": (1, None),
-    "model.predict_dim": (1, None),
-    "views.min_ops": (0, 7),
-    "views.max_ops": (1, 7),
-    "rearrange.group": (1, None),
-    "rearrange.blocks": (1, None),
-    "contrast.subwords": (1, None),
-    "contrast.queue_size": (1, None),
-    "contrast.chunk": (0, None),
-    "contrast.alpha": (0, None),
-    "contrast.beta": (0, None),
-    "mim.weight": (0, None),
-    "mim.block_ratio": (0, 1),
-    "momentum.value": (0, 1),
-    "optimizer.reference_batch": (0, None),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, None),
-    "optimizer.warmup_steps": (0, None),
-    "optimizer.clip": (0, None),
-}
-POSITIVE = (
-    "contrast.temperature",
-    "contrast.relation_temperature",
-    "optimizer.learning_rate",
+PRETRAIN = Values(
+    kind="pretraining",
+    folder="pretrain",
+    choices={
+        **MODEL,
+        "contrast.hierarchies": HIERARCHIES,
+        "contrast.pairs": PAIRS,
+        "contrast.kl_reduction": ("batchmean", "mean"),
+        "mim.kind": KINDS,
+        "mim.form": ("masked_dense", "packed", "auto", "dense"),
+        "key_norm": ("shuffle", "sync", "local"),
+        "optimizer.name": ("sgd", "adamw"),
+        "optimizer.schedule": ("cosine", "step", "constant"),
+    },
+    ranges=_by_field(
+        {
+            (2, None): "batch_size",
+            (1, None): "total_steps accumulation log_every checkpoint_every keep_checkpoints"
+            " max_skipped model.projector_hidden model.predict_dim rearrange.group"
+            " rearrange.blocks contrast.subwords contrast.queue_size",
+            (0, None): "keep_period data.workers data.prefetch model.depth model.heads"
+            " contrast.chunk contrast.alpha contrast.beta mim.weight optimizer.reference_batch"
+            " optimizer.weight_decay optimizer.warmup_steps optimizer.clip",
+            (-1, None): "picture_every",
+            (0, 1): "mim.block_ratio momentum.value optimizer.momentum",
+            (0, 7): "views.min_ops",
+            (1, 7): "views.max_ops",
+        }
+    ),
+    positive=("contrast.temperature", "contrast.relation_temperature", "optimizer.learning_rate"),
 )
-# The same for evaluation; fields of the model are those above.
-EVALUATION_CHOICES: dict[str, tuple[Any, ...]] = {
-    "protocol": ("frozen", "finetune", "score"),
-    "branch": ("online", "momentum"),
-    "policy": tuple(POLICIES),
-    "decoder.name": ("ctc", "linear", "attention", "transformer"),
-    "train.feature_dtype": ("float32", "bfloat16", "float16"),
-}
-EVALUATION_RANGES: dict[str, tuple[float | None, float | None]] = {
-    "eval_batch_size": (1, None),
-    "workers": (0, None),
-    "decoder.hidden": (1, None),
-    "decoder.depth": (1, None),
-    "decoder.beams": (0, None),
-    "decoder.max_length": (1, None),
-    "train.steps": (1, None),
-    "train.batch_size": (1, None),
-    "train.accumulation": (1, None),
-    "train.steps_per_call": (1, None),
-    "train.log_every": (1, None),
-    "train.checkpoint_every": (0, None),
-    "train.max_skipped": (1, None),
-    "train.validation": (0, None),
-    "train.validate_every": (1, None),
-    "train.patience": (0, None),
-    "train.probe_steps": (0, None),
-    "train.view_ops": (0, 7),
-    "train.clip": (0, None),
-    "train.weight_decay": (0, None),
-    "train.warmup_share": (0, 1),
-    "train.average": (0, 0.999999),
-    "train.memory_gib": (0, None),
-}
-EVALUATION_POSITIVE = ("train.learning_rate", "train.layer_decay")
+EVALUATE = Values(
+    kind="evaluation",
+    folder="evaluate",
+    choices={
+        **MODEL,
+        "protocol": ("frozen", "finetune", "score"),
+        "branch": ("online", "momentum"),
+        "policy": tuple(POLICIES),
+        "decoder.name": ("ctc", "linear", "attention", "transformer"),
+        "train.feature_dtype": ("float32", "bfloat16", "float16"),
+    },
+    ranges=_by_field(
+        {
+            (1, None): "eval_batch_size decoder.hidden decoder.depth decoder.max_length train.steps"
+            " train.batch_size train.accumulation train.steps_per_call train.log_every"
+            " train.max_skipped train.validate_every",
+            (0, None): "workers decoder.beams train.checkpoint_every train.validation"
+            " train.patience train.probe_steps train.clip train.weight_decay train.memory_gib",
+            (0, 7): "train.view_ops",
+            (0, 1): "train.warmup_share",
+            (0, 0.999999): "train.average",
+        }
+    ),
+    positive=("train.learning_rate", "train.layer_decay"),
+)
 
 
-def check_pretrain_values(config: ConfigDict) -> None:
-    """Choices and ranges of a pretraining config.
+def check_values(config: ConfigDict, allowed: Values) -> None:
+    """Choices and ranges of single fields.
 
     Raises:
       ConfigError: as everything here, naming field, value and remedy.
     """
     values = dict(flatten(config))
-    _check_values(values, CHOICES, RANGES, POSITIVE, "pretrain")
-    for name, members in MEMBERS.items():
-        for value in values[name]:
-            if value not in members:
+    missing = sorted({*allowed.choices, *allowed.ranges, *allowed.positive} - set(values))
+    if missing:
+        raise ConfigError(
+            f"--config is no {allowed.kind} config: it has no {missing[0]}; give a file of "
+            f"configs/{allowed.folder}"
+        )
+    for name, known in allowed.choices.items():
+        several = isinstance(values[name], list | tuple)
+        for value in values[name] if several else (values[name],):
+            if value not in known:
                 raise ConfigError(
-                    f"config.{name} holds {value!r}: did you mean "
-                    f"{closest(str(value), members)!r}? Choose from {', '.join(members)}"
+                    f"config.{name}{' holds ' if several else '='}{value!r}, which is unknown: did "
+                    f"you mean {closest(str(value), known)!r}? Use one of {', '.join(known)}"
                 )
+    for name, (low, high) in allowed.ranges.items():
+        value = values[name]
+        if value < low or (high is not None and value > high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"config.{name}={value} is out of range: set it {bounds}")
+    for name in allowed.positive:
+        if values[name] <= 0:
+            raise ConfigError(f"config.{name}={values[name]} must be positive")
 
 
-def check_evaluation_values(config: ConfigDict) -> None:
-    """Choices and ranges of an evaluation config, and what its fields say about each other."""
-    of_model = {name: known for name, known in CHOICES.items() if name.startswith("model.")}
-    values = dict(flatten(config))
-    _check_values(
-        values,
-        {**EVALUATION_CHOICES, **of_model},
-        EVALUATION_RANGES,
-        EVALUATION_POSITIVE,
-        "evaluate",
-    )
-    train = config.train
+def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
+    """What the fields of an evaluation config say about each other."""
+    train, decoder = config.train, config.decoder
     if train.layer_decay > 1:
         raise ConfigError(
             f"config.train.layer_decay={train.layer_decay} must lie between 0 and 1; 1 treats all "
@@ -162,41 +168,13 @@ def check_evaluation_values(config: ConfigDict) -> None:
             f"config.train.labels={train.labels}: give a share in (0, 1] or a whole number of "
             "words above 1"
         )
-    if config.decoder.beams > 1 and config.decoder.name != "transformer":
+    if decoder.beams > 1 and decoder.name != "transformer":
         raise ConfigError(
-            f"config.decoder.beams={config.decoder.beams} belongs to config.decoder.name="
-            f"transformer: set it to 1 for {config.decoder.name!r}"
+            f"config.decoder.beams={decoder.beams} belongs to config.decoder.name=transformer: set "
+            f"it to 1 for {decoder.name!r}"
         )
-
-
-def _check_values(
-    values: Mapping[str, Any],
-    choices: Mapping[str, tuple[Any, ...]],
-    ranges: Mapping[str, tuple[float | None, float | None]],
-    positive: tuple[str, ...],
-    kind: str,
-) -> None:
-    missing = sorted({*choices, *ranges, *positive} - set(values))
-    if missing:
-        known = {"pretrain": "pretraining", "evaluate": "evaluation"}[kind]
-        raise ConfigError(
-            f"--config is no {known} config: it has no {missing[0]}; give a file of configs/{kind}"
-        )
-    for name, known_values in choices.items():
-        if values[name] not in known_values:
-            raise ConfigError(
-                f"config.{name}={values[name]!r} is unknown: did you mean "
-                f"{closest(str(values[name]), known_values)!r}? "
-                f"Use one of {', '.join(known_values)}"
-            )
-    for name, (low, high) in ranges.items():
-        value = values[name]
-        if (low is not None and value < low) or (high is not None and value > high):
-            allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"config.{name}={value} is out of range: set it {allowed}")
-    for name in positive:
-        if values[name] <= 0:
-            raise ConfigError(f"config.{name}={values[name]} must be positive")
+    if config.protocol != "score":
+        _rows_of_a_part(train, "config.train.", devices, hosts)
 
 
 # Encoder -> blocks per stage as they are built by default, and what share of the width comes first.
@@ -247,8 +225,10 @@ def check_model(model: ModelPlan) -> None:
         )
 
 
-def check_rearrangement(config: ConfigDict, model: ModelPlan) -> None:
-    """Sub-words and blocks that the frames cannot be cut into."""
+def check_batch(
+    config: ConfigDict, model: ModelPlan, queues: Sequence[str], *, devices: int, hosts: int
+) -> None:
+    """Images that cannot be cut, and a batch that devices, parts, groups or queues cannot take."""
     frames, width, blocks = model.frames, model.image_width, config.rearrange.blocks
     if config.contrast.subwords > frames:
         raise ConfigError(
@@ -262,115 +242,89 @@ def check_rearrangement(config: ConfigDict, model: ModelPlan) -> None:
             f"config.model.image_width={width} pixels of an image: "
             + (f"use {' or '.join(map(str, fits))}" if fits else "use another image width")
         )
-
-
-def check_batch(
-    config: ConfigDict,
-    contrast: ContrastOptions,
-    keys_per_image: Mapping[str, int],
-    *,
-    devices: int,
-    hosts: int,
-) -> None:
-    """A batch that devices, parts, groups or queues cannot take."""
-    batch, group = config.batch_size, config.rearrange.group
-    local = _per_device("batch_size", batch, devices, hosts)
-    parts = _check_parts("accumulation", config.accumulation, "batch_size", batch, local)
-    if config.rearrange.enabled and local // parts % group:
+    batch, parts, group = config.batch_size, config.accumulation, config.rearrange.group
+    rows = _rows_of_a_part(config, "config.", devices, hosts)
+    if config.rearrange.enabled and rows % group:
         unit = devices * parts * group
         raise ConfigError(
-            f"config.batch_size={batch} gives {local} images per device in "
+            f"config.batch_size={batch} gives {batch // devices} images per device in "
             f"config.accumulation={parts} part(s), which cannot be grouped by "
             f"config.rearrange.group={group}: use {max(1, round(batch / unit)) * unit}"
         )
-    if not (contrast.queues or config.mim.enabled):
+    if not (queues or config.mim.enabled):
         raise ConfigError(
             "config.contrast.hierarchies=() and config.contrast.pairs=() leave nothing to "
             "contrast: name at least one of frame, subword, word, or set config.mim.enabled=True"
         )
-    largest = max(contrast.queues, key=lambda name: keys_per_image[name], default="word")
-    keys = batch * keys_per_image[largest]
+    per_image = model.vectors(config.contrast.subwords)
+    largest = max(queues, key=lambda name: per_image[name], default="word")
+    keys = batch * per_image[largest]
     if config.contrast.queue_size < keys:
         raise ConfigError(
             f"config.contrast.queue_size={config.contrast.queue_size} is smaller than the {keys} "
-            f"{largest} keys of one step ({batch} images, {keys_per_image[largest]} each): set it "
+            f"{largest} keys of one step ({batch} images, {per_image[largest]} each): set it "
             f"to at least {keys}, or lower config.batch_size"
         )
 
 
-def check_evaluation_batch(config: ConfigDict, *, devices: int, hosts: int) -> None:
-    """A batch that the devices of an evaluation cannot take."""
-    if config.protocol == "score":
-        return
-    batch = config.train.batch_size
-    local = _per_device("train.batch_size", batch, devices, hosts)
-    _check_parts("train.accumulation", config.train.accumulation, "train.batch_size", batch, local)
-
-
-def _per_device(field: str, batch: int, devices: int, hosts: int) -> int:
+def _rows_of_a_part(section: ConfigDict, prefix: str, devices: int, hosts: int) -> int:
+    """Images that a device takes at once: of its share of a batch, one part."""
+    batch, parts = section.batch_size, section.accumulation
     if batch % hosts or batch % devices:
         smaller = batch // devices * devices
         raise ConfigError(
-            f"config.{field}={batch} cannot be divided over {devices} devices on {hosts} "
+            f"{prefix}batch_size={batch} cannot be divided over {devices} devices on {hosts} "
             f"host(s): use {f'{smaller} or ' if smaller else ''}{smaller + devices}"
         )
-    return batch // devices
-
-
-def _check_parts(field: str, parts: int, batch_field: str, batch: int, local: int) -> int:
+    local: int = batch // devices
     if local % parts:
         raise ConfigError(
-            f"config.{field}={parts} does not divide the {local} images per device of "
-            f"config.{batch_field}={batch}: use a divisor of {local}"
+            f"{prefix}accumulation={parts} does not divide the {local} images per device of "
+            f"{prefix}batch_size={batch}: use a divisor of {local}"
         )
-    return parts
+    return local // parts
 
 
-def check_mask(config: ConfigDict, mask: MaskPlan | None) -> None:
-    """A mask that hides nothing or everything."""
-    if mask is None:
-        if config.mim.coupled:
-            raise ConfigError(
-                "config.mim.coupled=True without config.mim.enabled: there is no mask to share"
-            )
-        return
+def check_sections(config: ConfigDict, data: DataPlan, mask: MaskPlan | None) -> None:
+    """What the fields of mask, data, views, optimiser and momentum say about each other."""
+    if mask is None and config.mim.coupled:
+        raise ConfigError(
+            "config.mim.coupled=True without config.mim.enabled: there is no mask to share"
+        )
     try:
-        _ = mask.visible
+        _ = mask and mask.visible
     except ValueError as error:
         raise ConfigError(f"config.mim.{error}") from error
-
-
-def specs(source: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Specs of sources as a tuple, also where a config holds a single string."""
-    return (source,) if isinstance(source, str) else tuple(source)
-
-
-def check_data(config: ConfigDict) -> None:
-    """Sources and weights that do not go together."""
-    sources, weights = specs(config.data.source), tuple(config.data.weights)
-    if not sources:
+    number, weights = len(data.source), data.weights
+    if not number:
         raise ConfigError(
             "config.data.source is empty: give lmdb:PATH, folder:PATH, tfds:NAME or synthetic"
         )
-    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+    if weights and (len(weights) != number or min(weights) <= 0):
         raise ConfigError(
-            f"config.data.weights={weights} must be {len(sources)} positive numbers, one per "
+            f"config.data.weights={weights} must be {number} positive numbers, one per "
             "config.data.source, or empty"
         )
-
-
-def check_schedule(config: ConfigDict) -> None:
-    """Schedules that end before they begin."""
-    optimizer = config.optimizer
+    views, optimizer, momentum = config.views, config.optimizer, config.momentum
+    if views.min_ops > views.max_ops:
+        raise ConfigError(
+            f"config.views.min_ops={views.min_ops} exceeds config.views.max_ops={views.max_ops}: "
+            "lower it"
+        )
+    for kind, section in ((ViewRanges, "ranges"), (ColourJitter, "colour")):
+        try:
+            kind(**views[section])
+        except ValueError as error:
+            message = str(error).replace(f"{kind.__name__}.", f"config.views.{section}.", 1)
+            raise ConfigError(message) from error
     if optimizer.warmup_steps >= config.total_steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps={optimizer.warmup_steps} leaves nothing of "
             f"config.total_steps={config.total_steps}: set it below, "
             f"for example {config.total_steps // 10}"
         )
-    final = config.momentum.final
-    if final is not None and not config.momentum.value <= final <= 1:
+    if momentum.final is not None and not momentum.value <= momentum.final <= 1:
         raise ConfigError(
-            f"config.momentum.final={final} must lie between config.momentum.value="
-            f"{config.momentum.value} and 1, or be None"
+            f"config.momentum.final={momentum.final} must lie between config.momentum.value="
+            f"{momentum.value} and 1, or be None"
         )

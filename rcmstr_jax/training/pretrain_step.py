@@ -32,7 +32,6 @@ from rcmstr_jax.training.plan import MaskPlan, PretrainPlan
 from rcmstr_jax.training.state import (
     PretrainState,
     Variables,
-    create_state,
     keep_finite,
     select_parts,
 )
@@ -41,35 +40,6 @@ from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 Tree = TypeVar("Tree")
 Keys = dict[str, Float[Array, "batch count dim"]]
 Step = Callable[[PretrainState, dict[str, Array]], tuple[PretrainState, dict[str, Array]]]
-
-
-def fresh_state(
-    plan: PretrainPlan, model: RCMSTR, optimizer: optax.GradientTransformation
-) -> PretrainState:
-    """The state that a run begins with; the plan's seed decides the weights.
-
-    Args:
-      plan: of the run.
-      model: as the plan describes it.
-      optimizer: of the online parameters.
-    """
-    return create_state(
-        model,
-        optimizer,
-        jax.random.key(plan.seed),
-        image_size=plan.model.image_size,
-        mask_grid=plan.mask.grid if plan.mask else None,
-        queue_sizes=plan.queue_sizes,
-        predict_dim=plan.model.predict_dim,
-    )
-
-
-def key_gauges(keys: Keys) -> dict[str, Array]:
-    """Spread of the normalised keys per hierarchy: 0 if all are equal, 1 if over the sphere."""
-    return {
-        f"key_variance/{name}": 1.0 - jnp.sum(jnp.square(k.mean((0, 1))))
-        for name, k in keys.items()
-    }
 
 
 def encode_keys(
@@ -84,13 +54,8 @@ def encode_keys(
     """The momentum branch's outputs for this device's images.
 
     Args:
-      model: the network.
-      variables: of the momentum branch.
-      view_k: this device's images.
       shuffle: deals the images of all devices anew before they are encoded, so that batch
         statistics do not give a key away; None encodes them where they are.
-      parts: in which the images are encoded, one after the other.
-      axis_name: device axis, or None.
 
     Returns:
       Keys of this device's images; those of all devices, `(all images, count, dim)`, in global
@@ -152,16 +117,11 @@ def online_losses(
 ) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
     """The objective of one device and what else the forward passes found.
 
+    Without `blocks` nothing is rearranged, without `mask` nothing is masked.
+
     Args:
-      model: the network.
-      params: trained parameters of the online branch.
       state: what else the passes need; its own `params` are not used.
       inputs: `view_q`; with `blocks` `permutation`; with `mask` `mask`.
-      keys: of this device's images.
-      queues_after: contents of the queues with this step's keys.
-      contrast: options of the contrastive objective.
-      blocks: per image in rearrangement; None leaves it out.
-      mask: masked image modelling; None leaves it out.
 
     Returns:
       Total loss, and (new running statistics, metrics).
@@ -238,9 +198,7 @@ def make_pretrain_step(
     """Builds `step(state, batch) -> (state, metrics)` for one device of the axis.
 
     Args:
-      plan: of the run.
       model: built with `axis_name` where statistics are synchronised.
-      optimizer: its updates are added to the parameters.
       schedule: learning rate by step, for the log.
       axis_name: device axis; None runs on a single device without collectives.
 
@@ -301,7 +259,8 @@ def make_pretrain_step(
             return jax.grad(loss_fn, has_aux=True)(state.params)
 
         gradients, (stats, metrics) = mean_over_parts(part_gradients, (inputs, keys), parts)
-        metrics.update(key_gauges(all_keys))
+        for name, k in all_keys.items():  # 0 if all are equal, 1 if spread over the sphere
+            metrics[f"key_variance/{name}"] = 1.0 - jnp.sum(jnp.square(k.mean((0, 1))))
         gradients, metrics, stats, momentum_stats = mean_over_devices(
             (gradients, metrics, stats, momentum_stats), axis_name
         )

@@ -21,7 +21,7 @@ from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import CheckpointError
-from rcmstr_jax.runtime.digest import named_arrays
+from rcmstr_jax.runtime.digest import misfits
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.runtime.weights import read_weights
@@ -29,8 +29,8 @@ from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.loop import Batch, Job, Outcome, Session, open_session, train
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
-from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.state import PretrainState, fresh_state
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,7 @@ def pretrain(
 ) -> Outcome:
     """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
 
-    Args:
-      config: as `configs/pretrain/common.py` describes.
-      workdir: folder of the run; created.
-      profile_steps: see `training.loop.open_session`.
-      stall_timeout: see `training.loop.open_session`.
+    Configs are as in `configs/pretrain/common.py`; the other options as in `open_session`.
 
     Raises:
       ConfigError: if the config, the data or the workdir cannot work; before any long work.
@@ -80,9 +76,9 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
     faults = session.faults()
     pictures = None
     if session.leads and plan.loop.picture_every >= 0:
-        from rcmstr_jax.training.pictures import Pictures  # brings matplotlib, which is slow
+        from rcmstr_jax.training.pictures import picture_saver  # brings matplotlib, which is slow
 
-        pictures = Pictures(plan, build_model(plan), session.workdir).save
+        pictures = picture_saver(plan, build_model(plan), session.workdir)
     keys = ", ".join(f"{name} {size:,}" for name, size in plan.queue_sizes.items())
     logger.info("keys queued: %s", keys)
     return Job(
@@ -173,15 +169,7 @@ def with_rectifier(state: PretrainState, workdir: str) -> PretrainState:
         "params": state.frozen_params["rectifier"],
         "statistics": state.batch_stats["rectifier"],
     }
-    shapes, needed = (
-        {name: array.shape for name, array in named_arrays(tree).items()} for tree in (found, own)
-    )
-    wrong = [
-        f"{name} is {shapes.get(name, 'missing')}, needs {needed.get(name, 'nothing')}"
-        for name in sorted(shapes.keys() | needed.keys())
-        if shapes.get(name) != needed.get(name)
-    ]
-    if wrong:
+    if wrong := misfits(found, own):
         raise ConfigError(
             f"{field} holds no rectifier that fits: {'; '.join(wrong[:6])}. Convert one with "
             "launch/convert_weights.py --kind=tps"

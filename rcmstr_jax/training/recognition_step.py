@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float
 
 from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.runtime.parallel import AXIS, mean_over_devices
 from rcmstr_jax.training.layer_decay import scale_by_layer
 from rcmstr_jax.training.optimizer import decayed
+from rcmstr_jax.training.plan import LabelPlan
 from rcmstr_jax.training.pretrain_step import mean_over_parts
-from rcmstr_jax.training.state import keep_finite
+from rcmstr_jax.training.state import TrainingState, keep_finite
 from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
@@ -39,31 +41,19 @@ INIT_PURPOSE, VIEW_PURPOSE = 0, 1
 
 
 @flax.struct.dataclass
-class RecognitionState:
+class RecognitionState(TrainingState):
     """All that a continued training run needs.
 
     Attributes:
-      step: optimiser steps done.
       params: `{"decoder": ...}` and, when it is trained too, `{"encoder": ...}`.
       batch_stats: running statistics of the encoder; empty when it is frozen.
-      opt_state: optimiser state of `params`.
-      key_data: raw data of the base key.
       averaged: moving average of `params` and `batch_stats` under these names; empty without.
       best: `weights` of the best validation, its `score` (word accuracy and 1-NED in %), its
         `step`, and how many `misses` came after it; empty without validation.
-      skipped: steps skipped because loss or gradient was not finite.
-      skipped_in_row: the same, since the last finite step.
     """
 
-    step: Int[Array, ""]
-    params: Tree
-    batch_stats: Tree
-    opt_state: Tree
-    key_data: UInt[Array, " words"]
     averaged: Tree
     best: Tree
-    skipped: Int[Array, ""]
-    skipped_in_row: Int[Array, ""]
 
     def weights(self) -> dict[str, Tree]:
         """`params` and `batch_stats` to read with: the average where there is one."""
@@ -71,45 +61,32 @@ class RecognitionState:
 
 
 def recognition_optimizer(
-    total_steps: int,
-    *,
-    learning_rate: float = 5e-4,
-    clip: float = 5.0,
-    warmup_share: float = 0.3,
-    encoder_multiplier: float = 1.0,
-    weight_decay: float = 0.0,
-    layer_decay: float = 1.0,
-    encoder_params: Tree = None,
-) -> tuple[optax.GradientTransformation, Callable[[Any], Any]]:
+    total_steps: int, labels: LabelPlan, encoder_params: Tree = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Adam with a one-cycle schedule and clipping by the global norm (method section 8).
 
     The rectifier's parameters stay as they are: it is frozen in every protocol.
 
     Args:
-      total_steps: length of the cycle, in steps.
-      learning_rate: peak of the cycle, for the decoder.
-      clip: largest norm of the whole gradient; 0 switches clipping off.
-      warmup_share: share of the steps in which the rate rises.
-      encoder_multiplier: rate of the encoder relative to the decoder's.
-      weight_decay: of kernels, apart from the gradient (AdamW); 0 is plain Adam.
-      layer_decay: see `layer_decay.scale_by_layer`; 1 treats all layers alike.
+      total_steps: length of the cycle.
+      labels: rates, decay and clipping; without `weight_decay` it is plain Adam.
       encoder_params: `{"encoder": ...}`, whose layers are counted where `layer_decay` is not 1.
 
     Returns:
       The transformation for params `{"decoder": ..., "encoder": ...}` and the decoder's schedule.
     """
     schedule = optax.cosine_onecycle_schedule(
-        max(total_steps, 2), learning_rate, pct_start=warmup_share
+        max(total_steps, 2), labels.learning_rate, pct_start=labels.warmup_share
     )
 
     def adam(rate: optax.Schedule) -> optax.GradientTransformation:
-        if not weight_decay:
+        if not labels.weight_decay:
             return optax.adam(rate)
-        return optax.adamw(rate, weight_decay=weight_decay, mask=decayed)
+        return optax.adamw(rate, weight_decay=labels.weight_decay, mask=decayed)
 
     parts: dict[Any, optax.GradientTransformation] = {
         "decoder": adam(schedule),
-        "encoder": adam(lambda step: encoder_multiplier * schedule(step)),
+        "encoder": adam(lambda step: labels.encoder_multiplier * schedule(step)),
         "fixed": optax.set_to_zero(),
     }
 
@@ -117,13 +94,10 @@ def recognition_optimizer(
         names = [getattr(entry, "key", str(entry)) for entry in path]
         return "fixed" if "rectifier" in names[:2] else names[0]
 
-    def labels(params: Tree) -> Tree:
-        return jax.tree_util.tree_map_with_path(label, params)
-
-    chain = [optax.clip_by_global_norm(clip)] if clip else []
-    chain.append(optax.partition(parts, labels))
-    if encoder_params is not None and layer_decay != 1.0:
-        chain.append(scale_by_layer(layer_decay, encoder_params["encoder"]))
+    chain = [optax.clip_by_global_norm(labels.clip)] if labels.clip else []
+    chain.append(optax.partition(parts, partial(jax.tree_util.tree_map_with_path, label)))
+    if encoder_params is not None and labels.layer_decay != 1.0:
+        chain.append(scale_by_layer(labels.layer_decay, encoder_params["encoder"]))
     return optax.chain(*chain), schedule
 
 
@@ -140,13 +114,8 @@ def create_state(
     """A decoder, beside the given encoder if that is to be trained too.
 
     Args:
-      key: base key; purposes are folded into it.
-      decoder_params: to begin with.
-      optimizer: from `recognition_optimizer`.
       encoder_params: None when the encoder is frozen.
       batch_stats: the encoder's running statistics, None when it is frozen.
-      averaged: whether a moving average of the weights is kept.
-      validated: whether the best weights are kept.
     """
     params = {"decoder": decoder_params}
     if encoder_params is not None:
@@ -187,9 +156,6 @@ def make_step(
     """One optimiser step `(state, batch, constants) -> (state, metrics)` for one device.
 
     Args:
-      loss: of the decoder.
-      optimizer: from `recognition_optimizer`.
-      schedule: learning rate by step, for the log.
       encode: images to frames; None for inputs that are frames already.
       view_ops: with `encode`: light augmentation of the images with at most so many operations
         (METHOD.md 1), keyed by their place; 0 for none.

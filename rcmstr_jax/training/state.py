@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import flax
@@ -16,27 +14,23 @@ from jaxtyping import Array, Int, UInt
 
 from rcmstr_jax.models.rcmstr import FROZEN_PARTS, MOMENTUM_PARTS, RCMSTR
 from rcmstr_jax.ssl.queue import KeyQueue, init_queue
+from rcmstr_jax.training.plan import PretrainPlan
 
 Variables = dict[str, Any] | FrozenDict
-State = TypeVar("State")
 
 # Purposes folded into the base key before the first step; the step's own live in pretrain_step.
 INIT_PURPOSE, _QUEUES, _RUN = 0, 1, 2
 
 
 @flax.struct.dataclass
-class PretrainState:
-    """State of pretraining.
+class TrainingState:
+    """What every training goes on with.
 
     Attributes:
       step: optimiser steps done, also the position in the data.
-      params: online parameters that are trained.
-      frozen_params: parameters no branch trains (the rectifier).
-      momentum_params: EMA copy of encoder, projector and predictors.
-      batch_stats: running statistics of the online branch.
-      momentum_batch_stats: running statistics of the momentum branch.
-      opt_state: optimiser state.
-      queues: keys by hierarchy.
+      params: what is trained.
+      batch_stats: running statistics of what is trained.
+      opt_state: optimiser state of `params`.
       key_data: raw data of the base key; steps fold their number into it.
       skipped: steps skipped because loss or gradient was not finite.
       skipped_in_row: the same, since the last finite step.
@@ -44,15 +38,31 @@ class PretrainState:
 
     step: Int[Array, ""]
     params: Variables
-    frozen_params: Variables
-    momentum_params: Variables
     batch_stats: Variables
-    momentum_batch_stats: Variables
     opt_state: optax.OptState
-    queues: dict[str, KeyQueue]
     key_data: UInt[Array, " words"]
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class PretrainState(TrainingState):
+    """State of pretraining.
+
+    Attributes:
+      frozen_params: parameters no branch trains (the rectifier).
+      momentum_params: EMA copy of encoder, projector and predictors.
+      momentum_batch_stats: running statistics of the momentum branch.
+      queues: keys by hierarchy.
+    """
+
+    frozen_params: Variables
+    momentum_params: Variables
+    momentum_batch_stats: Variables
+    queues: dict[str, KeyQueue]
+
+
+State = TypeVar("State", bound=TrainingState)
 
 
 def keep_finite(
@@ -69,14 +79,13 @@ def keep_finite(
       `proposed` or `old`, with `step`, `skipped` and `skipped_in_row` brought up to date, and the
       metrics with both counts.
     """
-    before: Any = old
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    kept: Any = jax.tree.map(lambda new, was: jnp.where(finite, new, was), proposed, old)
+    kept: State = jax.tree.map(lambda new, was: jnp.where(finite, new, was), proposed, old)
     kept = dataclasses.replace(
         kept,
-        step=before.step + 1,
-        skipped=before.skipped + jnp.where(finite, 0, 1),
-        skipped_in_row=jnp.where(finite, 0, before.skipped_in_row + 1),
+        step=old.step + 1,
+        skipped=old.skipped + jnp.where(finite, 0, 1),
+        skipped_in_row=jnp.where(finite, 0, old.skipped_in_row + 1),
     )
     counts = {"skipped": kept.skipped, "skipped_in_row": kept.skipped_in_row}
     return kept, {**metrics, **counts}
@@ -87,67 +96,42 @@ def select_parts(tree: Variables, parts: tuple[str, ...]) -> dict[str, Any]:
     return {name: tree[name] for name in parts if name in tree}
 
 
-def create_state(
-    model: RCMSTR,
-    optimizer: optax.GradientTransformation,
-    key: Array,
-    *,
-    image_size: tuple[int, int],
-    mask_grid: tuple[int, int] | None,
-    queue_sizes: Mapping[str, int],
-    predict_dim: int,
+def fresh_state(
+    plan: PretrainPlan, model: RCMSTR, optimizer: optax.GradientTransformation
 ) -> PretrainState:
-    """Fresh state: random network, momentum branch equal to the online one, random queues.
+    """The state that a run begins with: momentum branch equal to the online one, random queues.
 
-    One compiled call; the same key gives the same encoder with and without MIM.
-
-    Args:
-      model: the network.
-      optimizer: its state is created here.
-      key: base key of the run.
-      image_size: height and width.
-      mask_grid: rows and columns of the patch mask, or None without MIM.
-      queue_sizes: entries by hierarchy.
-      predict_dim: length of a key.
+    One compiled call; the plan's seed decides it, and gives the same encoder with and without MIM.
     """
     mask = None
-    if mask_grid is not None:
-        rows, columns = mask_grid
-        visible = model.visible_count or rows * (columns - 1)
-        mask = jnp.arange(rows * columns).reshape(columns, rows).T >= visible
+    if plan.mask is not None:
+        rows, columns = plan.mask.grid
+        mask = jnp.arange(rows * columns).reshape(columns, rows).T >= plan.mask.visible
         mask = jnp.broadcast_to(mask, (2, rows, columns))
-    create = functools.partial(_create, model, optimizer, dict(queue_sizes), predict_dim)
+
+    @jax.jit
+    def create(key: Array, images: Array, mask: Array | None) -> PretrainState:
+        variables = model.init(jax.random.fold_in(key, INIT_PURPOSE), images, mask)
+        trained = {k: v for k, v in variables["params"].items() if k not in FROZEN_PARTS}
+        stats = dict(variables.get("batch_stats", {}))
+        queues = {}
+        for i, (name, size) in enumerate(sorted(plan.queue_sizes.items())):
+            queue_key = jax.random.fold_in(jax.random.fold_in(key, _QUEUES), i)
+            queues[name] = init_queue(queue_key, size, plan.model.predict_dim)
+        copied = jax.tree.map(jnp.copy, select_parts(trained, MOMENTUM_PARTS))
+        return PretrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=trained,
+            frozen_params=select_parts(variables["params"], FROZEN_PARTS),
+            momentum_params=copied,
+            batch_stats=stats,
+            momentum_batch_stats=jax.tree.map(jnp.copy, stats),
+            opt_state=optimizer.init(trained),
+            queues=queues,
+            key_data=jax.random.key_data(jax.random.fold_in(key, _RUN)),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
+        )
+
     # Images are an argument: of constants, the compiler would evaluate the whole network.
-    return jax.jit(create)(key, jnp.zeros((2, *image_size, 3)), mask)
-
-
-def _create(
-    model: RCMSTR,
-    optimizer: optax.GradientTransformation,
-    queue_sizes: dict[str, int],
-    predict_dim: int,
-    key: Array,
-    images: Array,
-    mask: Array | None,
-) -> PretrainState:
-    variables = model.init(jax.random.fold_in(key, INIT_PURPOSE), images, mask)
-    trained = {k: v for k, v in variables["params"].items() if k not in FROZEN_PARTS}
-    stats = dict(variables.get("batch_stats", {}))
-    queues = {}
-    for i, (name, size) in enumerate(sorted(queue_sizes.items())):
-        queue_key = jax.random.fold_in(jax.random.fold_in(key, _QUEUES), i)
-        queues[name] = init_queue(queue_key, size, predict_dim)
-    copied = jax.tree.map(jnp.copy, select_parts(trained, MOMENTUM_PARTS))
-    return PretrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=trained,
-        frozen_params=select_parts(variables["params"], FROZEN_PARTS),
-        momentum_params=copied,
-        batch_stats=stats,
-        momentum_batch_stats=jax.tree.map(jnp.copy, stats),
-        opt_state=optimizer.init(trained),
-        queues=queues,
-        key_data=jax.random.key_data(jax.random.fold_in(key, _RUN)),
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_row=jnp.zeros((), jnp.int32),
-    )
+    return create(jax.random.key(plan.seed), jnp.zeros((2, *plan.model.image_size, 3)), mask)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
+from rcmstr_jax.augment.draws import image_keys
 from rcmstr_jax.augment.views import make_view
 from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.ssl.rearrange import draw_permutation
@@ -24,10 +25,6 @@ def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def _keys_by_index(key: Array, indices: Array) -> Array:
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
-
-
 def draw_inputs(
     plan: PretrainPlan,
     key: PRNGKeyArray,
@@ -40,9 +37,6 @@ def draw_inputs(
     devices share the batch.
 
     Args:
-      plan: of the run.
-      key: the step's key.
-      images: uint8 or float `(B, 32, W, 3)`.
       indices: int `(B,)`, position of each image within the data.
 
     Returns:
@@ -53,15 +47,7 @@ def draw_inputs(
     if plan.views is not None:
         for name, purpose in (("view_q", VIEW_Q), ("view_k", VIEW_K)):
             view_key = jax.random.fold_in(key, purpose)
-            out[name] = make_view(
-                view_key,
-                images,
-                indices=indices,
-                min_ops=plan.views.min_ops,
-                max_ops=plan.views.max_ops,
-                ranges=plan.views.ranges,
-                colour=plan.views.colour,
-            )
+            out[name] = make_view(view_key, images, indices=indices, **vars(plan.views))
     if plan.rearrange is not None:
         group_key = jax.random.fold_in(key, REARRANGE)
         out["permutation"] = draw_permutations(plan.rearrange, group_key, indices)
@@ -75,7 +61,8 @@ def draw_permutations(
 ) -> Int[Array, "groups blocks"]:
     """The permutation of every group, keyed by the place of its first image (METHOD.md 2)."""
     firsts = indices[:: plan.group]
-    group_keys = _keys_by_index(key, jnp.zeros_like(firsts) if plan.shared_permutation else firsts)
+    numbers = jnp.zeros_like(firsts) if plan.shared_permutation else firsts
+    group_keys = image_keys(key, len(firsts), numbers)
     return jax.vmap(lambda k: draw_permutation(k, 1, group_size=plan.group, blocks=plan.blocks)[0])(
         group_keys
     )
@@ -94,4 +81,4 @@ def draw_masks(
             block_ratio=plan.block_ratio,
             kind=plan.kind,
         )[0]
-    )(_keys_by_index(key, indices))
+    )(image_keys(key, len(indices), indices))

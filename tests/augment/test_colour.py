@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcmstr_jax.augment import ColourJitter, ViewRanges, colour, make_view, random_colours, views
+from rcmstr_jax.augment import ColourJitter, ViewRanges, colour, make_view, views
 from rcmstr_jax.augment.draws import fold_all, image_keys
 
 STILL = {"grey": 0.0, "mixing": 0.0, "invert": 0.0, "gain": (1.0, 1.0), "brightness": (0.0, 0.0)}
@@ -18,8 +18,8 @@ _draw = colour.draw_colours
 def _colours(
     key: jax.Array, images: np.ndarray, indices: np.ndarray, jitter: ColourJitter
 ) -> jax.Array:
-    numbers = jnp.asarray(indices)
-    return random_colours(key, jnp.asarray(images), indices=numbers, jitter=jitter)
+    keys = image_keys(key, len(images), jnp.asarray(indices))
+    return colour.apply_colours(colour.draw_colours(keys, jitter), jnp.asarray(images))
 
 
 _view = jax.jit(
@@ -118,7 +118,7 @@ def test_off_is_the_published_view_bit_for_bit() -> None:
     def coloured(images: jax.Array) -> jax.Array:
         keys = image_keys(key, len(images))
         view = views.apply_plan(views.draw_plan(keys), images)
-        return colour.apply_colours(colour.draw_colours(fold_all(keys, 9)), view)
+        return colour.apply_colours(colour.draw_colours(fold_all(keys, 9), ColourJitter()), view)
 
     def program(function: object, **options: object) -> str:
         return str(jax.make_jaxpr(lambda x: function(x, **options))(images))  # type: ignore[operator]

@@ -19,9 +19,27 @@ _view = jax.jit(lambda key, images, indices: augment.make_view(key, images, indi
 _apply = jax.jit(views.apply_plan)
 _compose = jax.jit(views.compose_geometry, static_argnums=(1, 2, 3))
 _resample = jax.jit(geometry.resample)
-_blur = jax.jit(photometry.gaussian_blur)
 NUMBERS = np.arange(8)
-OPERATIONS = sorted(name for name in augment.__all__ if name.startswith("random_"))
+# Every operation alone, and the colours alone.
+ALONE = {
+    **{name: {"operations": (name,), "min_ops": 1, "max_ops": 1} for name in augment.OPERATIONS},
+    "colours": {"min_ops": 0, "max_ops": 0, "colour": augment.ColourJitter()},
+}
+
+
+@jax.jit
+def _blur(images: jax.Array, sigma: jax.Array) -> jax.Array:
+    every = jnp.ones(len(images), bool)
+    return photometry.filter_stage(
+        images,
+        blur=every,
+        sigma=sigma,
+        sharp=~every,
+        alpha=0 * sigma,
+        lightness=0 * sigma,
+        contrast=jnp.ones_like(sigma),
+        contrast_last=~every,
+    )
 
 
 def _images(batch: int = 8, height: int = 32, width: int = 40) -> jax.Array:
@@ -54,10 +72,10 @@ def _plan(batch: int, only: dict[str, int]) -> views.Plan:
     )
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", ALONE)
 def test_every_operation_keeps_the_contract(name: str) -> None:
     """Key first, options by keyword only, pure, keyed per image, type and range kept."""
-    operation = getattr(augment, name)
+    operation = functools.partial(augment.make_view, **ALONE[name])
     parameters = list(inspect.signature(operation).parameters.values())
     assert [p.name for p in parameters[:2]] == ["key", "images"]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[2:])
@@ -80,10 +98,11 @@ def test_every_operation_keeps_the_contract(name: str) -> None:
     assert unnumbered.shape == images.shape, "indices are optional"
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", ALONE)
 def test_every_operation_works_in_float64(name: str, x64: None) -> None:
     images = _images().astype(jnp.float64)
-    out = jax.eval_shape(getattr(augment, name), jax.random.key(1), images)
+    operation = functools.partial(augment.make_view, **ALONE[name])
+    out = jax.eval_shape(operation, jax.random.key(1), images)
     assert out.dtype == jnp.float64
 
 
@@ -133,6 +152,17 @@ def test_numbers_and_kinds_are_drawn_evenly() -> None:
     # On average 3 of the 7 operations, each as often as any other.
     np.testing.assert_allclose(plan.active.mean(0), 3 / 7, atol=0.04)
     assert (np.sort(plan.time, 1) == np.arange(7)).all()
+
+
+def test_only_the_operations_that_may_happen_are_drawn() -> None:
+    """As often as one another, with the strengths they have among all."""
+    chosen, keys = ("blur", "perspective", "contrast"), jax.random.split(jax.random.key(1), 2000)
+    plan = views.draw_plan(keys, min_ops=2, max_ops=2, operations=chosen)
+    share = dict(zip(views.OPERATIONS, np.asarray(plan.active.mean(0)), strict=True))
+    assert {name for name, found in share.items() if found} == set(chosen)
+    np.testing.assert_allclose([share[name] for name in chosen], 2 / 3, atol=0.04)
+    np.testing.assert_array_equal(plan.sigma, _drawn().sigma)
+    np.testing.assert_array_equal(plan.homographies, _drawn().homographies)
 
 
 def test_strengths_stay_in_the_ranges_of_the_method() -> None:
@@ -216,6 +246,8 @@ def test_float32_agrees_with_float64(x64: None) -> None:
     [
         (jnp.zeros((2, 8, 8, 3)), {"max_ops": 8}, "max_ops=8.*<= 7"),
         (jnp.zeros((2, 8, 8, 3)), {"min_ops": 3, "max_ops": 2}, "min_ops=3, max_ops=2"),
+        (jnp.zeros((2, 8, 8, 3)), {"operations": ("blur", "flip")}, "flip.*choose from.*blur"),
+        (jnp.zeros((2, 8, 8, 3)), {"operations": ("blur",)}, "max_ops=5.*<= 1 operations"),
         (jnp.zeros((8, 8, 3)), {}, r"\(8, 8, 3\).*batch, height, width, channels"),
         (jnp.zeros((2, 8, 8, 3), jnp.uint8), {}, "uint8.*floats in"),
         (jnp.zeros((2, 8, 8, 3)), {"indices": jnp.arange(3)}, r"indices has shape \(3,\) for 2"),

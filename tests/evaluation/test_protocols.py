@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -29,9 +30,9 @@ from rcmstr_jax.configs.evaluate import (
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation.protocols import make_charset, run_evaluation
+from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.recognition import feeds
-from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.heads import make_charset, make_head
 from rcmstr_jax.recognition.words import choose_words
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.plan import evaluation_plan
@@ -70,7 +71,7 @@ def vit(config: ConfigDict) -> ConfigDict:
 
 def evaluate(config: ConfigDict, workdir: Path, pretrained: str = "random", **options):
     plan = evaluation_plan(config, devices=jax.device_count())
-    return run_evaluation(plan, workdir, pretrained, **options).to_json()
+    return dataclasses.asdict(run_evaluation(plan, workdir, pretrained, **options))
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +237,15 @@ def test_attention_with_streamed_words(data, tmp_path) -> None:
 
 
 def test_words_in_memory_keep_their_labels_when_a_broken_one_is_left_out(data) -> None:
-    subset, texts, counts = choose_words(
-        LmdbSource(data / "train"), labels=1.0, seed=0, charset=make_charset("94"), max_length=25
-    )
-    assert counts.trained_on == 18
-    images, kept = feeds.load_images(
-        subset, texts, image_size=(32, 100), batch_size=4, workers=0, counts=counts,
+    chosen = choose_words(
+        LmdbSource(data / "train"), labels=1.0, seed=0, charset=make_charset("94"), max_length=25,
         faults=FaultLog(),
     )  # fmt: skip
+    counts = chosen.counts
+    assert counts.trained_on == 18
+    plan = evaluation_plan(small(common.get_config(), data))
+    plan = dataclasses.replace(plan, eval_batch_size=4, workers=0)
+    images, kept = feeds.load_images(chosen, plan, (32, 100))
     assert len(images) == len(kept) == counts.trained_on == 17
     for image, text in zip(images, kept, strict=True):
         png = np.frombuffer(picture(text), np.uint8)
@@ -254,11 +256,12 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
     config = small(common.get_config(), data)
     charset = make_charset("36")
     head = make_head("ctc", charset)
-    subset, _, _ = choose_words(
-        LmdbSource(data / "train"), labels=1.0, seed=0, charset=charset, max_length=25
-    )
-    loop = evaluation_plan(config).loop
-    feed = feeds.StreamedFeed(subset, head, (32, 100), loop, seed=0, workers=0, faults=FaultLog())
+    chosen = choose_words(
+        LmdbSource(data / "train"), labels=1.0, seed=0, charset=charset, max_length=25,
+        faults=FaultLog(),
+    )  # fmt: skip
+    plan = dataclasses.replace(evaluation_plan(config), seed=0, workers=0)
+    feed = feeds.StreamedFeed(chosen, head, (32, 100), plan)
     with feed.batches(0) as batches:
         calls = list(itertools.islice(batches, 3))
     with feed.batches(2) as batches:  # goes on there
@@ -296,7 +299,10 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
         ("train.validation_source", ("lmdb:a",), "_source=.*set config.train.validation"),
         ("train.validation", 11, "train.validation=11.*holds 20 words"),
         ("decoder.beams", 2, "config.decoder.beams=2 belongs to config.decoder.name=transformer"),
-        ("train.labels", 99, "train.labels=99.*20 words"),
+        ("train.labels", 99.0, "train.labels=99.*20 words"),
+        ("train.labels", 0.0, "config.train.labels=0.0: give a share"),
+        ("train.labels", -1.0, "config.train.labels=-1.0: give a share"),
+        ("train.labels", 2.5, "config.train.labels=2.5: give a share"),
         ("train.source", ("lmdb:no/such",), "no/such"),
         ("benchmarks", "no/such/root", "no/such/root"),
     ],

@@ -26,7 +26,7 @@ from rcmstr_jax.ssl.reconstruction import patch_targets
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
-from rcmstr_jax.training.pretrain_step import fresh_state
+from rcmstr_jax.training.state import fresh_state
 from rcmstr_jax.training.step_inputs import draw_masks
 
 PATCH = (8, 4)

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.evaluation import comparison, report
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.evaluation.scoring import SetResult, score_table
 from rcmstr_jax.metrics.tables import markdown_table, text_table
+from rcmstr_jax.runtime.files import from_json
 
 
 def results(predictions: list[str], **other: Any) -> Evaluation:
@@ -20,11 +22,16 @@ def results(predictions: list[str], **other: Any) -> Evaluation:
     truth = [["ab", "cd"], ["ef", "gh"]]
     read = [
         SetResult(
-            f"S{i}_2", f"bench/S{i}", None, labels, predictions[2 * i : 2 * i + 2], [True] * 2
+            Benchmark(f"S{i}_2", Path(f"bench/S{i}"), 2, None),
+            labels,
+            predictions[2 * i : 2 * i + 2],
+            [True] * 2,
         )
         for i, labels in enumerate(truth)
     ]
-    read.append(SetResult("symbols", "bench/symbols", False, ["|"], ["|"], [True]))
+    read.append(
+        SetResult(Benchmark("symbols", Path("bench/symbols"), 1, False), ["|"], ["|"], [True])
+    )
     labels = {"available": 9, "examined": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
     content = {
         "protocol": "frozen",
@@ -32,7 +39,7 @@ def results(predictions: list[str], **other: Any) -> Evaluation:
         "encoder": {"source": "runs/x"},
         "decoder": "ctc",
         "charset": 94,
-        **score_table(read, "alphanumeric").to_json(),
+        **dataclasses.asdict(score_table(read, "alphanumeric")),
         "labels_outside_charset": 1,
         "train": {
             "source": ["lmdb:train"],
@@ -46,7 +53,7 @@ def results(predictions: list[str], **other: Any) -> Evaluation:
         "device": "1 x cpu",
         "seconds": {"train": 1.0, "total": 2.0},
     }
-    return Evaluation.from_json(content | other)
+    return from_json(Evaluation, content | other)
 
 
 def test_table_rows() -> None:
@@ -83,7 +90,7 @@ def test_files(tmp_path: Path) -> None:
     found = results(["ab", "cd", "ef", "xx"])
     line = {"set": "S0_2", "index": 0, "label": "é", "prediction": "e", "confidence": 0.75}
     report.write_results(tmp_path / "new", found, [line], ["b", "e", "b"])
-    assert json.loads((tmp_path / "new/results.json").read_text()) == found.to_json()
+    assert json.loads((tmp_path / "new/results.json").read_text()) == dataclasses.asdict(found)
     assert Evaluation.read(tmp_path / "new") == found
     text = (tmp_path / "new/results.md").read_text()
     for part in ("S0_2", "case-insensitive", "lmdb:train", "--x=a|b", "Seed 7", "case_sensitive"):
@@ -98,7 +105,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_results_of_earlier_runs_load(tmp_path: Path) -> None:
     """Without the names that were added since, and with one that went."""
-    content = results(["ab"] * 4).to_json() | {"reader": "greedy"}
+    content = dataclasses.asdict(results(["ab"] * 4)) | {"reader": "greedy"}
     for name in ("config", "benchmarks"):
         del content[name]
     for score in (content["weighted_mean"], *content["sets"], *content["policies"].values()):
@@ -109,7 +116,7 @@ def test_results_of_earlier_runs_load(tmp_path: Path) -> None:
     assert report.describe(found) == report.describe(results(["ab"] * 4))
     del content["policy"]
     with pytest.raises(ValueError, match="Evaluation lacks policy"):
-        Evaluation.from_json(content)
+        from_json(Evaluation, content)
     (tmp_path / "results.json").write_text('{"frozen": {}}')  # of launch/compare.py
     assert Evaluation.read(tmp_path) is None
 
@@ -121,13 +128,14 @@ def test_compare_makes_the_quickstart_json(tmp_path: Path) -> None:
         report.write_results(tmp_path / f"{protocol}_pretrained", good, [])
     table = comparison.compare_runs(tmp_path)
     assert list(table) == ["frozen", "finetuned"]
-    assert dataclasses.asdict(table["frozen"]["pretrained"]) == {
+    expected = {
         "word_accuracy": 75.0,
         "one_minus_ned": 75.0,
         "word_accuracy_stderr": 21.6506,
         "one_minus_ned_stderr": 25.0,
         "num_words": 4,
     }
+    assert expected.items() <= dataclasses.asdict(table["frozen"]["pretrained"]).items()
     assert table["finetuned"]["random_init"].word_accuracy == 0.0
     assert "+75.00 ± 25.00" in comparison.comparison_table(table)
 

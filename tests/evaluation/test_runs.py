@@ -11,6 +11,7 @@ from rcmstr_jax.configs.evaluate import common, finetune_transformer, score, sem
 from rcmstr_jax.evaluation import runs
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.words import Score
+from rcmstr_jax.runtime.files import from_json
 
 
 def result(right: int, labels: int = 20) -> Evaluation:
@@ -49,7 +50,7 @@ def result(right: int, labels: int = 20) -> Evaluation:
         "device": "",
         "seconds": {},
     }
-    return Evaluation.from_json(content)
+    return from_json(Evaluation, content)
 
 
 def test_the_random_encoder_stands_beside_every_share_and_seed() -> None:

@@ -81,5 +81,6 @@ def test_sets_without_labels_are_not_scored(tmp_path: Path) -> None:
     damaged(tmp_path / "strange", dict.fromkeys(none, b"\xc3("))
     faults = FaultLog()
     results = read(tmp_path, faults)
-    assert [result.fault.endswith("holds no usable labels") for result in results] == [True, True]
+    said = [result.benchmark.fault.endswith("holds no usable labels") for result in results]
+    assert said == [True, True]
     assert faults.counts() == {"label is not UTF-8": WORDS, "set not scored": 2}

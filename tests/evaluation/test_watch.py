@@ -20,7 +20,7 @@ from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.config_files import config_to_jsonable, write_config
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.plan import evaluation_plan, model_plan
+from rcmstr_jax.training.plan import evaluation_plan
 from tests.recognition.toy_words import picture
 
 TEXTS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "ant"]
@@ -46,7 +46,7 @@ def run(tmp_path) -> Path:
     pretrain.total_steps = 4
     write_config(pretrain, folder)
     section = config_to_jsonable(pretrain.model)
-    encoder = random_encoder(model_plan(section), section, seed=pretrain.seed)
+    encoder = random_encoder(section, seed=pretrain.seed)
     with Checkpoints(folder) as checkpoints:
         for step in (2, 4):
             params = jax.tree.map(lambda x, step=step: x * step, encoder.params)

@@ -25,7 +25,6 @@ from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.plan import model_plan
 from tests.recognition.toy_words import WORDS, picture, words_lmdb
 
 IMPORTED = ["rcmstr_jax.evaluation.runs", "rcmstr_jax.reporting.page"]
@@ -71,7 +70,7 @@ def recognizer(tmp_path_factory) -> Path:
     config.model.encoder, config.model.image_width = "vit", 128
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
     section = config_to_jsonable(config.model)
-    encoder = random_encoder(model_plan(section), section, seed=0)
+    encoder = random_encoder(section, seed=0)
     head = make_head("linear", Charset.preset(36), hidden=8, depth=1, max_length=25)
     params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, *encoder.frames_shape())))
     counts = ("unlabelled", "outside_charset", "too_long", "unreadable", "available", "trained_on")

@@ -17,15 +17,15 @@ import pytest
 from rcmstr_jax.configs.evaluate import common
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.recognition import feeds
+from rcmstr_jax.recognition.fitting import recognition_job
 from rcmstr_jax.recognition.heads import make_head
-from rcmstr_jax.recognition.job import recognition_job
 from rcmstr_jax.recognition.task import Task
 from rcmstr_jax.recognition.validation import Validation
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.skipped import SkippedSteps, TrainingDiverged
 from rcmstr_jax.training import recognition_step as rs
 from rcmstr_jax.training.loop import Outcome, open_session, train
-from rcmstr_jax.training.plan import EvaluationPlan, evaluation_plan
+from rcmstr_jax.training.plan import EvaluationPlan, LabelPlan, evaluation_plan
 
 HEAD = make_head("linear", Charset("abc"), max_length=3)
 TEXTS = ["a", "b", "c", "ab", "ba", "cab"]
@@ -41,7 +41,7 @@ class Words(list):
 
 def settings(**changes) -> EvaluationPlan:
     config = common.get_config()
-    config.compilation_cache = "off"
+    config.compilation_cache, config.eval_batch_size = "off", 4
     config.train.update(
         steps=STEPS, steps_per_call=2, batch_size=4, log_every=4, validate_every=4, average=0.9,
         learning_rate=0.05, validation=1,
@@ -51,11 +51,7 @@ def settings(**changes) -> EvaluationPlan:
 
 
 def validation(plan: EvaluationPlan, kind: type[Validation] = Validation) -> Validation:
-    labels = plan.train
-    return kind(
-        None, HEAD, FRAMES, TEXTS, batch_size=4, policy=plan.policy,
-        every=labels.validate_every, patience=labels.patience,
-    )  # fmt: skip
+    return kind(plan, None, HEAD, FRAMES, TEXTS)
 
 
 def run(
@@ -180,7 +176,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path, at_step) 
 
 
 def test_the_average_follows_its_formula() -> None:
-    optimizer, schedule = rs.recognition_optimizer(STEPS, learning_rate=0.05)
+    optimizer, schedule = rs.recognition_optimizer(STEPS, LabelPlan((), learning_rate=0.05))
     decoder = jax.jit(HEAD.init)(jax.random.key(3), jnp.asarray(FRAMES))
     state = rs.create_state(jax.random.key(3), decoder, optimizer, averaged=True)
     batch = {

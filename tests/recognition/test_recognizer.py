@@ -27,7 +27,6 @@ from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
-from rcmstr_jax.training.plan import model_plan
 
 CHARSET = Charset("aéz9")
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 4, 16, 3)).astype(np.uint8)
@@ -41,7 +40,7 @@ def make(name: str = "linear") -> Recognizer:
     config.model.encoder, config.model.image_width = "vit", 128
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
     section = config_to_jsonable(config.model)
-    encoder = random_encoder(model_plan(section), section, seed=0)
+    encoder = random_encoder(section, seed=0)
     head = make_head(name, CHARSET, hidden=8, depth=1, max_length=5)
     # As drawn, all images would be read alike: a draw that differs, and larger matrices.
     seed, scale = {"linear": (0, 100), "attention": (0, 4), "transformer": (2, 3)}[name]

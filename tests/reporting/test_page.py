@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.evaluation import report
@@ -19,6 +21,7 @@ from rcmstr_jax.evaluation.scoring import SetResult, score_table
 from rcmstr_jax.reporting.page import WordBank, write_page
 from rcmstr_jax.reporting.runs import open_runs
 from rcmstr_jax.reporting.sheets import marked, spread
+from rcmstr_jax.runtime.files import from_json
 
 NASTY = "<img src=x onerror=alert(1)>&amp;"
 LABELS = ["ab", "cde", "x1", "Zz", NASTY]
@@ -28,9 +31,7 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
     """The workdir of an evaluation of five words, as launch/evaluate.py writes it."""
     scores = [0.91, 0.73, 0.52, 0.37, 0.14]
     confidences = [(c, (c,) * len(g)) for c, g in zip(scores, guesses, strict=True)]
-    read = [
-        SetResult("words", str(words), None, LABELS, guesses, [True] * 5, confidences=confidences)
-    ]
+    read = [SetResult(Benchmark("words", words, 5, None), LABELS, guesses, [True] * 5, confidences)]
     labels = {"available": 9, "examined": 9, "unlabelled": 1, "outside_charset": 2, "too_long": 3}
     results = {
         "protocol": "frozen",
@@ -38,7 +39,7 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
         "encoder": {"source": "runs/x"},
         "decoder": "ctc",
         "charset": 94,
-        **score_table(read, "alphanumeric").to_json(),
+        **dataclasses.asdict(score_table(read, "alphanumeric")),
         "labels_outside_charset": 1,
         "train": {
             "source": ["lmdb:train"],
@@ -52,7 +53,7 @@ def evaluate(folder: Path, words: Path, guesses: list[str], seed: int = 0) -> Pa
         "device": "1 x cpu",
         "seconds": {"train": 1.0, "total": 2.0},
     }
-    found = Evaluation.from_json(results)
+    found = from_json(Evaluation, results)
     report.write_results(folder, found, (x for r in read for x in r.lines()), ["ab", "cde"])
     metrics = [{"step": step, "loss": 9.0 - step} for step in range(1, 4)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))

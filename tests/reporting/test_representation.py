@@ -28,7 +28,7 @@ from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.ssl.masking import draw_mask
 from rcmstr_jax.training.build import build_model
-from rcmstr_jax.training.plan import evaluation_plan, model_plan, pretrain_plan
+from rcmstr_jax.training.plan import evaluation_plan, pretrain_plan
 
 WORDS = ["stone", "notes", "onset", "tones", "seton", "steno"] * 2
 
@@ -181,7 +181,7 @@ def encoder() -> Encoder:
     config.model.encoder, config.model.image_width = "vit", 128
     config.model.width, config.model.depth, config.model.heads = 16, 1, 1
     section = config_to_jsonable(config.model)
-    return random_encoder(model_plan(section), section, seed=0)
+    return random_encoder(section, seed=0)
 
 
 @pytest.mark.parametrize(("name", "beams"), [("attention", 1), ("transformer", 2)])

@@ -18,7 +18,8 @@ from rcmstr_jax.training.build import build_encoder, build_model
 from rcmstr_jax.training.layer_decay import layer_numbers
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import ModelPlan, model_plan, pretrain_plan
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
+from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.state import fresh_state
 
 
 def _small(**changes: object) -> ConfigDict:

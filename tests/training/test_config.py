@@ -7,7 +7,16 @@ import math
 
 import pytest
 
-from rcmstr_jax.configs.pretrain import ablation, common, compact, mim, mini, rcmstr_cnn, rcmstr_vit
+from rcmstr_jax.configs.evaluate import common as evaluation
+from rcmstr_jax.configs.pretrain import (
+    ablation,
+    common,
+    compact,
+    mim,
+    mini,
+    rcmstr_cnn,
+    rcmstr_vit,
+)
 from rcmstr_jax.runtime.command_line import check_overrides
 from rcmstr_jax.runtime.config_files import (
     config_from_jsonable,
@@ -18,7 +27,7 @@ from rcmstr_jax.runtime.config_files import (
 from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.plan import pretrain_plan
-from rcmstr_jax.training.plan_checks import CHOICES, MEMBERS, POSITIVE, RANGES
+from rcmstr_jax.training.plan_checks import EVALUATE, PRETRAIN
 
 ALL = {
     "cnn": rcmstr_cnn.get_config,
@@ -104,7 +113,7 @@ def test_mistakes_of_a_vit_are_answered(changes, answer):
 
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
-@pytest.mark.parametrize("kind", CHOICES["mim.kind"])
+@pytest.mark.parametrize("kind", PRETRAIN.choices["mim.kind"])
 def test_masks_that_pass_hide_some_patches_and_leave_some(name, kind):
     config = mini.get_config(name)
     config.mim.kind = kind
@@ -128,9 +137,9 @@ def test_without_mim_no_mask_is_counted():
 
 
 def test_tables_name_fields_that_exist():
-    fields = dict(flatten(common.get_config()))
-    for table in (CHOICES, MEMBERS, RANGES, POSITIVE):
-        assert not set(table) - set(fields)
+    for config, allowed in ((common, PRETRAIN), (evaluation, EVALUATE)):
+        fields = dict(flatten(config.get_config()))
+        assert not {*allowed.choices, *allowed.ranges, *allowed.positive} - set(fields)
 
 
 def test_queue_check_agrees_with_the_encoder_about_frames():

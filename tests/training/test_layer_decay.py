@@ -10,6 +10,7 @@ import pytest
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VisionTransformer
 from rcmstr_jax.training.layer_decay import layer_numbers, scale_by_layer
+from rcmstr_jax.training.plan import LabelPlan
 from rcmstr_jax.training.recognition_step import recognition_optimizer
 
 
@@ -56,10 +57,8 @@ def test_the_optimizer_has_them_and_decays_kernels_alone() -> None:
     kernel, bias = {"w": jnp.ones((2, 2))}, {"w": jnp.ones(2)}
     encoder = {"patch_embed": kernel, "norm": kernel}
     params = {"decoder": {"kernel": kernel, "bias": bias}, "encoder": {"encoder": encoder}}
-    optimizer, schedule = recognition_optimizer(
-        10, learning_rate=1.0, clip=0.0, weight_decay=0.5, layer_decay=0.25,
-        encoder_params=params["encoder"],
-    )  # fmt: skip
+    labels = LabelPlan((), learning_rate=1.0, clip=0.0, weight_decay=0.5, layer_decay=0.25)
+    optimizer, schedule = recognition_optimizer(10, labels, params["encoder"])
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     rate = float(schedule(0))

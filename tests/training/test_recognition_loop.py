@@ -22,11 +22,11 @@ from rcmstr_jax.recognition.feeds import MemoryFeed
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.training import recognition_step as rs
 from rcmstr_jax.training.loop import Job, Outcome, open_session, train
-from rcmstr_jax.training.plan import LoopPlan
+from rcmstr_jax.training.plan import LabelPlan, LoopPlan
 
 WORDS, FRAMES, WIDTH, CLASSES, BATCH = 24, 5, 6, 4, 8
 PLAN = LoopPlan(total_steps=7, batch_size=BATCH, log_every=3, checkpoint_every=0, prefetch=0)
-OPTIMIZER, SCHEDULE = rs.recognition_optimizer(PLAN.total_steps, learning_rate=0.05)
+OPTIMIZER, SCHEDULE = rs.recognition_optimizer(PLAN.total_steps, LabelPlan((), learning_rate=0.05))
 
 
 def words(not_a_number: int | None = None) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from rcmstr_jax.recognition.feeds import epoch_rows
 from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.training import recognition_step as rs
 from rcmstr_jax.training.loop import repeated
-from rcmstr_jax.training.plan import LoopPlan
+from rcmstr_jax.training.plan import LabelPlan, LoopPlan
 from rcmstr_jax.training.step_inputs import images_to_float
 
 CHARSET = Charset.preset(36)
@@ -34,7 +34,7 @@ def word_frames(words: list[str]) -> np.ndarray:
 
 def setup(name: str, steps: int, rate: float = 1e-2):
     head = make_head(name, CHARSET, hidden=24, depth=2, max_length=6)
-    optimizer, schedule = rs.recognition_optimizer(steps, learning_rate=rate)
+    optimizer, schedule = rs.recognition_optimizer(steps, LabelPlan((), learning_rate=rate))
     decoder = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, FRAMES, 37)))
     state = rs.create_state(jax.random.key(0), decoder, optimizer)
     step = rs.make_step(head.loss, optimizer, schedule, axis_name=None)
@@ -103,7 +103,7 @@ def test_attention_loss_ignores_padding_and_targets_eos() -> None:
 
 def test_encoder_rate_and_frozen_rectifier() -> None:
     optimizer, schedule = rs.recognition_optimizer(
-        10, learning_rate=1.0, clip=0.0, encoder_multiplier=0.1
+        10, LabelPlan((), learning_rate=1.0, clip=0.0, encoder_multiplier=0.1)
     )
     ones = {"w": jnp.ones(3)}
     params = {"decoder": ones, "encoder": {"encoder": ones, "rectifier": ones}}
@@ -116,7 +116,7 @@ def test_encoder_rate_and_frozen_rectifier() -> None:
 
 
 def test_gradients_are_clipped_together() -> None:
-    optimizer, _ = rs.recognition_optimizer(10, clip=5.0)
+    optimizer, _ = rs.recognition_optimizer(10, LabelPlan((), clip=5.0))
     params = {"decoder": {"w": jnp.zeros(1)}, "encoder": {"encoder": {"w": jnp.zeros(1)}}}
     grads = {
         "decoder": {"w": jnp.array([300.0])},
@@ -131,7 +131,9 @@ def test_gradients_are_clipped_together() -> None:
 
 
 def test_schedule_is_one_cycle() -> None:
-    _, schedule = rs.recognition_optimizer(1000, learning_rate=5e-4, warmup_share=0.3)
+    _, schedule = rs.recognition_optimizer(
+        1000, LabelPlan((), learning_rate=5e-4, warmup_share=0.3)
+    )
     rates = np.array([float(schedule(step)) for step in range(1000)])
     assert int(rates.argmax()) == 300 and rates.max() == pytest.approx(5e-4)
     assert rates[0] == pytest.approx(5e-4 / 25) and rates[-1] < 1e-7
@@ -147,7 +149,7 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
 
     monkeypatch.setattr(rs, "make_view", halve)
     head = make_head("ctc", CHARSET, hidden=8, max_length=6)
-    optimizer, schedule = rs.recognition_optimizer(5, learning_rate=1e-2)
+    optimizer, schedule = rs.recognition_optimizer(5, LabelPlan((), learning_rate=1e-2))
 
     def encode(params, stats, images, constants):
         assert images.dtype == jnp.float32

@@ -24,8 +24,8 @@ from rcmstr_jax.ssl.relational import relational_terms
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
-from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, online_losses
-from rcmstr_jax.training.state import PretrainState, select_parts
+from rcmstr_jax.training.pretrain_step import encode_keys, online_losses
+from rcmstr_jax.training.state import PretrainState, fresh_state, select_parts
 from rcmstr_jax.training.step_inputs import draw_inputs
 
 BATCH = 4

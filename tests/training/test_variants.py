@@ -20,7 +20,8 @@ from rcmstr_jax.runtime import parallel
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import pretrain_plan
-from rcmstr_jax.training.pretrain_step import encode_keys, fresh_state, make_pretrain_step
+from rcmstr_jax.training.pretrain_step import encode_keys, make_pretrain_step
+from rcmstr_jax.training.state import fresh_state
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

@@ -13,9 +13,8 @@ from ml_collections import ConfigDict
 from rcmstr_jax.augment import ColourJitter, ViewRanges, make_view
 from rcmstr_jax.configs.pretrain import mini
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
+from rcmstr_jax.training.plan import PretrainPlan, ViewPlan, pretrain_plan
 from rcmstr_jax.training.step_inputs import VIEW_K, VIEW_Q, draw_inputs
-from rcmstr_jax.training.view_plan import ViewPlan
 
 
 def _config(**changes: object) -> ConfigDict:

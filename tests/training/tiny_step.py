@@ -15,8 +15,8 @@ from rcmstr_jax.models.rcmstr import RCMSTR
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
-from rcmstr_jax.training.pretrain_step import fresh_state, make_pretrain_step
-from rcmstr_jax.training.state import PretrainState
+from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.state import PretrainState, fresh_state
 
 Result = tuple[PretrainState, dict[str, jax.Array]]
 

@@ -12,33 +12,30 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int
 
 from rcmstr_jax.models.bilstm import BiLSTM, lstm_gates
-from rcmstr_jax.models.linear import Linear, promote_dtype, uniform_within
+from rcmstr_jax.models.linear import Linear, TypedModule, promote_dtype, uniform_within
+
+Frames = Float[Array, "batch frames dim"]
+Tokens = Int[Array, "batch steps"]
+Logits = Float[Array, "batch steps classes"]
 
 
-class AttentionReader(nn.Module):
+class AttentionReader(TypedModule):
     """An LSTM that attends over features and reads one character per step.
 
     Attributes:
       num_classes: classes, special tokens among them.
       hidden: width of attention and LSTM.
       feature_bias: whether the features' map into the attention has a bias.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
     hidden: int = 256
     feature_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self,
-        features: Float[Array, "batch frames dim"],
-        tokens: Int[Array, "batch steps"] | None,
-        steps: int,
-        start_token: int = 0,
-    ) -> Float[Array, "batch steps classes"]:
+        self, features: Frames, tokens: Tokens | None, steps: int, start_token: int = 0
+    ) -> Logits:
         """Returns the logits of `steps` steps.
 
         Args:
@@ -48,9 +45,9 @@ class AttentionReader(nn.Module):
           steps: number of steps; the tokens' second axis where there are any.
           start_token: first token read without teacher forcing.
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dim, gates = features.shape[-1], 4 * self.hidden
-        projected = Linear(self.hidden, self.feature_bias, **dtypes, name="feature_query")(features)
+        query = Linear(self.hidden, self.feature_bias, **self.dtypes, name="feature_query")
+        projected = query(features)
         init = uniform_within(self.hidden**-0.5)
         shapes = {
             "state_query_kernel": (self.hidden, self.hidden),
@@ -102,7 +99,7 @@ class AttentionReader(nn.Module):
         return outputs if tokens is None else outputs @ generator + offset[None, None]
 
 
-class AttentionDecoder(nn.Module):
+class AttentionDecoder(TypedModule):
     """Reads frames one character at a time.
 
     Two BiLSTMs give every frame its context; contextual and visual features side by side are
@@ -113,33 +110,24 @@ class AttentionDecoder(nn.Module):
       num_classes: classes: `Charset.num_attention_classes`.
       hidden: width of BiLSTMs, attention and LSTM.
       context: width of the contextual features; None takes the frames' width.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
     hidden: int = 256
     context: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    def __call__(
-        self, frames: Float[Array, "batch frames dim"], tokens: Int[Array, "batch steps"]
-    ) -> Float[Array, "batch steps classes"]:
+    def __call__(self, frames: Frames, tokens: Tokens) -> Logits:
         """Logits under teacher forcing.
 
         Args:
-          frames: frozen or trained encoder frames.
           tokens: what the LSTM reads at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
         """
         return self._read(frames, tokens, tokens.shape[1], 0)
 
-    def decode(
-        self, frames: Float[Array, "batch frames dim"], max_length: int, start_token: int = 2
-    ) -> Float[Array, "batch steps classes"]:
+    def decode(self, frames: Frames, max_length: int, start_token: int = 2) -> Logits:
         """Logits of greedy decoding, each step fed with the likeliest token of the step before.
 
         Args:
-          frames: encoder frames.
           max_length: number of steps: longest word plus one for [EOS].
           start_token: first token read; [SOS] by default. The published code starts from 0
             ([PAD]), which it never saw in training there (method section 9).
@@ -147,15 +135,12 @@ class AttentionDecoder(nn.Module):
         return self._read(frames, None, max_length, start_token)
 
     @nn.compact
-    def _read(
-        self, frames: Array, tokens: Array | None, steps: int, start_token: int
-    ) -> Float[Array, "batch steps classes"]:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    def _read(self, frames: Array, tokens: Array | None, steps: int, start_token: int) -> Logits:
         context = frames
         for i, width in enumerate((self.hidden, self.context or frames.shape[-1])):
-            context = BiLSTM(self.hidden, width, **dtypes, name=f"context_{i}")(context)
+            context = BiLSTM(self.hidden, width, **self.dtypes, name=f"context_{i}")(context)
         features = jnp.concatenate(promote_dtype(context, frames), axis=-1)
-        gate = Linear(features.shape[-1], **dtypes, name="gate")(features)
+        gate = Linear(features.shape[-1], **self.dtypes, name="gate")(features)
         features = jnp.multiply(*promote_dtype(features, gate))
-        reader = AttentionReader(self.num_classes, self.hidden, **dtypes, name="reader")
+        reader = AttentionReader(self.num_classes, self.hidden, **self.dtypes, name="reader")
         return reader(features, tokens, steps, start_token)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,30 +10,26 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from rcmstr_jax.models.bilstm import BiLSTMProjector
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, TypedModule
 
 BLANK = 0
 
 
-class CtcDecoder(nn.Module):
+class CtcDecoder(TypedModule):
     """Two stacked BiLSTMs, then one logit per frame and class.
 
     Attributes:
       num_classes: classes, the blank (class 0) among them: `Charset.num_ctc_classes`.
       hidden: width of the BiLSTMs.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
     hidden: int = 256
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, frames: Float[Array, "batch frames dim"]) -> Float[Array, "b frames class"]:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        context = BiLSTMProjector(hidden=self.hidden, **dtypes, name="context")(frames)
-        return Linear(self.num_classes, **dtypes, name="generator")(context)
+        context = BiLSTMProjector(hidden=self.hidden, **self.dtypes, name="context")(frames)
+        return Linear(self.num_classes, **self.dtypes, name="generator")(context)
 
 
 def ctc_loss(
@@ -59,16 +53,9 @@ def ctc_loss(
     Returns:
       (sum over words, number of words), the latter also a float.
     """
-    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
     batch, frames, _ = logits.shape
     beyond = jnp.arange(labels.shape[1])[None] >= lengths[:, None]
-    losses = optax.ctc_loss(
-        logits,
-        jnp.zeros((batch, frames), logits.dtype),
-        jnp.where(beyond, BLANK, labels),
-        beyond.astype(logits.dtype),
-        blank_id=BLANK,
-    )
+    losses = _negative_logs(logits, jnp.where(beyond, BLANK, labels), beyond)
     repeats = jnp.sum((labels[:, 1:] == labels[:, :-1]) & ~beyond[:, 1:], axis=1)
     per_character = losses / jnp.maximum(lengths, 1).astype(losses.dtype)
     losses = jnp.where(lengths + repeats <= frames, per_character, 0)
@@ -98,11 +85,12 @@ def ctc_greedy(
     rows = jnp.arange(batch)[:, None]
     labels = jnp.full((batch, frames), BLANK).at[rows, place].set(tokens, mode="drop")
     beyond = jnp.arange(frames)[None] >= jnp.sum(begins, axis=1, keepdims=True)
-    losses = optax.ctc_loss(
-        logits,
-        jnp.zeros((batch, frames), logits.dtype),
-        labels,
-        beyond.astype(logits.dtype),
-        blank_id=BLANK,
-    )
-    return tokens, jnp.max(jax.nn.softmax(logits), axis=-1), jnp.exp(-losses)
+    whole = jnp.exp(-_negative_logs(logits, labels, beyond))
+    return tokens, jnp.max(jax.nn.softmax(logits), axis=-1), whole
+
+
+def _negative_logs(logits: Array, labels: Array, beyond: Array) -> Array:
+    """Of the probability of all alignments, per word; in float32 at least, all frames counted."""
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
+    padding = jnp.zeros(logits.shape[:2], logits.dtype)
+    return optax.ctc_loss(logits, padding, labels, beyond.astype(logits.dtype), blank_id=BLANK)

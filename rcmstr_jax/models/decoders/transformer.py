@@ -1,9 +1,9 @@
 """Autoregressive transformer decoder with cached keys and values (method section 8.3).
 
 Pre-norm blocks: attention over the characters so far, attention over the frames, MLP. Teacher
-forcing, greedy decoding and beam search run the same code on a stretch of tokens; decoding hands
-it one token at a time and keeps what earlier tokens left in the cache. A search is one compiled
-loop that ends as soon as every word has its [EOS].
+forcing and search run the same code on a stretch of tokens; a search hands it one token at a time
+and keeps what earlier tokens left in the cache. It is one compiled loop that ends as soon as every
+word has its [EOS].
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ import numpy as np
 from einops import rearrange, repeat
 from jaxtyping import Array, Float, Int
 
-from rcmstr_jax.models.linear import LayerNorm, Linear, promote_dtype
+from rcmstr_jax.models.linear import LayerNorm, Linear, TypedModule, promote_dtype
 from rcmstr_jax.models.vit import sinusoid_positions
 
-SOS, EOS = 2, 3
+Frames = Float[Array, "batch frames dim"]
+Tokens = Int[Array, "batch steps"]
+Vectors = Float[Array, "batch steps width"]
+Logits = Float[Array, "batch steps classes"]
+
+PAD, SOS, EOS = 0, 2, 3
 _EPSILON = 1e-6
 Pair = tuple[Array, Array]
 """Keys and values, each (batch, positions, heads, width / heads)."""
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(TypedModule):
     """A block of the decoder.
 
     Attributes:
       width: width of the tokens.
       heads: attention heads; divides the width.
-      mlp_ratio: hidden width of the MLP over the block's width.
     """
 
     width: int
     heads: int
-    mlp_ratio: float = 4.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.self_norm, self.cross_norm, self.mlp_norm = (
-            LayerNorm(epsilon=_EPSILON, **dtypes) for _ in range(3)
+            LayerNorm(epsilon=_EPSILON, **self.dtypes) for _ in range(3)
         )
-        self.self_qkv = Linear(3 * self.width, **dtypes)
-        self.self_out = Linear(self.width, **dtypes)
-        self.cross_query = Linear(self.width, **dtypes)
-        self.cross_key_value = Linear(2 * self.width, **dtypes)
-        self.cross_out = Linear(self.width, **dtypes)
-        self.mlp_in = Linear(round(self.mlp_ratio * self.width), **dtypes)
-        self.mlp_out = Linear(self.width, **dtypes)
+        self.self_qkv = Linear(3 * self.width, **self.dtypes)
+        self.self_out = Linear(self.width, **self.dtypes)
+        self.cross_query = Linear(self.width, **self.dtypes)
+        self.cross_key_value = Linear(2 * self.width, **self.dtypes)
+        self.cross_out = Linear(self.width, **self.dtypes)
+        self.mlp_in = Linear(4 * self.width, **self.dtypes)
+        self.mlp_out = Linear(self.width, **self.dtypes)
 
     def remember(self, memory: Float[Array, "batch frames width"]) -> Pair:
         """Keys and values of the frames; computed once per image."""
@@ -60,12 +60,8 @@ class CrossBlock(nn.Module):
         return self._by_head(keys), self._by_head(values)
 
     def __call__(
-        self,
-        x: Float[Array, "batch steps width"],
-        frames: Pair,
-        cache: Pair,
-        position: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, "batch steps width"], Pair]:
+        self, x: Vectors, frames: Pair, cache: Pair, position: Int[Array, ""] | int
+    ) -> tuple[Vectors, Pair]:
         """Runs a stretch of tokens that begins at `position`.
 
         Args:
@@ -112,12 +108,7 @@ def _attend(
     return rearrange(mixed, "b q h d -> b q (h d)"), weights
 
 
-def _precise(memory: list[Pair]) -> Any:
-    """Type of what is added up over a word: float32 at least."""
-    return np.promote_types(memory[0][0].dtype, np.float32)
-
-
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(TypedModule):
     """Reads frames one character at a time.
 
     Attributes:
@@ -125,108 +116,56 @@ class TransformerDecoder(nn.Module):
       width: width of the tokens.
       depth: number of blocks.
       heads: attention heads; None takes one per 32 channels.
-      dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
     """
 
     num_classes: int
     width: int = 256
     depth: int = 6
     heads: int | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
         heads = self.heads or max(1, self.width // 32)
         if self.width % heads:
             raise ValueError(f"heads={heads} does not divide width={self.width}")
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.frame_map = Linear(self.width, **dtypes)
-        self.frame_norm = LayerNorm(epsilon=_EPSILON, **dtypes)
+        self.frame_map = Linear(self.width, **self.dtypes)
+        self.frame_norm = LayerNorm(epsilon=_EPSILON, **self.dtypes)
         self.embedding = self.param(
             "embedding",
             nn.initializers.normal(self.width**-0.5),
             (self.num_classes, self.width),
             self.param_dtype,
         )
-        self.blocks = [CrossBlock(self.width, heads, **dtypes) for _ in range(self.depth)]
-        self.norm = LayerNorm(epsilon=_EPSILON, **dtypes)
-        self.generator = Linear(self.num_classes, **dtypes)
+        self.blocks = [CrossBlock(self.width, heads, **self.dtypes) for _ in range(self.depth)]
+        self.norm = LayerNorm(epsilon=_EPSILON, **self.dtypes)
+        self.generator = Linear(self.num_classes, **self.dtypes)
 
-    def __call__(
-        self, frames: Float[Array, "batch frames dim"], tokens: Int[Array, "batch steps"]
-    ) -> Float[Array, "batch steps classes"]:
+    def __call__(self, frames: Frames, tokens: Tokens) -> Logits:
         """Logits under teacher forcing.
 
         Args:
-          frames: encoder frames.
           tokens: what is read at each step, [SOS] first: `encode_attention(...)[:, :-1]`.
         """
         memory = self.remember(frames)
         cache = self.empty_cache(memory, tokens.shape[1])
         return self.advance(tokens, memory, cache, 0)[0]
 
-    def decode(
-        self,
-        frames: Float[Array, "batch frames dim"],
-        max_length: int,
-        start_token: int = SOS,
-        end_token: int = EOS,
-    ) -> Float[Array, "batch steps classes"]:
-        """Logits of greedy decoding, each step fed with the likeliest token of the step before.
-
-        Args:
-          frames: encoder frames.
-          max_length: number of steps: longest word plus one for [EOS].
-          start_token: first token read.
-          end_token: when every word has had it, the remaining steps are left at zero.
-        """
-        module, variables = self.clone(parent=None, name=None), self.variables
-        memory = self.remember(frames)
-        batch = frames.shape[0]
-
-        def unfinished(carry: Any) -> Array:
-            step, _, _, _, ended = carry
-            return (step < max_length) & ~jnp.all(ended)
-
-        def advance(carry: Any) -> Any:
-            step, token, logits, cache, ended = carry
-            new, cache = module.apply(
-                variables, token[:, None], memory, cache, step, method="advance"
-            )
-            token = jnp.argmax(new[:, 0], axis=-1).astype(jnp.int32)
-            logits = jax.lax.dynamic_update_slice_in_dim(
-                logits, new.astype(logits.dtype), step, axis=1
-            )
-            return step + 1, token, logits, cache, ended | (token == end_token)
-
-        cache = self.empty_cache(memory, max_length)
-        start = jnp.full((batch,), start_token, jnp.int32)
-        logits = jnp.zeros((batch, max_length, self.num_classes), _precise(memory))
-        carry = (0, start, logits, cache, jnp.zeros(batch, bool))
-        result: Array = jax.lax.while_loop(unfinished, advance, carry)[2]
-        return result
-
     def search(
         self,
-        frames: Float[Array, "batch frames dim"],
+        frames: Frames,
         max_length: int,
         beams: int,
         start_token: int = SOS,
         end_token: int = EOS,
-        pad_token: int = 0,
-    ) -> tuple[Int[Array, "batch steps"], Float[Array, "batch steps"]]:
+    ) -> tuple[Tokens, Float[Array, "batch steps"]]:
         """The likeliest of `beams` words that are followed side by side.
 
         A word's score is its log-probability, [EOS] included, without a bonus for length: a search
         with one beam is greedy decoding.
 
         Args:
-          frames: encoder frames.
           max_length: number of steps: longest word plus one for [EOS].
-          beams: words followed at a time.
           start_token: first token read.
           end_token: ends a word.
-          pad_token: what follows the end.
 
         Returns:
           Tokens, [EOS] among them, and their log-probabilities, 0 after the end.
@@ -236,7 +175,7 @@ class TransformerDecoder(nn.Module):
         memory = jax.tree.map(
             lambda x: repeat(x, "b ... -> (b beams) ...", beams=beams), self.remember(frames)
         )
-        padding = jnp.where(jnp.arange(classes) == pad_token, 0.0, -jnp.inf)
+        padding = jnp.where(jnp.arange(classes) == PAD, 0.0, -jnp.inf)
 
         def unfinished(carry: Any) -> Array:
             step, _, _, _, ended, _ = carry
@@ -262,13 +201,15 @@ class TransformerDecoder(nn.Module):
             gained = jnp.take_along_axis(rearrange(new, "b k c -> b (k c)"), chosen, axis=1)
             tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, step + 1, axis=2)
             logs = jax.lax.dynamic_update_index_in_dim(logs, gained, step, axis=2)
-            rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
-            cache = jax.tree.map(lambda x: x[rows], cache)
+            if beams > 1:
+                rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
+                cache = jax.tree.map(lambda x: x[rows], cache)
             return step + 1, tokens, logs, scores, ended | (token == end_token), cache
 
-        tokens = jnp.full((batch, beams, max_length + 1), pad_token, jnp.int32)
+        tokens = jnp.full((batch, beams, max_length + 1), PAD, jnp.int32)
         # All beams start alike: only the first may go on, or the same word would fill them.
-        scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(_precise(memory))
+        precise = np.promote_types(memory[0][0].dtype, np.float32)
+        scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf).astype(precise)
         carry = (
             0,
             tokens.at[:, :, 0].set(start_token),
@@ -280,7 +221,7 @@ class TransformerDecoder(nn.Module):
         _, tokens, logs, *_ = jax.lax.while_loop(unfinished, advance, carry)
         return tokens[:, 0, 1:], logs[:, 0]  # top_k sorts: the first beam is the best
 
-    def remember(self, frames: Float[Array, "batch frames dim"]) -> list[Pair]:
+    def remember(self, frames: Frames) -> list[Pair]:
         """Keys and values of the frames for every block."""
         memory = self.frame_norm(self.frame_map(frames))
         positions = sinusoid_positions(frames.shape[1], self.width)
@@ -289,26 +230,17 @@ class TransformerDecoder(nn.Module):
 
     def empty_cache(self, memory: list[Pair], length: int) -> list[Pair]:
         """Room for the keys and values of `length` tokens in every block."""
-
-        def room(x: Array) -> Array:
-            return jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype)
-
-        return [(room(keys), room(values)) for keys, values in memory]
+        return jax.tree.map(
+            lambda x: jnp.zeros((x.shape[0], length, *x.shape[2:]), x.dtype), memory
+        )
 
     def advance(
-        self,
-        tokens: Int[Array, "batch steps"],
-        memory: list[Pair],
-        cache: list[Pair],
-        position: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, "batch steps classes"], list[Pair]]:
+        self, tokens: Tokens, memory: list[Pair], cache: list[Pair], position: Int[Array, ""] | int
+    ) -> tuple[Logits, list[Pair]]:
         """Logits of a stretch of tokens that begins at `position`, and the cache after it.
 
         Args:
-          tokens: what is read.
-          memory: from `remember`.
           cache: what earlier calls returned, or `empty_cache`.
-          position: number of tokens before.
         """
         steps = tokens.shape[1]
         table = jnp.asarray(sinusoid_positions(cache[0][0].shape[1], self.width))

@@ -32,6 +32,18 @@ def apply(variables, *arguments, method=None, lengths=()):
     return MODULE.apply(variables, *arguments, *lengths, method=method)
 
 
+def greedy_logits(variables, frames) -> np.ndarray:
+    """Logits of every step, each fed with the likeliest token of the step before."""
+    memory = apply(variables, frames, method="remember")
+    cache = apply(variables, memory, method="empty_cache", lengths=(STEPS,))
+    token, logits = jnp.full((len(frames), 1), SOS), []
+    for step in range(STEPS):
+        new, cache = apply(variables, token, memory, cache, step, method="advance")
+        token = jnp.argmax(new, axis=-1)
+        logits.append(new)
+    return np.concatenate(logits, axis=1)
+
+
 def greedy_tokens(logits) -> list[list[int]]:
     """Likeliest tokens of each word up to its [EOS]."""
     words = np.asarray(jnp.argmax(logits, axis=-1)).tolist()
@@ -40,7 +52,7 @@ def greedy_tokens(logits) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def greedy(variables):
-    return apply(variables, FRAMES, method="decode", lengths=(STEPS,))
+    return greedy_logits(variables, FRAMES)
 
 
 def test_decoding_with_a_cache_equals_decoding_without(variables, greedy) -> None:
@@ -79,11 +91,15 @@ def test_later_tokens_do_not_change_earlier_logits(variables) -> None:
 
 def test_padding_of_the_batch_does_not_change_a_word(variables, greedy) -> None:
     padded = jnp.concatenate([FRAMES[:2], 100 * jnp.ones((3, 9, 12))])
-    logits = apply(variables, padded, method="decode", lengths=(STEPS,))
+    logits = greedy_logits(variables, padded)
     words, alone = greedy_tokens(logits)[:2], greedy_tokens(greedy)[:2]
     assert words == alone
     for i, word in enumerate(words):
         np.testing.assert_allclose(logits[i, : len(word)], greedy[i, : len(word)], rtol=1e-5)
+    tokens, logs = apply(variables, padded, method="search", lengths=(STEPS, 1))
+    alone, alone_logs = apply(variables, FRAMES, method="search", lengths=(STEPS, 1))
+    np.testing.assert_array_equal(tokens[:2], alone[:2])
+    np.testing.assert_allclose(logs[:2], alone_logs[:2], rtol=1e-5)
 
 
 def test_a_beam_of_one_is_greedy(variables, greedy) -> None:
@@ -104,8 +120,8 @@ def test_equal_logits_take_the_first_class_and_the_shortest_word(variables) -> N
     alike = {**variables["params"]}
     alike["generator"] = jax.tree.map(jnp.zeros_like, alike["generator"])
     alike = {"params": alike}
-    logits = apply(alike, FRAMES, method="decode", lengths=(STEPS,))
-    assert np.argmax(logits, axis=-1).tolist() == [[0] * STEPS] * 5
+    tokens, _ = apply(alike, FRAMES, method="search", lengths=(STEPS, 1))
+    assert tokens.tolist() == [[0] * STEPS] * 5
     tokens, logs = apply(alike, FRAMES, method="search", lengths=(3, 4))
     assert tokens.tolist() == [[EOS, 0, 0]] * 5
     np.testing.assert_allclose(logs, [[-np.log(7), 0, 0]] * 5, rtol=1e-6)
