@@ -26,7 +26,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402  (the environment above must be set first)
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.shapes import check_calls  # noqa: E402
+from tests.strict import be_strict  # noqa: E402
+
+check_calls("rcmstr_jax")
+be_strict()
 
 from tests.processes import Processes  # noqa: E402
 
@@ -74,6 +81,14 @@ def x64() -> Iterator[None]:
     """Runs the test with 64-bit numbers enabled in JAX."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Runs the test without the check of shapes, to see the package's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rcmstr_jax.augment.draws import Range, image_keys, scale_unit, uniform
@@ -48,7 +49,7 @@ def _filter_both_ways(rows: Array, weights: list[Array], channels: int) -> Array
     return _shifted_sum(_shifted_sum(rows, 1, weights, 1), 2, weights, channels)
 
 
-def _gaussian_taps(sigma: Array, active: Array, radius: int, dtype: jnp.dtype) -> list[Array]:
+def _gaussian_taps(sigma: Array, active: Array, radius: int, dtype: DTypeLike) -> list[Array]:
     """Centre and one-sided weights, (batch, 1, 1) each; a unit impulse where not active."""
     safe = jnp.where(active & (sigma > 0), sigma, 1.0).astype(dtype)
     taps = jnp.exp(-0.5 * (jnp.arange(radius + 1, dtype=dtype)[None] / safe[:, None]) ** 2)

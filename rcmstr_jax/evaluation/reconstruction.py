@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Shaped, UInt8
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
@@ -213,8 +213,8 @@ def reconstruct_images(
     variables: Tree,
     images: UInt8[np.ndarray, "words height width 3"],
     seed: int,
-) -> Mapping[str, Float[np.ndarray, "words height width 3"]]:
-    """Images for a picture: `target`, `mask` and `reconstruction` (visible patches as they are).
+) -> Mapping[str, Shaped[np.ndarray, "words ..."]]:
+    """Images for a picture: `target` and `reconstruction` (visible patches as they are); `mask`.
 
     Reconstructed patches take mean and deviation of the true ones, which the network never saw.
     """

@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
-from rcmstr_jax.models.linear import Linear
+from rcmstr_jax.models.linear import Linear, promote_dtype
 
 # Added to a distance before its logarithm: a pixel may lie exactly on a fiducial point.
 _EPSILON = 1e-6
@@ -151,6 +151,7 @@ class TpsRectifier(nn.Module):
             bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(spread, dtype),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            promote_dtype=promote_dtype,
         )
 
     def fiducial_points(

@@ -37,7 +37,7 @@ class AttentionReader(nn.Module):
         features: Float[Array, "batch frames dim"],
         tokens: Int[Array, "batch steps"] | None,
         steps: int,
-        start_token: int = 0,
+        start_token: int | Array = 0,
     ) -> Float[Array, "batch steps classes"]:
         """Returns the logits of `steps` steps.
 
@@ -134,7 +134,10 @@ class AttentionDecoder(nn.Module):
         return self._read(frames, tokens, tokens.shape[1], 0)
 
     def decode(
-        self, frames: Float[Array, "batch frames dim"], max_length: int, start_token: int = 2
+        self,
+        frames: Float[Array, "batch frames dim"],
+        max_length: int,
+        start_token: int | Int[Array, ""] = 2,
     ) -> Float[Array, "batch steps classes"]:
         """Logits of greedy decoding, each step fed with the likeliest token of the step before.
 
@@ -148,7 +151,7 @@ class AttentionDecoder(nn.Module):
 
     @nn.compact
     def _read(
-        self, frames: Array, tokens: Array | None, steps: int, start_token: int
+        self, frames: Array, tokens: Array | None, steps: int, start_token: int | Array
     ) -> Float[Array, "batch steps classes"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         context = frames
