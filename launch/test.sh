@@ -24,6 +24,6 @@ check() { # NAME COMMAND...: runs it, and remembers its failure
 check ruff .venv/bin/python -m ruff check .
 check format .venv/bin/python -m ruff format --check .
 check mypy .venv/bin/python -m mypy
-check pytest .venv/bin/python -m pytest -n 2 --dist worksteal --durations=15 "$@"
+check pytest .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "$@"
 
 [ -z "$failed" ] || fail "failed:$failed"

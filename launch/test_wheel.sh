@@ -19,7 +19,7 @@ if [ -n "${KEEP:-}" ]; then
   folder=$(realpath "$KEEP")
 else
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' EXIT
+  trap 'wait; rm -rf "$folder"' EXIT
 fi
 
 # From a copy, because setuptools keeps what was once built beside the sources.
@@ -28,28 +28,39 @@ cp -r setup.cfg pyproject.toml README.md LICENSE rcmstr_jax configs launch "$fol
 "$python" -m pip wheel -q --disable-pip-version-check --no-deps -w "$folder/wheel" "$folder/source"
 rm -r "$folder/source"
 "$python" -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install -q --disable-pip-version-check "$folder"/wheel/*.whl -c "$constraints"
-echo "wheel: $(stat -c %s "$folder"/wheel/*.whl) bytes; installation: $(du -sm "$folder/venv" | cut -f1) MB; ${SECONDS} s"
+"$folder/venv/bin/python" -m pip install -q --no-compile --disable-pip-version-check "$folder"/wheel/*.whl -c "$constraints"
+echo "wheel: $(stat -c %s "$folder"/wheel/*.whl) bytes; installation: $(du -sm "$folder/venv" | cut -f1) MB without bytecode; ${SECONDS} s"
 
 mkdir -p "$folder/elsewhere"
 cd "$folder/elsewhere"
+# What is compiled runs a few times: LLVM's optimisations, half of the compilation, would not pay.
 export PATH="$folder/venv/bin:$PATH" PYTHONNOUSERSITE=1 JAX_PLATFORMS=cpu
+export XLA_FLAGS=--xla_backend_optimization_level=0
+export JAX_COMPILATION_CACHE_DIR="$folder/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 unset PYTHONPATH PYTHONHOME
-python - "$root" <<'END'
-"""Loads everything; draws words with Pillow's own font, as a folder of images and as a benchmark."""
-import importlib, pathlib, pkgutil, random, sys
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+load() { # every public name, and every module that is no program of its own (launchers define the same flags)
+  python - "$root" <<'END'
+import importlib, pathlib, pkgutil, sys
 
 import rcmstr_jax
 
 assert not pathlib.Path(rcmstr_jax.__file__).is_relative_to(sys.argv[1]), "this is the checkout"
 names = [getattr(rcmstr_jax, name) for name in rcmstr_jax.__all__]
-# Launchers define the same flags, so each is a program of its own.
 modules = [m.name for m in pkgutil.walk_packages(rcmstr_jax.__path__, "rcmstr_jax.") if ".launch." not in m.name]
 for name in modules:
     importlib.import_module(name)
+print(f"loaded {len(names)} public names and {len(modules)} modules")
+END
+}
+
+draw() { # words in Pillow's own font, as a folder of images and as a benchmark
+  python - <<'END'
+import pathlib, random
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
 
@@ -65,24 +76,32 @@ for number in range(48):
 (words / "labels.tsv").write_text("".join(lines))
 records = (Record((words / name).read_bytes(), text, "") for name, text in (line.split() for line in lines[:8]))
 write_lmdb(pathlib.Path("benchmark/drawn"), records)
-print(f"loaded {len(names)} public names and {len(modules)} modules")
 END
-
-expect() { # CODE TEXT COMMAND...: ends with this code and says this on standard error
-  local code="$1" text="$2" got=0
-  shift 2
-  "$@" 2>said >/dev/null || got=$?
-  { [ "$got" = "$code" ] && grep -qF -- "$text" said; } || { cat said >&2; fail "$* ended with $got, not with $code and: $text"; }
 }
 
-rcmstr-pretrain --config=mini:test --workdir=run --config.data.source=folder:words
+expect() { # CODE TEXT COMMAND...: ends with this code and says this
+  local code="$1" text="$2" got=0 said
+  shift 2
+  said=$("$@" 2>&1) || got=$?
+  { [ "$got" = "$code" ] && grep -qF -- "$text" <<<"$said"; } || fail "$* ended with $got, not with $code and '$text': $said"
+}
+
+answers() { # commands that compute nothing
+  local command
+  for command in evaluate prepare convert benchmark; do expect 1 "launch/" "rcmstr-$command" --help; done
+  # What only rendering needs is not installed.
+  expect 2 "pip install 'rcmstr-jax[render]'" rcmstr-render --num=4 --out=rendered
+  expect 2 "did you mean mini?" rcmstr-pretrain --config=minni --workdir=none
+}
+
+{ load && answers; } & # beside the compilation of the steps
+beside=$!
+draw
+rcmstr-pretrain --config=mini:test --workdir=run --config.data.source=folder:words --config.picture_every=-1
 rcmstr-evaluate --config=frozen_ctc:test --workdir=scored --pretrained=run \
-  --config.train.source=folder:words --config.benchmarks=benchmark
-rcmstr-recognize --checkpoint="$(dirname "$(find scored -name recognizer | sort | head -n 1)")" words | tee read.txt
-[ "$(wc -l <read.txt)" -eq 48 ] || fail "48 images were not read: $(wc -l <read.txt)"
-rcmstr-report run scored --out=report.html
-for command in evaluate prepare convert benchmark; do rcmstr-$command --help >help.txt || true; grep -q "rcmstr_jax\|launch/" help.txt; done
-# What only rendering needs is not installed.
-expect 2 "pip install 'rcmstr-jax[render]'" rcmstr-render --num=4 --out=rendered
-expect 2 "did you mean mini?" rcmstr-pretrain --config=minni --workdir=none
+  --config.train.source=folder:words --config.benchmarks=benchmark --config.random_beside=False
+rcmstr-recognize --checkpoint="$(dirname "$(find scored -name recognizer | sort | head -n 1)")" words >read.txt
+[ "$(wc -l <read.txt)" -eq 48 ] || fail "48 images were not read: $(cat read.txt)"
+rcmstr-report run scored --out=report.html --num_words=4
+wait "$beside" || fail "not every name loads, or a command answered otherwise; see above"
 echo "the wheel works: ${SECONDS} s"

@@ -26,11 +26,45 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402  (the environment above must be set first)
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.shapes import check_calls  # noqa: E402
+from tests.strict import be_strict  # noqa: E402
+
+check_calls("rcmstr_jax")
+be_strict()
 
 from tests.processes import Processes  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Files that take longest, longest first: dealt out first by --dist loadfile, they leave short ones
+# to fill the end.
+_LONGEST = (
+    "training/test_switches.py",
+    "training/test_variants.py",
+    "training/test_hosts.py",
+    "verification/test_parity_sizes.py",
+    "training/test_pretrain_step.py",
+    "training/test_accumulation.py",
+    "verification/test_parity.py",
+    "training/test_recognition_step.py",
+    "models/test_resnet.py",
+    "models/test_compact.py",
+    "launch/test_pretrain.py",
+    "training/test_loop.py",
+    "ssl/test_relational.py",
+    "recognition/test_probing.py",
+    "evaluation/test_protocols.py",
+    "training/test_elastic.py",
+    "models/test_masked_cnn.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; the order within a file stays."""
+    place = {REPOSITORY / "tests" / name: i for i, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def shared_directory() -> Path:
@@ -74,6 +108,14 @@ def x64() -> Iterator[None]:
     """Runs the test with 64-bit numbers enabled in JAX."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Runs the test without the check of shapes, to see the package's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -13,11 +13,13 @@ import optax
 def be_strict() -> None:
     """Has JAX refuse every implicit promotion from now on, but for those that Optax makes itself.
 
-    Its schedules multiply step counts by floats, and Adam raises a float to one.
+    Its schedules multiply step counts by floats, Adam raises a float to one, and its CTC loss
+    multiplies float32 with one-hot vectors that are float64 under `jax_enable_x64`.
     """
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     optax.tree.bias_correction = _standard(optax.tree.bias_correction)
+    optax.ctc_loss = _standard(optax.ctc_loss)
     for name in (
         "cosine_decay_schedule",
         "cosine_onecycle_schedule",

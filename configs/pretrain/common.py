@@ -44,8 +44,9 @@ def get_config() -> ConfigDict:
     config.picture_every = 5000
     # Steps in a row without a finite loss and gradient (they are skipped) that the run survives.
     config.max_skipped = 10
-    # Where compiled programs are kept between runs: "auto" is $XDG_CACHE_HOME/rcmstr_jax (or
-    # ~/.cache/rcmstr_jax), "off" keeps nothing, anything else is a folder.
+    # Where compiled programs are kept between runs: "auto" is $JAX_COMPILATION_CACHE_DIR, else
+    # $XDG_CACHE_HOME/rcmstr_jax (or ~/.cache/rcmstr_jax), "off" leaves it to JAX, anything else is
+    # a folder.
     config.compilation_cache = "auto"
 
     config.data = ConfigDict()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from rcmstr_jax.augment.draws import Range, bounded_normal, fold_all, uniform
@@ -25,7 +26,7 @@ Coordinates = tuple[Float[Array, "batch height width"], Float[Array, "batch heig
 
 
 def pixel_centres(
-    height: int, width: int, dtype: jnp.dtype
+    height: int, width: int, dtype: DTypeLike
 ) -> tuple[Float[Array, "1 1 width"], Float[Array, "1 height 1"]]:
     """Centres of the output pixels, to be broadcast."""
     u = (jnp.arange(width, dtype=dtype) + 0.5) / width
@@ -118,12 +119,14 @@ def apply_piecewise_affine(offsets: Float[Array, "batch n n 2"], u: Array, v: Ar
     return u + du, v + dv
 
 
-def resample(images: Images, u: Array, v: Array) -> Images:
+def resample(
+    images: Images, u: Float[Array, "batch rows columns"], v: Float[Array, "batch rows columns"]
+) -> Float[Array, "batch rows columns channels"]:
     """Bilinear interpolation at the places (u, v), edge padded.
 
     Args:
       images: any float, at least 2 × 2 pixels.
-      u: (batch, height, width) horizontal place of every output pixel, in units of the image.
+      u: horizontal place of every output pixel, in units of the image.
       v: the vertical one.
 
     Returns:
@@ -136,7 +139,7 @@ def resample(images: Images, u: Array, v: Array) -> Images:
     left = jnp.minimum(jnp.floor(x), width - 2)
     top = jnp.minimum(jnp.floor(y), height - 2)
     across, down = (x - left)[..., None], (y - top)[..., None]
-    start = jnp.arange(batch)[:, None, None] * (height * width)
+    start = jnp.arange(batch, dtype=jnp.int32)[:, None, None] * (height * width)
     first = start + top.astype(jnp.int32) * width + left.astype(jnp.int32)
     pixels = rearrange(images, "b h w c -> (b h w) c")
 

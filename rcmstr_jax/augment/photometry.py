@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 Images = Float[Array, "batch height width channels"]
@@ -50,7 +51,7 @@ def _filter_both_ways(rows: Array, weights: list[Array], channels: int) -> Array
     return _shifted_sum(_shifted_sum(rows, 1, weights, 1), 2, weights, channels)
 
 
-def _gaussian_taps(sigma: Array, active: Array, dtype: jnp.dtype) -> list[Array]:
+def _gaussian_taps(sigma: Array, active: Array, dtype: DTypeLike) -> list[Array]:
     """Centre and one-sided weights, (batch, 1, 1) each; a unit impulse where not active."""
     radius = BLUR_RADIUS
     safe = jnp.where(active & (sigma > 0), sigma, 1.0).astype(dtype)

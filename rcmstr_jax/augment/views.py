@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rcmstr_jax.augment import geometry, photometry
@@ -150,7 +151,7 @@ def draw_plan(
     )
 
 
-def compose_geometry(plan: Plan, height: int, width: int, dtype: jnp.dtype) -> geometry.Coordinates:
+def compose_geometry(plan: Plan, height: int, width: int, dtype: DTypeLike) -> geometry.Coordinates:
     """Where every output pixel looks in the source, all active geometry composed in order.
 
     Returns:

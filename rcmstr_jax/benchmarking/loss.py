@@ -117,7 +117,7 @@ def naive_terms(
     """`contrastive_terms` with every logit written to memory: the definition, for comparison."""
     found = {}
     for name, q, k, queue in _problems(queries, keys, before, after, options):
-        positive = (q * k).sum(-1) / options.temperature
+        positive = (q * k[None]).sum(-1) / options.temperature
         z = _product(q, queue, options)
         nce = jnp.zeros_like(positive)
         if name in HIERARCHIES:
@@ -126,7 +126,8 @@ def naive_terms(
         log_q = jax.nn.log_softmax(z / options.relation_temperature)
         log_k = jax.nn.log_softmax(_product(k, queue, options) / options.relation_temperature)
         p_q, p_k = jnp.exp(log_q), jnp.exp(log_k)
-        kl = 0.5 * (p_k * (log_k - log_q)).sum(-1) + 0.5 * (p_q * (log_q - log_k)).sum(-1)
+        gap = log_k[None] - log_q
+        kl = 0.5 * (p_k[None] * gap).sum(-1) - 0.5 * (p_q * gap).sum(-1)
         best = z.max(-1)
         found[name] = RelationalTerms(nce, kl, positive, positive > best, -(p_k * log_k).sum(-1))
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Shaped, UInt8
 
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.faults import FaultLog
@@ -172,7 +172,7 @@ def make_scorer(
 
 def reconstruct_images(
     plan: PretrainPlan, variables: Tree, images: Words, seed: int
-) -> Mapping[str, Float[np.ndarray, "words height width 3"]]:
+) -> Mapping[str, Shaped[np.ndarray, "words ..."]]:
     """Images for a picture, see `masked_pass.fill_in`; masks are drawn by seed."""
     mask_plan, model = mask_of(plan), build_model(plan)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models import masked
 from rcmstr_jax.models.layers import BatchNorm, Conv
+from rcmstr_jax.models.linear import LayerNorm
 from rcmstr_jax.models.resnet import BasicBlock
 from rcmstr_jax.models.sites import Pair, Sites
 from rcmstr_jax.models.vit import Block, sinusoid_positions
@@ -56,7 +57,7 @@ class CompactEncoder(nn.Module):
         mask: Bool[Array, "batch rows columns"] | None = None,
         form: str = "masked_dense",
         visible_count: int | None = None,
-    ) -> tuple[Float[Array, "batch 1 frames width"], Bool[Array, "batch frames"] | None]:
+    ) -> tuple[Float[Array, "batch 1 frames dim"], Bool[Array, "batch frames"] | None]:
         """Encodes images.
 
         Args:
@@ -130,6 +131,6 @@ class CompactEncoder(nn.Module):
             block = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{index}")
             x = block(x, active)
         # The two-pass variance, as in the ViT.
-        norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")
+        norm = LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")
         x = norm(x)
         return x if active is None else jnp.where(active[..., None], x, jnp.zeros((), x.dtype))

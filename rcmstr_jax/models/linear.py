@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
-def promote_dtype(*arrays: Any, dtype: Any = None) -> list[Any]:
+def promote_dtype(*arrays: Any, dtype: Any = None, **_: Any) -> list[Any]:
     """Arrays (None stays None) in one dtype: the given one, or the one that holds them all.
 
-    As `flax.linen.dtypes.promote_dtype`, and said so explicitly that JAX need not promote.
+    As `flax.linen.dtypes.promote_dtype` (layers of Flax take this one as an argument), and said so
+    explicitly that JAX need not promote.
     """
     if dtype is None:
         dtype = np.result_type(*(array.dtype for array in arrays if array is not None))

@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
-from rcmstr_jax.models.linear import Linear, TypedModule
+from rcmstr_jax.models.linear import Linear, TypedModule, promote_dtype
 
 Images = Float[Array, "batch height width 3"]
 Grid = Float[Array, "batch pixels 2"]
@@ -147,6 +147,7 @@ class TpsRectifier(TypedModule):
             kernel_init=nn.initializers.zeros,
             bias_init=lambda key, shape, dtype=jnp.float32: jnp.asarray(spread, dtype),
             **self.dtypes,
+            promote_dtype=promote_dtype,
         )
 
     def fiducial_points(self, images: Images) -> Points:

@@ -218,6 +218,7 @@ def _xavier(
         kernel_init=nn.initializers.xavier_uniform(),
         dtype=dtype,
         param_dtype=param_dtype,
+        promote_dtype=promote_dtype,
         name=name,
     )
 

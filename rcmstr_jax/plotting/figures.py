@@ -210,10 +210,10 @@ def _outline(axes: Any, numbers: Sequence[int], size: tuple[int, ...]) -> None:
 
 def save_masks(
     path: str | Path,
-    image: Num[np.ndarray, "batch height width channels"],
-    masked: Num[np.ndarray, "batch height width channels"],
-    reconstruction: Num[np.ndarray, "batch height width channels"],
-    target: Num[np.ndarray, "batch height width channels"],
+    image: Num[np.ndarray, "*batch height width channels"],
+    masked: Num[np.ndarray, "*batch height width channels"],
+    reconstruction: Num[np.ndarray, "*batch height width channels"],
+    target: Num[np.ndarray, "*batch height width channels"],
 ) -> None:
     """Masked image modelling: mask, input, reconstruction and target, one word per column.
 

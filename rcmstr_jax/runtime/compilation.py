@@ -20,12 +20,13 @@ def enable_compilation_cache(setting: str) -> Path | None:
     """Keeps compiled programs between runs.
 
     Args:
-      setting: "auto" for $XDG_CACHE_HOME/rcmstr_jax or ~/.cache/rcmstr_jax, "off", or a folder.
+      setting: "auto" for JAX's own setting where there is one ($JAX_COMPILATION_CACHE_DIR), else
+        $XDG_CACHE_HOME/rcmstr_jax or ~/.cache/rcmstr_jax; "off" for JAX's own alone; or a folder.
 
     Returns:
-      The folder, or None if nothing is kept.
+      The folder, or None if JAX's own setting stays as it is.
     """
-    if setting == "off":
+    if setting == "off" or setting == "auto" and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
     folder = Path(setting)
     if setting == "auto":

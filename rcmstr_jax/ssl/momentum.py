@@ -16,8 +16,11 @@ def ema_update(average: Tree, online: Tree, momentum: float | Float[Array, ""]) 
     """`average * momentum + online * (1 - momentum)`, leaf by leaf, in the dtype of `average`."""
 
     def blend(a: Array, o: Array) -> Array:
-        wide = np.promote_types(a.dtype, o.dtype)
-        return (a.astype(wide) * momentum + o.astype(wide) * (1.0 - momentum)).astype(a.dtype)
+        wide, kept = np.promote_types(a.dtype, o.dtype), momentum
+        if isinstance(kept, jax.Array):
+            wide = np.promote_types(wide, kept.dtype)
+            kept = kept.astype(wide)
+        return (a.astype(wide) * kept + o.astype(wide) * (1.0 - kept)).astype(a.dtype)
 
     return jax.tree.map(blend, average, online)
 

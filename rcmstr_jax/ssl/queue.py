@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
@@ -36,7 +37,7 @@ def queue_size(requested: int, keys_per_step: int) -> int:
     return size
 
 
-def init_queue(key: PRNGKeyArray, size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> KeyQueue:
+def init_queue(key: PRNGKeyArray, size: int, dim: int, dtype: DTypeLike = jnp.float32) -> KeyQueue:
     """Fills a queue with random unit vectors."""
     keys = jax.random.normal(key, (size, dim), dtype)
     keys /= jnp.linalg.norm(keys, axis=-1, keepdims=True)

@@ -109,7 +109,7 @@ class CnnReconstructionHead(nn.Module):
     Attributes:
       rows: patches in a column.
       patch: height and width of a patch in pixels.
-      dtype: arithmetic; None computes in the type of the input.
+      dtype: arithmetic; None computes in the type of the input, in float32 at least.
     """
 
     rows: int = 4
@@ -130,7 +130,8 @@ class CnnReconstructionHead(nn.Module):
                 frame_active[..., None], frames, token.astype(frames.dtype)[None, None]
             )
         pairs = jnp.concatenate([frames[:, :-1], frames[:, 1:]], axis=-1)
-        x = nn.Dense(width, dtype=self.dtype, name="conv")(pairs)
+        dtype = self.dtype or np.promote_types(pairs.dtype, np.float32)
+        x = nn.Dense(width, dtype=dtype, name="conv")(pairs)
         pixels = self.patch[0] * self.patch[1] * 3
-        x = nn.Dense(self.rows * pixels, dtype=self.dtype, name="linear")(x)
+        x = nn.Dense(self.rows * pixels, dtype=dtype, name="linear")(x)
         return rearrange(x, "b c (r pixels) -> b r c pixels", r=self.rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import einops
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,28 +39,32 @@ from rcmstr_jax.training.state import (
 from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
-Keys = dict[str, Float[Array, "batch count dim"]]
+Keys = dict[str, Float[Array, "batch _ dim"]]
+AllKeys = dict[str, Float[Array, "all_images _ dim"]]
 Step = Callable[[PretrainState, dict[str, Array]], tuple[PretrainState, dict[str, Array]]]
 
 
 def encode_keys(
-    model: RCMSTR,
+    model: nn.Module,
     variables: Variables,
     view_k: Float[Array, "batch height width 3"],
     *,
     shuffle: PRNGKeyArray | None = None,
     parts: int = 1,
     axis_name: str | None = None,
-) -> tuple[Keys, Keys, Variables]:
+) -> tuple[Keys, AllKeys, Variables]:
     """The momentum branch's outputs for this device's images.
 
-    Args:
-      shuffle: deals the images of all devices anew before they are encoded, so that batch
-        statistics do not give a key away; None encodes them where they are.
+      Args:
+        model: the network, or another one that gives keys.
+    variables: of the momentum branch.
+    view_k: this device's images.
+        shuffle: deals the images of all devices anew before they are encoded, so that batch
+          statistics do not give a key away; None encodes them where they are.
 
-    Returns:
-      Keys of this device's images; those of all devices, `(all images, count, dim)`, in global
-      order; and the branch's new running statistics.
+      Returns:
+        Keys of this device's images; those of all devices, in global order; and the branch's
+        new running statistics.
     """
 
     def encode(rows: Array) -> tuple[Keys, Variables]:

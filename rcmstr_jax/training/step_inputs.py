@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, Shaped
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from rcmstr_jax.augment.draws import image_keys
 from rcmstr_jax.augment.views import make_view
@@ -18,8 +17,11 @@ from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, RearrangePlan
 VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)
 
 
-def images_to_float(images: Shaped[Array, "batch height width channels"]) -> Any:
+def images_to_float(
+    images: Shaped[Array | np.ndarray, "batch height width channels"],
+) -> Float[Array, "batch height width channels"]:
     """uint8 [0, 255] images as float32 in [-1, 1]; float images pass unchanged."""
+    images = jnp.asarray(images)
     if jnp.issubdtype(images.dtype, jnp.floating):
         return images
     return images.astype(jnp.float32) / 127.5 - 1.0

@@ -56,7 +56,8 @@ def _drawn() -> views.Plan:
 def _smooth(batch: int, height: int, width: int) -> jax.Array:
     """Slowly varying images, which resampling twice hardly softens."""
     v, u = jnp.meshgrid(jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij")
-    phases = jnp.arange(batch)[:, None, None] + jnp.zeros((1, height, width))
+    u, v = u[None], v[None]
+    phases = jnp.arange(float(batch))[:, None, None] + jnp.zeros((1, height, width))
     planes = [jnp.sin(2 * u + v + phases), jnp.cos(u - 2 * v + phases), jnp.sin(u * v + phases)]
     return 0.7 * jnp.stack(planes, -1)
 
@@ -253,7 +254,9 @@ def test_float32_agrees_with_float64(x64: None) -> None:
         (jnp.zeros((2, 8, 8, 3)), {"indices": jnp.arange(3)}, r"indices has shape \(3,\) for 2"),
     ],
 )
-def test_bad_arguments_are_named(images: jax.Array, options: dict, message: str) -> None:
+def test_bad_arguments_are_named(
+    images: jax.Array, options: dict, message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         augment.make_view(jax.random.key(0), images, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -173,25 +174,29 @@ def test_decoding_counts_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["share_of_ceiling"] is None
 
 
-def print_peak_of_fifty_megabytes() -> None:
+def print_peaks_of_fifty_megabytes() -> None:
     held = []
 
     def run() -> None:
         held.append(np.ones(50_000_000 // 8))
         held.clear()
 
-    print(json.dumps(run_for_peak(Case("test", "fifty megabytes", lambda: Program(run)))))
+    case = Case("test", "fifty megabytes", lambda: Program(run))
+    print(json.dumps([run_for_peak(case) for _ in range(5)]))
 
 
 def test_extra_memory_is_what_a_run_takes(processes: Processes) -> None:
     # In a process that does nothing else, as `run_for_peak` asks: in this one, threads of earlier
     # tests take and return memory meanwhile.
-    done = processes.call(print_peak_of_fifty_megabytes)
+    done = processes.call(print_peaks_of_fifty_megabytes)
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    assert measured["peak_bytes"] > 50_000_000
-    if measured["extra_bytes"] is not None:
-        assert 45_000_000 < measured["extra_bytes"] < 60_000_000
+    assert all(one["peak_bytes"] > 50_000_000 for one in measured)
+    extra = [one["extra_bytes"] for one in measured]
+    if None not in extra:
+        # The median: where memory is short, the system takes pages of code out of the process or
+        # brings them back at any time, which the mark of the largest resident memory counts.
+        assert 45_000_000 < statistics.median(extra) < 60_000_000
 
 
 @pytest.mark.parametrize(("running", "extra"), [(70, 40), (50, None)])

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -63,14 +64,14 @@ def test_truth_scores_nothing_and_the_mean_a_little_below_one(images: np.ndarray
 
 def test_only_hidden_patches_count(images: np.ndarray) -> None:
     def predict(_: Any, x: Any, mask: Any) -> Any:
-        return patch_targets(x, PATCH) + 9.0 * ~mask[..., None]
+        return patch_targets(x, PATCH) + jnp.where(mask[..., None], 0.0, 9.0)
 
     assert score(images, predict).loss == pytest.approx(0, abs=1e-6)
 
 
 def test_columns_without_a_visible_patch_stand_apart(images: np.ndarray) -> None:
     def predict(_: Any, x: Any, mask: Any) -> Any:
-        return patch_targets(x, PATCH) + 2.0 * mask.all(1)[:, None, :, None]
+        return patch_targets(x, PATCH) + jnp.where(mask.all(1)[:, None, :, None], 2.0, 0.0)
 
     found = score(images, predict)
     assert found.column_loss == pytest.approx(4, rel=1e-6)
@@ -110,7 +111,7 @@ def test_kinds_hide_alike() -> None:
         kind: draw_masks(
             reconstruction.mask_of(reconstruction.with_masks(plan(), kind, 0.6)),
             jax.random.key(0),
-            np.arange(5),
+            jnp.arange(5),
         )
         for kind in ("patch_block", "patch", "block")
     }

@@ -42,7 +42,6 @@ def start(script: str, arguments: tuple[str, ...], folder: Path) -> None:
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(folder / name, flags), stream.fileno())
-    os.environ["XDG_CACHE_HOME"] = str(folder)  # of compiled programs
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 

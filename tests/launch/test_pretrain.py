@@ -54,7 +54,7 @@ def test_whole_method(command, tmp_path):
     """Every term and picture: a signal ends the process with 75, the same command completes it."""
     workdir = tmp_path / "run"
     command = [
-        sys.executable, *command, f"--config.compilation_cache={tmp_path / 'compiled'}",
+        sys.executable, *command,
         "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
         "--config.model.image_width=32", "--config.model.projector=mlp",
         "--config.total_steps=1000", "--config.optimizer.schedule=constant",

@@ -116,7 +116,7 @@ def test_hidden_sites_are_left_out_of_a_maximum() -> None:
 def test_batch_norm_keeps_its_digits_far_from_zero() -> None:
     x = np.random.default_rng(0).normal(size=(16, 8, 8, 4)).astype(np.float32) + 5000
     model = BatchNorm()
-    variables = model.init(jax.random.key(0), x)
+    variables = model.init(jax.random.key(0), jnp.asarray(x))
     y, state = model.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
     exact = x.astype(np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))

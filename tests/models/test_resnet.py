@@ -177,7 +177,9 @@ def test_auto_asks_for_the_arithmetic_at_hand(monkeypatch: pytest.MonkeyPatch, x
         ),
     ],
 )
-def test_bad_arguments_are_named(model: ResNet, shape: Any, options: Any, message: str) -> None:
+def test_bad_arguments_are_named(
+    model: ResNet, shape: Any, options: Any, message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), **options))
 

@@ -28,11 +28,10 @@ def test_points_in_place_give_the_regular_grid() -> None:
 
 
 def test_moved_points_move_the_grid_alike() -> None:
-    points = jnp.asarray(fiducial_targets(8), jnp.float32)[None] + jnp.array([0.25, -0.5])
-    plain = spline_grid(points - jnp.array([0.25, -0.5]), (4, 6))
-    np.testing.assert_allclose(
-        spline_grid(points, (4, 6)), plain + np.array([0.25, -0.5]), atol=1e-5
-    )
+    moved = jnp.array([[[0.25, -0.5]]])
+    points = jnp.asarray(fiducial_targets(8), jnp.float32)[None] + moved
+    plain = spline_grid(points - moved, (4, 6))
+    np.testing.assert_allclose(spline_grid(points, (4, 6)), plain + moved, atol=1e-5)
 
 
 def test_sampling_by_hand() -> None:

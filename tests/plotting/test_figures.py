@@ -69,7 +69,7 @@ def test_views_of_many_words_stay_small(tmp_path: Path) -> None:
     assert _open(tmp_path / "views.png").shape[0] < 800
 
 
-def test_views_of_different_size_are_refused(tmp_path: Path) -> None:
+def test_views_of_different_size_are_refused(tmp_path: Path, unchecked: None) -> None:
     with pytest.raises(ValueError, match="view_q.*100.*view_k.*128"):
         figures.save_views(tmp_path / "v.png", _words(), _words(), _words(width=128))
 

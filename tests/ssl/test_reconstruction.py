@@ -67,7 +67,7 @@ def test_matches_the_ancestor(golden_dir: Path, x64: None) -> None:
 def test_loss_sees_hidden_patches_alone() -> None:
     target = jnp.zeros((2, 1, 3, 4))
     mask = jnp.asarray([[[True, False, False]], [[False, True, True]]])
-    prediction = jnp.where(mask[..., None], 2.0, 100.0) * jnp.ones(4)
+    prediction = jnp.where(mask[..., None], 2.0, 100.0) * jnp.ones((1, 1, 1, 4))
     total, count = reconstruction.reconstruction_loss(prediction, target, mask)
     assert (float(total), float(count)) == (3 * 4 * 4.0, 12.0)
 

@@ -55,9 +55,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Callable[..., Process]:
-    """Starts a Python process with this many fake devices; all share one compilation cache."""
-    cache = tmp_path_factory.mktemp("compiled")
+def start() -> Callable[..., Process]:
+    """Starts a Python process with this many fake devices."""
 
     def run(command: list[str], devices: int) -> Process:
         environment = {
@@ -65,7 +64,6 @@ def start(tmp_path_factory) -> Callable[..., Process]:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
             "--xla_backend_optimization_level=0",
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
         }
         return subprocess.Popen(
             [sys.executable, *command],

@@ -41,13 +41,7 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> str:
-    """One compilation cache for all runs of this file."""
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
-def tiny(images: Path, cache: str) -> ConfigDict:
+def tiny(images: Path) -> ConfigDict:
     """The smallest run that has every kind of state: a one-block ViT, and a queue."""
     config = mini.get_config("test")
     config.model.update({"encoder": "vit", "width": 16, "depth": 1, "heads": 1, "image_width": 32})
@@ -63,15 +57,15 @@ def tiny(images: Path, cache: str) -> ConfigDict:
     config.optimizer.schedule = "constant"
     config.data.source = (f"folder:{images}",)
     config.data.prefetch = 0
-    config.compilation_cache = cache
+    config.compilation_cache = "off"  # that of the test session stays
     config.picture_every = -1
     return config.lock()
 
 
 @pytest.fixture
-def config(images, cache) -> ConfigDict:
+def config(images) -> ConfigDict:
     """A fresh config that a test may change."""
-    return tiny(images, cache)
+    return tiny(images)
 
 
 def metric_lines(workdir: Path) -> list[dict]:
@@ -79,10 +73,10 @@ def metric_lines(workdir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole(images, cache, tmp_path_factory) -> tuple[Path, Outcome]:
+def whole(images, tmp_path_factory) -> tuple[Path, Outcome]:
     """An uninterrupted run; do not write into its workdir, copy it."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, pretrain(tiny(images, cache), workdir)
+    return workdir, pretrain(tiny(images), workdir)
 
 
 @pytest.fixture
@@ -288,6 +282,9 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(config, copied
 def test_compilation_cache_setting(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
+        assert enable_compilation_cache("auto") is None  # the test session has set JAX's own
+        assert jax.config.jax_compilation_cache_dir == before
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         assert enable_compilation_cache("auto") == tmp_path / "rcmstr_jax" / "compiled"
         assert enable_compilation_cache("off") is None

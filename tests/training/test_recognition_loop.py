@@ -44,9 +44,9 @@ def words(not_a_number: int | None = None) -> dict[str, np.ndarray]:
 
 def loss(params: Any, frames: jax.Array, batch: Mapping[str, Any]) -> tuple[Any, Any]:
     """Sum over the characters, and their number."""
-    logits = frames @ params["kernel"] + params["bias"]
+    logits = frames @ params["kernel"] + params["bias"][None, None]
     each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"])
-    counts = (jnp.arange(FRAMES) < batch["lengths"][:, None]).astype(jnp.float32)
+    counts = (jnp.arange(FRAMES)[None] < batch["lengths"][:, None]).astype(jnp.float32)
     return (each * counts).sum(), counts.sum()
 
 

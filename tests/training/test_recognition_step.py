@@ -153,7 +153,7 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
 
     def encode(params, stats, images, constants):
         assert images.dtype == jnp.float32
-        columns = images.mean((1, 3))[:, :, None] * params["encoder"]["w"]
+        columns = images.mean((1, 3))[:, :, None] * params["encoder"]["w"][None, None]
         return columns, {"encoder": {"mean": stats["encoder"]["mean"] * 0.9 + columns.mean()}}
 
     encoder = {"encoder": {"w": jnp.ones(4)}}

@@ -172,7 +172,8 @@ def test_key_norm_decides_whose_statistics_enter_a_key(key_norm: str) -> None:
         np.testing.assert_array_equal(copy, found)
 
     def alone(rows: jax.Array) -> np.ndarray:
-        out, _ = MeanColour().apply(variables, rows, train=True, mutable=["batch_stats"])
+        images = jnp.asarray(rows)
+        out, _ = MeanColour().apply(variables, images, train=True, mutable=["batch_stats"])
         return np.asarray(out["word"][:, 0])  # type: ignore[call-overload, index]
 
     order = np.arange(2 * devices)

@@ -171,8 +171,10 @@ def test_sizes_come_from_the_arrays(
         (keys[3], head, jnp.zeros((1, width)), PIXEL_DECODER, "sd/pix_decoder."),
     ):
         drawn = module.init(key, inputs)
-        shift = jax.random.normal(key, (200,))
-        noise = jax.tree.map(lambda p, s=shift: p + jnp.resize(0.1 * s, p.shape), drawn)
+        shift = jax.random.normal(key, (200,))  # float64
+        noise = jax.tree.map(
+            lambda p, s=shift: p.astype(s.dtype) + jnp.resize(0.1 * s, p.shape), drawn
+        )
         noise = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), noise)
         variables.append(jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), noise))
         shapes = template(module, inputs)

@@ -34,7 +34,11 @@ class AttentionReader(TypedModule):
 
     @nn.compact
     def __call__(
-        self, features: Frames, tokens: Tokens | None, steps: int, start_token: int = 0
+        self,
+        features: Frames,
+        tokens: Tokens | None,
+        steps: int,
+        start_token: int | Array = 0,
     ) -> Logits:
         """Returns the logits of `steps` steps.
 
@@ -124,7 +128,9 @@ class AttentionDecoder(TypedModule):
         """
         return self._read(frames, tokens, tokens.shape[1], 0)
 
-    def decode(self, frames: Frames, max_length: int, start_token: int = 2) -> Logits:
+    def decode(
+        self, frames: Frames, max_length: int, start_token: int | Int[Array, ""] = 2
+    ) -> Logits:
         """Logits of greedy decoding, each step fed with the likeliest token of the step before.
 
         Args:
@@ -135,7 +141,9 @@ class AttentionDecoder(TypedModule):
         return self._read(frames, None, max_length, start_token)
 
     @nn.compact
-    def _read(self, frames: Array, tokens: Array | None, steps: int, start_token: int) -> Logits:
+    def _read(
+        self, frames: Array, tokens: Array | None, steps: int, start_token: int | Array
+    ) -> Logits:
         context = frames
         for i, width in enumerate((self.hidden, self.context or frames.shape[-1])):
             context = BiLSTM(self.hidden, width, **self.dtypes, name=f"context_{i}")(context)

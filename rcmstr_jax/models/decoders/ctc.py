@@ -54,9 +54,10 @@ def ctc_loss(
       (sum over words, number of words), the latter also a float.
     """
     batch, frames, _ = logits.shape
-    beyond = jnp.arange(labels.shape[1])[None] >= lengths[:, None]
+    beyond = jnp.arange(labels.shape[1], dtype=lengths.dtype)[None] >= lengths[:, None]
     losses = _negative_logs(logits, jnp.where(beyond, BLANK, labels), beyond)
-    repeats = jnp.sum((labels[:, 1:] == labels[:, :-1]) & ~beyond[:, 1:], axis=1)
+    repeated = (labels[:, 1:] == labels[:, :-1]) & ~beyond[:, 1:]
+    repeats = jnp.sum(repeated, axis=1, dtype=lengths.dtype)
     per_character = losses / jnp.maximum(lengths, 1).astype(losses.dtype)
     losses = jnp.where(lengths + repeats <= frames, per_character, 0)
     weights = jnp.ones(batch, losses.dtype) if weights is None else weights.astype(losses.dtype)
@@ -83,7 +84,7 @@ def ctc_greedy(
     # The characters side by side at the beginning of their row, as the loss takes labels.
     place = jnp.where(begins, jnp.cumsum(begins, axis=1) - 1, frames)
     rows = jnp.arange(batch)[:, None]
-    labels = jnp.full((batch, frames), BLANK).at[rows, place].set(tokens, mode="drop")
+    labels = jnp.full((batch, frames), BLANK, tokens.dtype).at[rows, place].set(tokens, mode="drop")
     beyond = jnp.arange(frames)[None] >= jnp.sum(begins, axis=1, keepdims=True)
     whole = jnp.exp(-_negative_logs(logits, labels, beyond))
     return tokens, jnp.max(jax.nn.softmax(logits), axis=-1), whole

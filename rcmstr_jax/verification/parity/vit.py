@@ -30,7 +30,7 @@ def check(fixture: Fixture) -> None:
     width, _, *sides = fixture.shape("sd/encoder.patch_embed.proj.weight")
     patch = (sides[0], sides[1])
     grid = (images.shape[1] // patch[0], images.shape[2] // patch[1])
-    mask = fixture.array("mask").reshape(-1, *grid)
+    mask = jnp.asarray(fixture.array("mask").reshape(-1, *grid))
     fixture.compare("pos_embed", sinusoid_positions(grid[0] * grid[1], width)[None])
 
     encoder, variables = _encoder(fixture, images, width, patch)
