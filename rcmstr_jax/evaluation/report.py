@@ -17,7 +17,7 @@ from rcmstr_jax.runtime.files import write_json, write_text
 
 RESULTS_MD = "results.md"
 FLAG = " (!)"
-MEANS = {"weighted_mean": "mean, weighted by words", "plain_mean": "mean, plain"}
+MEANS = {"weighted_mean": "mean, weighted by words", "macro_average": "macro average"}
 
 
 def cells(rates: Rates) -> tuple[str, str]:
@@ -39,8 +39,8 @@ def table_rows(results: Scores) -> list[tuple[str, ...]]:
         flag = FLAG if entry.published_size is False or entry.is_empty else ""
         rows.append(row(entry.name + flag, entry))
     rows.append(row(MEANS["weighted_mean"], results.weighted_mean))
-    plain = results.plain_mean
-    rows.append((f"mean, plain, of {plain.num_sets} sets", "", "", *cells(plain), "", "", ""))
+    plain = results.macro_average
+    rows.append((f"macro average of {plain.num_sets} sets", "", "", *cells(plain), "", "", ""))
     return rows
 
 

@@ -41,7 +41,7 @@ class Scores:
     policy: str
     sets: list[SetScore]
     weighted_mean: Percent
-    plain_mean: MacroAverage
+    macro_average: MacroAverage
     policies: dict[str, Percent]
 
 
@@ -102,6 +102,10 @@ class Evaluation(Scores):
         path = Path(workdir) / RESULTS_JSON
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            return from_json(cls, content) if "sets" in content else None
+            if "sets" not in content:
+                return None
+            if "plain_mean" in content:  # its name in older files
+                content["macro_average"] = content.pop("plain_mean")
+            return from_json(cls, content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -128,7 +128,7 @@ class Summary:
       num_words: that are scored.
       sets: name -> metric -> mean and deviation.
       weighted_mean: metric -> mean and deviation.
-      plain_mean: the same.
+      macro_average: the same.
     """
 
     labels: float
@@ -139,7 +139,7 @@ class Summary:
     num_words: int
     sets: dict[str, dict[str, Spread]]
     weighted_mean: dict[str, Spread]
-    plain_mean: dict[str, Spread]
+    macro_average: dict[str, Spread]
 
 
 def summarise(runs: Sequence[Run], results: Sequence[Evaluation]) -> list[Summary]:
@@ -163,7 +163,7 @@ def summarise(runs: Sequence[Run], results: Sequence[Evaluation]) -> list[Summar
                     for i, entry in enumerate(alike[0].sets)
                 },
                 _over_seeds([result.weighted_mean for result in alike]),
-                _over_seeds([result.plain_mean for result in alike]),
+                _over_seeds([result.macro_average for result in alike]),
             )
         )
     return rows
@@ -175,11 +175,19 @@ def _over_seeds(scores: Sequence[Rates]) -> dict[str, Spread]:
 
 def summary_rows(table: Sequence[Summary]) -> list[tuple[str, ...]]:
     """The table of `summarise` for a console or a page."""
-    header = ("labels", "encoder", "seeds", "words", "word accuracy %", "1-NED %", "plain mean %")
+    header = (
+        "labels",
+        "encoder",
+        "seeds",
+        "words",
+        "word accuracy %",
+        "1-NED %",
+        "macro average %",
+    )
     rows: list[tuple[str, ...]] = [header]
     for row in table:
         rates = [show(*row.weighted_mean[metric]) for metric in METRICS]
-        rates.append(show(*row.plain_mean["word_accuracy"]))
+        rates.append(show(*row.macro_average["word_accuracy"]))
         trained = sorted(set(row.trained_on))
         words = f"{row.labels:g} ({', '.join(map(str, trained))})"
         seeds = ", ".join(map(str, row.seeds))

@@ -144,6 +144,6 @@ def score_table(read: Sequence[SetResult], policy: str) -> Scores:
             for result, score in zip(read, scored, strict=True)
         ],
         weighted_mean=pooled(policy),
-        plain_mean=metrics.plain_mean(scored),
+        macro_average=metrics.macro_average(scored),
         policies={name: pooled(name) for name in metrics.POLICIES},
     )

@@ -109,10 +109,10 @@ def by_set(lines: Sequence[Line], values: Sequence[Any]) -> dict[str, list[Any]]
 def score_intervals(lines: Sequence[Line], policy: str) -> dict[str, dict[str, list[float | None]]]:
     """95 % intervals of every metric for every set and for both means.
 
-    The plain mean resamples every set by itself, the weighted one all words together.
+    The macro average resamples every set by itself, the weighted one all words together.
 
     Returns:
-      `{set or "weighted_mean" or "plain_mean": {metric: [low, high]}}`, in %.
+      `{set or "weighted_mean" or "macro_average": {metric: [low, high]}}`, in %.
     """
     groups = by_set(lines, judge_lines(lines, policy))
     result: dict[str, dict[str, list[float | None]]] = {}
@@ -124,7 +124,7 @@ def score_intervals(lines: Sequence[Line], policy: str) -> dict[str, dict[str, l
         means = [distribution for distribution in drawn.values() if len(distribution)]
         everything = [outcome for outcomes in groups.values() for outcome in outcomes]
         drawn["weighted_mean"] = bootstrap(*ratio(everything, metric), seed=len(groups))
-        drawn["plain_mean"] = np.mean(means, axis=0) if means else np.zeros(0)
+        drawn["macro_average"] = np.mean(means, axis=0) if means else np.zeros(0)
         for name, distribution in drawn.items():
             result.setdefault(name, {})[metric] = interval(distribution)
     return result
@@ -163,7 +163,7 @@ def compare_predictions(
       policy: a key of `metrics.POLICIES`.
 
     Returns:
-      Per set, and for `"weighted_mean"` and `"plain_mean"`.
+      Per set, and for `"weighted_mean"` and `"macro_average"`.
 
     Raises:
       ValueError: the runs did not read the same words, or there are none.
@@ -182,7 +182,7 @@ def compare_predictions(
         together = _changes(everything, seed=len(groups))
         compared["weighted_mean"] = _comparison(everything, together)
         plain = {metric: _mean_change([found[metric] for found in changes]) for metric in METRICS}
-        compared["plain_mean"] = _comparison(everything, plain)
+        compared["macro_average"] = _comparison(everything, plain)
     return compared
 
 

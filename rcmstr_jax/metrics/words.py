@@ -296,7 +296,7 @@ def weighted_mean(scores: Iterable[Score]) -> Score:
     return sum(scores, Score())
 
 
-def plain_mean(scores: Iterable[Score]) -> MacroAverage:
+def macro_average(scores: Iterable[Score]) -> MacroAverage:
     """Mean over sets, in %: every set that has words weighs the same.
 
     The standard error treats the sets as independent: `sqrt(sum of squared errors) / sets`.

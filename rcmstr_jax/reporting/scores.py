@@ -47,10 +47,10 @@ def _folded_if_many(runs: Sequence[Any], summary: str, content: str) -> str:
 
 def _beside(scored: Sequence[Scored]) -> Table:
     names = list(dict.fromkeys(entry.name for _, results in scored for entry in results.sets))
-    rows = [["run", "mean by words", "plain mean", *names, "encoder", "decoder"]]
+    rows = [["run", "mean by words", "macro average", *names, "encoder", "decoder"]]
     for run, results in scored:
         sets = {entry.name: entry for entry in results.sets}
-        scores = [results.weighted_mean, results.plain_mean, *(sets.get(name) for name in names)]
+        scores = [results.weighted_mean, results.macro_average, *(sets.get(name) for name in names)]
         cells = ["–" if score is None else show(*score.rate("word_accuracy")) for score in scores]
         rows.append([run.name, *cells, results.initialisation, results.decoder])
     policies = sorted({results.policy for _, results in scored})
@@ -120,7 +120,7 @@ def intervals(runs: Sequence[Run]) -> Section:
         Table(
             f"{run.name}: 95 % intervals",
             report.interval_rows(analysis.intervals),
-            ["Bootstrap over words; the plain mean resamples every set by itself."],
+            ["Bootstrap over words; the macro average resamples every set by itself."],
         )
         for run, analysis in analysed
     ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_json
 
 CONFIG_JSON = "config.json"
+Section = TypeVar("Section")
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -70,3 +72,23 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
             "the --workdir of launch/pretrain.py, or `random`"
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def from_section(kind: type[Section], section: Mapping[str, Any], **given: Any) -> Section:
+    """The dataclass `kind` from the fields of a section that have its names, plans within it too.
+
+    A single string where several are allowed, as a command line gives it, is one of them.
+    """
+    values = {}
+    for name, hint in get_type_hints(kind).items():
+        if name in given:
+            continue
+        value = section[name]
+        if dataclasses.is_dataclass(hint):
+            value = from_section(hint, value)  # type: ignore[arg-type]
+        elif isinstance(value, str) and hint == tuple[str, ...]:
+            value = (value,)
+        elif isinstance(value, ConfigDict):
+            value = value.to_dict()
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values, **given)

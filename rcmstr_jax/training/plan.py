@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -18,14 +18,17 @@ from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
-from rcmstr_jax.runtime.config_files import config_from_jsonable, config_to_jsonable
+from rcmstr_jax.runtime.config_files import (
+    config_from_jsonable,
+    config_to_jsonable,
+    from_section,
+)
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
 from rcmstr_jax.training import plan_checks
 
 IMAGE_HEIGHT = 32
-Section = TypeVar("Section")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,8 +289,7 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
     Raises:
       ConfigError: a geometry that cannot work.
     """
-    # Stored descriptions of networks that are older than the compact encoder lack its one field.
-    plan = _section(ModelPlan, {"attention": ModelPlan.attention, **section})
+    plan = from_section(ModelPlan, {**_ADDED["model"], **section})
     if plan.encoder == "vit":
         sizes: Any = zip(("width", "depth", "heads"), VIT_SIZES[plan.size], strict=True)
         plan = dataclasses.replace(plan, **{k: getattr(plan, k) or size for k, size in sizes})
@@ -315,23 +317,23 @@ def pretrain_plan(
     model = model_plan(config.model)
     contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
     views = config.views
-    rearrange = _section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
-    mask = _section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
-    options = _section(
+    rearrange = from_section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
+    mask = from_section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
+    options = from_section(
         ContrastOptions,
         contrast,
         product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
     )
-    data = _section(DataPlan, config.data)
+    data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
     per_image = model.vectors(contrast.subwords)
     colour = ColourJitter(**views.colour) if views.colours else None
     scale = config.batch_size / optimizer.reference_batch if optimizer.reference_batch else 1.0
-    return _section(
+    return from_section(
         PretrainPlan,
         config,
-        loop=_section(
+        loop=from_section(
             LoopPlan,
             config,
             prefetch=config.data.prefetch,
@@ -340,7 +342,7 @@ def pretrain_plan(
         ),
         data=data,
         model=model,
-        views=_section(ViewPlan, views, colour=colour) if views.enabled else None,
+        views=from_section(ViewPlan, views, colour=colour) if views.enabled else None,
         rearrange=rearrange,
         contrast=options,
         subwords=contrast.subwords,
@@ -349,7 +351,7 @@ def pretrain_plan(
             for name in options.queues
         },
         mask=mask,
-        optimizer=_section(
+        optimizer=from_section(
             OptimizerPlan,
             optimizer,
             peak=optimizer.learning_rate * scale,
@@ -367,7 +369,7 @@ def evaluation_plan(
     plan_checks.check_values(config, plan_checks.EVALUATE)
     plan_checks.check_training(config, devices=devices, hosts=hosts)
     train = config.train
-    loop = _section(
+    loop = from_section(
         LoopPlan,
         train,
         total_steps=train.steps,
@@ -378,7 +380,7 @@ def evaluation_plan(
         compilation_cache=config.compilation_cache,
         sections=("config.train", "config.train"),
     )
-    return _section(
+    return from_section(
         EvaluationPlan,
         config,
         loop=loop,
@@ -388,25 +390,20 @@ def evaluation_plan(
     )
 
 
+# What stored configs lack that are older than a field: runs did then what its value says.
+_ADDED: dict[str, dict[str, Any]] = {
+    "model": {"attention": ModelPlan.attention},
+    "views": {
+        "min_ops": 1,
+        "ranges": dataclasses.asdict(ViewRanges()),
+        "colours": False,
+        "colour": dataclasses.asdict(ColourJitter()),
+    },
+}
+
+
 def _as_config(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
-    return config if isinstance(config, ConfigDict) else config_from_jsonable(config)
-
-
-def _section(kind: type[Section], section: Mapping[str, Any], **given: Any) -> Section:
-    """The dataclass `kind` from the fields of a section that have its names, plans within it too.
-
-    A single string where several are allowed, as a command line gives it, is one of them.
-    """
-    values = {}
-    for name, hint in get_type_hints(kind).items():
-        if name in given:
-            continue
-        value = section[name]
-        if dataclasses.is_dataclass(hint):
-            value = _section(hint, value)  # type: ignore[arg-type]
-        elif isinstance(value, str) and hint == tuple[str, ...]:
-            value = (value,)
-        elif isinstance(value, ConfigDict):
-            value = value.to_dict()
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values, **given)
+    if isinstance(config, ConfigDict):
+        return config
+    filled = {name: {**_ADDED[name], **config[name]} for name in _ADDED.keys() & config.keys()}
+    return config_from_jsonable({**config, **filled})

@@ -165,7 +165,7 @@ def test_a_saved_recogniser_is_scored_on_whatever_lies_there(frozen, data, tmp_p
     assert "is empty" in found["empty"]["fault"] and found["empty"]["num_words"] == 0
     assert "another layout" in found["foreign"]["fault"]
     assert "no usable labels" in found["unlabelled"]["fault"]
-    assert results["weighted_mean"]["num_words"] == 7 and results["plain_mean"]["num_sets"] == 1
+    assert results["weighted_mean"]["num_words"] == 7 and results["macro_average"]["num_sets"] == 1
     # What the recogniser was trained on is still stated.
     assert results["train"] == frozen[0]["train"] and results["protocol"] == "frozen"
     lines = [json.loads(line) for line in (tmp_path / "scores/predictions.jsonl").open()]

@@ -64,7 +64,7 @@ def test_table_rows() -> None:
     # Its name is known, its size is not.
     assert rows[3] == ("symbols (!)", "0", "0", "–", "–", "0", "0", "1")
     assert rows[4][1:5] == ("4", "3", "75.00 ± 21.65", "75.00 ± 25.00")
-    assert rows[5][0] == "mean, plain, of 2 sets" and rows[5][3].startswith("75.00")
+    assert rows[5][0] == "macro average of 2 sets" and rows[5][3].startswith("75.00")
     console = text_table(rows).splitlines()
     assert len(console) == len(rows) + 1 and len({line.index("  ") for line in console[:1]}) == 1
     assert all(line.count("|") == 9 for line in markdown_table(rows).splitlines())
@@ -110,6 +110,7 @@ def test_results_of_earlier_runs_load(tmp_path: Path) -> None:
         del content[name]
     for score in (content["weighted_mean"], *content["sets"], *content["policies"].values()):
         del score["character_accuracy"]
+    content["plain_mean"] = content.pop("macro_average")
     (tmp_path / "results.json").write_text(json.dumps(content))
     found = Evaluation.read(tmp_path)
     assert found is not None and found.weighted_mean.character_accuracy is None

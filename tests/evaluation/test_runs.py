@@ -31,7 +31,7 @@ def result(right: int, labels: int = 20) -> Evaluation:
             {"name": "gone", "path": "", "published_size": None, "fault": "gone is empty", **empty},
         ],
         "weighted_mean": scored,
-        "plain_mean": {"num_sets": 1, **scored},
+        "macro_average": {"num_sets": 1, **scored},
         "train": {
             "source": ["lmdb:a"],
             "labels_asked": 1.0,

@@ -57,11 +57,11 @@ def test_interval_where_nothing_varies_or_nothing_is_there() -> None:
     assert intervals.interval(intervals.bootstrap(np.zeros(0), np.zeros(0))) == [None, None]
 
 
-def test_plain_mean_weighs_sets_alike() -> None:
+def test_macro_average_weighs_sets_alike() -> None:
     """All of a large set right, none of a small one: 50 % plain, 90 % weighted, no spread in 50."""
     found = lines(["ab"] * 90, ["ab"] * 90, "A") + lines(["x"] * 10, ["ab"] * 10, "B")
     result = intervals.score_intervals(found, "alphanumeric")
-    assert result["plain_mean"]["word_accuracy"] == [50.0, 50.0]
+    assert result["macro_average"]["word_accuracy"] == [50.0, 50.0]
     assert result["A"]["word_accuracy"] == [100.0, 100.0]
     low, high = result["weighted_mean"]["word_accuracy"]
     assert low is not None and high is not None and 80 < low < 90 < high < 98
@@ -87,14 +87,14 @@ def test_two_seeds_give_an_interval_around_the_observed_difference() -> None:
         assert change.difference == pytest.approx(change.second - change.first, abs=1e-3)
 
 
-def test_plain_mean_of_a_comparison() -> None:
+def test_macro_average_of_a_comparison() -> None:
     """A gains 10 of 100 words, B loses 5 of 10: +4.55 weighted, (10 - 50) / 2 = -20 plain."""
     first = lines(["a"] * 90 + ["x"] * 10, ["a"] * 100, "A") + lines(["b"] * 10, ["b"] * 10, "B")
     second = lines(["a"] * 100, ["a"] * 100, "A") + lines(["b"] * 5 + ["x"] * 5, ["b"] * 10, "B")
     found = intervals.compare_predictions(first, second)
-    assert found["plain_mean"].word_accuracy.difference == -20.0
+    assert found["macro_average"].word_accuracy.difference == -20.0
     assert found["weighted_mean"].word_accuracy.difference == pytest.approx(500 / 110, abs=1e-4)
-    low, high = found["plain_mean"].word_accuracy.interval
+    low, high = found["macro_average"].word_accuracy.interval
     # B alone decides the width: half of the binomial one, 1.96 * sqrt(0.25 / 10) / 2.
     assert low == pytest.approx(-20 - 15.5, abs=3) and high == pytest.approx(-20 + 15.5, abs=3)
 

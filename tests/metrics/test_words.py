@@ -114,7 +114,7 @@ def test_means_over_sets() -> None:
     nothing = score_words(["a"], ["!"])
     pooled = metrics.weighted_mean([first, second, nothing])
     assert (pooled.num_words, pooled.correct, pooled.empty_labels) == (4, 2, 1)
-    plain = metrics.plain_mean([first, second, nothing])
+    plain = metrics.macro_average([first, second, nothing])
     assert plain.num_sets == 2
     assert plain.word_accuracy == pytest.approx(100 * (2 / 3 + 0) / 2, abs=1e-4)
     error = math.sqrt(2 / 3 * 1 / 3 / 3) / 2
@@ -123,7 +123,7 @@ def test_means_over_sets() -> None:
 
 def test_no_words_give_none_not_nan() -> None:
     assert Score().as_percent().word_accuracy is None
-    assert metrics.plain_mean([Score()]).word_accuracy is None
+    assert metrics.macro_average([Score()]).word_accuracy is None
     one = score_words(["a"], ["a"]).as_percent()
     assert one.one_minus_ned_stderr is None and one.word_accuracy == 100.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -49,6 +50,15 @@ def test_every_config_of_the_repository_passes(name):
     config = ALL[name]()
     pretrain_plan(config, devices=4)
     assert config_from_jsonable(config_to_jsonable(config)).to_dict() == config.to_dict()
+
+
+def test_configs_that_runs_stored_before_a_field_was_added_give_the_same_plan() -> None:
+    stored = config_to_jsonable(common.get_config())
+    whole = pretrain_plan(stored)
+    del stored["model"]["attention"]
+    for name in ("min_ops", "ranges", "colours", "colour"):
+        del stored["views"][name]
+    assert pretrain_plan(stored) == dataclasses.replace(whole, config=pretrain_plan(stored).config)
 
 
 # Changes, and what the answer must say: the field, its value, and a way out.
