@@ -1,7 +1,9 @@
-r"""Converts published PyTorch weights into a workdir, and a workdir back into a state dict.
+r"""Converts published PyTorch weights into a workdir, and a workdir into what can be given away.
 
   python launch/convert_weights.py --from=FILE --kind=KIND --to=DIR [--waive=PATTERN,...]
   python launch/convert_weights.py --from=DIR --kind=KIND --to=FILE [--fused_bias]
+  python launch/convert_weights.py --from=DIR --kind=recognizer --to=DIR2 \
+    [--check=lmdb:PATH] [--scores=DIR3] [--notes=FILE.md]
 
 FILE is .npz, .safetensors or a PyTorch file (.pth, .pt, .ckpt, .tar, .bin; needs the torch extra).
 DIR can be given to launch/evaluate.py as --pretrained. Kinds:
@@ -12,6 +14,13 @@ DIR can be given to launch/evaluate.py as --pretrained. Kinds:
   resnet  the 29-layer ResNet alone, with any of the usual prefixes (SparK's among them)
   vit     ViT encoder of DiG or MAE names, q and v biases separate or in a fused qkv bias
 
+The third form makes a folder of weights of a finished launch/evaluate.py: weights.safetensors,
+config.json with their SHA-256, and README.md, a model card. DIR2 can be given to launch/evaluate.py
+as --pretrained and to launch/recognize.py as --checkpoint; below rcmstr_jax/pretrained/ its name is
+enough. The numbers are float16 if every image of --check is then read as before, else float32. The
+card takes its figures from the results in DIR, or from those of another scoring, and what the data
+and their licences are from FILE.md.
+
 Import is strict: missing, unexpected and misshapen names are all listed, and nothing is written.
 Names that may differ are waived by pattern, as they stand in that list.
 
@@ -21,9 +30,7 @@ Exit codes: 0 converted; 2 nothing was written, the message says why.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,16 +48,23 @@ from rcmstr_jax.interop.kinds import (
     import_checkpoint,
     is_named,
 )
+from rcmstr_jax.interop.recognizers import export_recognizer
 from rcmstr_jax.interop.torch_weights import WeightMismatch
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
+from rcmstr_jax.runtime.files import new_folder
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
-KIND = flags.DEFINE_enum("kind", None, sorted(KINDS), "Kind of checkpoint.")
+RECOGNIZER = "recognizer"
+KIND = flags.DEFINE_enum("kind", None, [*sorted(KINDS), RECOGNIZER], "Kind of checkpoint.")
 WAIVE = flags.DEFINE_list("waive", [], "Import: patterns of names that may differ.")
 FUSED = flags.DEFINE_bool("fused_bias", False, "Export of a ViT: one bias for q, k and v.")
+CHECK = flags.DEFINE_string("check", "", "Recogniser: images that float16 must read as float32.")
+SCORES = flags.DEFINE_string("scores", None, "Recogniser: workdir whose results the card states.")
+NOTES = flags.DEFINE_string("notes", None, "Recogniser: Markdown on the data and their licences.")
+REFUSALS = (WeightFileError, WeightMismatch, WrongKind, CheckpointError, ValueError)
 flags.mark_flags_as_required(["from", "to", "kind"])
 
 
@@ -60,11 +74,16 @@ def main(argv: Sequence[str]) -> int:
     del argv
     try:
         source, target = Path(str(FROM.value)), Path(str(TO.value))
-        if source.is_dir():
+        given = [f"--{flag.name}" for flag in (CHECK, SCORES, NOTES) if flag.value]
+        if KIND.value == RECOGNIZER:
+            print(give_away(source, target))
+        elif given:
+            raise ValueError(f"{given[0]} belongs to --kind={RECOGNIZER}: leave it out")
+        elif source.is_dir():
             print(export_workdir(source, target))
         else:
             print(import_file(source, target))
-    except (WeightFileError, WeightMismatch, WrongKind, CheckpointError, ValueError) as error:
+    except (*REFUSALS, OSError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 2
     return 0
@@ -72,8 +91,6 @@ def main(argv: Sequence[str]) -> int:
 
 def import_file(source: Path, target: Path) -> str:
     """Writes the workdir `target`, whole or not at all; returns what to tell the user."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--to={target} exists and is no empty folder: give a new one")
     arrays = read_arrays(source)
     flat, settings = import_checkpoint(
         KINDS[str(KIND.value)], arrays, waive=WAIVE.value, where=str(source)
@@ -82,17 +99,17 @@ def import_file(source: Path, target: Path) -> str:
     if settings["encoder"] == "vit":
         use_vit(config)
     model_config(config, settings, flat)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        write_workdir(temporary, flat, config, origin=source.name)
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(target) as folder:
+        write_workdir(folder, flat, config, origin=source.name)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
+
+
+def give_away(source: Path, target: Path) -> str:
+    """Writes the folder of weights `target`; returns what to tell the user."""
+    notes = Path(NOTES.value).read_text(encoding="utf-8") if NOTES.value else ""
+    scores = Path(SCORES.value) if SCORES.value else None
+    return export_recognizer(source, target, check=CHECK.value, scores=scores, notes=notes)
 
 
 def export_workdir(source: Path, target: Path) -> str:

@@ -80,6 +80,8 @@ rcmstr-evaluate --config=frozen_ctc:test --workdir=scored --pretrained=run \
   --config.train.source=folder:words --config.benchmarks=benchmark
 rcmstr-recognize --checkpoint="$(dirname "$(find scored -name recognizer | sort | head -n 1)")" words | tee read.txt
 [ "$(wc -l <read.txt)" -eq 48 ] || fail "48 images were not read: $(wc -l <read.txt)"
+# Weights that come with the package, once there are some.
+[ ! -d "$root/rcmstr_jax/pretrained/compact" ] || rcmstr-recognize words | tee read.txt
 rcmstr-report run scored --out=report.html
 for command in evaluate prepare convert benchmark; do rcmstr-$command --help >help.txt || true; grep -q "rcmstr_jax\|launch/" help.txt; done
 # What only rendering needs is not installed.

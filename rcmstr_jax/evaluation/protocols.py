@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 
 from rcmstr_jax.data.benchmarks import resolve_benchmarks
-from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.evaluation import report
 from rcmstr_jax.evaluation.analysis import read_training_words
@@ -26,15 +25,15 @@ from rcmstr_jax.evaluation.results import RESULTS_JSON, Evaluation, Training
 from rcmstr_jax.evaluation.scoring import count_outside, score_benchmarks, score_table
 from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.recognition import fitting, words
-from rcmstr_jax.recognition.encoders import load_encoder, split_pretrained
-from rcmstr_jax.recognition.heads import DecoderHead, make_head
 from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.saved import recognizer_home
+from rcmstr_jax.recognition.start import starting_point
 from rcmstr_jax.recognition.task import Task, prepare
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import from_json
 from rcmstr_jax.training.loop import Session, open_session
-from rcmstr_jax.training.plan import DecoderPlan, EvaluationPlan
+from rcmstr_jax.training.plan import EvaluationPlan
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +55,9 @@ def run_evaluation(
       plan: of the evaluation.
       workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
         faults.json are written.
-      pretrained: workdir of a pretraining run; `random:DIR` for the encoder as this run started
-        from it; `random` for the plan's own model, untrained. With `protocol="score"` the workdir
-        of an evaluation, whose recogniser is scored.
+      pretrained: see `recognition.encoders.load_encoder`; `random` for the plan's own model,
+        untrained. A recogniser is continued (`recognition.start`). With `protocol="score"` what
+        `Recognizer.from_pretrained` takes.
       command: the command line for the report; `sys.argv` by default.
       stall_timeout: see `training.loop.open_session`.
       profile_steps: see `training.loop.open_session`.
@@ -130,9 +129,9 @@ def check_score_workdir(workdir: str | Path, pretrained: str) -> None:
     """Refuses to overwrite the results of the recogniser that is scored.
 
     Raises:
-      ValueError: the two folders are the same.
+      ValueError: the two folders are the same, or there is no recogniser.
     """
-    if Path(workdir).resolve() == Path(pretrained).resolve():
+    if Path(workdir).resolve() == recognizer_home(pretrained).resolve():
         raise ValueError(
             f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
             " give another --workdir"
@@ -140,11 +139,12 @@ def check_score_workdir(workdir: str | Path, pretrained: str) -> None:
 
 
 def _take_recognizer(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
-    recognizer = Recognizer.from_checkpoint(
+    recognizer = Recognizer.from_pretrained(
         pretrained, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
     )
     session.faults().clear()  # an earlier scoring's are not this one's
-    return lambda clock: (recognizer, read_training_words(pretrained))
+    texts = read_training_words(recognizer_home(pretrained))
+    return lambda clock: (recognizer, texts)
 
 
 def _prepare_training(plan: EvaluationPlan, session: Session, pretrained: str) -> Obtain:
@@ -168,10 +168,8 @@ def prepare_task(plan: EvaluationPlan, session: Session, pretrained: str) -> Tas
     return prepare(
         plan,
         session,
-        load_encoder(pretrained, plan),
-        planned_head(plan.decoder),
+        starting_point(plan, pretrained),
         open_source(specs, weights=plan.train.weights or None, seed=plan.seed),
-        is_random=split_pretrained(pretrained)[0],
         validation_source=open_source(others) if others else None,
     )
 
@@ -187,28 +185,3 @@ def reported_as_config_error(*kept: type[Exception]) -> Iterator[None]:
         raise
     except (ValueError, OSError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
-
-
-def planned_head(plan: DecoderPlan) -> DecoderHead:
-    """The decoder of a plan with its alphabet.
-
-    Raises:
-      ValueError: unknown charset.
-    """
-    return make_head(
-        plan.name,
-        make_charset(plan.charset),
-        hidden=plan.hidden,
-        depth=plan.depth,
-        max_length=plan.max_length,
-        beams=plan.beams,
-    )
-
-
-def make_charset(name: str) -> Charset:
-    """The alphabet of `"36"`, `"62"`, `"68"` or `"94"` characters, or that of a text file.
-
-    Raises:
-      ValueError: another size, or a file that holds no charset.
-    """
-    return Charset.preset(int(name)) if str(name).isdecimal() else Charset.from_file(name)

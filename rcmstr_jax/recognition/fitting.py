@@ -80,7 +80,7 @@ def train_recognizer(task: Task, chosen: feeds.TrainingWords, clock: Clock) -> R
         encoder = calibrate_statistics(
             encoder, images, batch_size=plan.eval_batch_size, seed=plan.seed
         )
-    decoder_params = None
+    decoder_params = task.decoder_params
     if labels.probe_steps and not plan.frozen:
         if not in_memory:
             raise ConfigError(
@@ -206,7 +206,9 @@ def probe_decoder(
     memory = {"inputs": _features(plan, encoder, images), **task.head.targets(texts)}
     feed = feeds.MemoryFeed(memory, loop, plan.seed)
     logger.info("the decoder alone: %d steps on frozen frames", loop.total_steps)
-    job = recognition_job(task, chosen, loop, feed, encoder=None, encode=None)
+    job = recognition_job(
+        task, chosen, loop, feed, encoder=None, encode=None, decoder_params=task.decoder_params
+    )
     outcome = train(task.session, job, task.session.workdir / PROBE)
     if not outcome.finished:
         raise Stopped(

@@ -79,6 +79,11 @@ class DecoderHead(abc.ABC):
     beams: int = 1
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def classes(self) -> int:
+        """How many classes the decoder tells apart: its special tokens, then the characters."""
+        return len(self._alphabet())
+
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], frames: Float[Array, "batch frames dim"]) -> Tree:
         """Fresh parameters for frames of this shape."""

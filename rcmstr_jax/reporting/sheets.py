@@ -16,7 +16,8 @@ from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.records import BadRecord
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
-from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.saved import RECOGNIZER
 from rcmstr_jax.reporting.elements import (
     Section,
     captioned,

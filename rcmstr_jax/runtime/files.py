@@ -1,11 +1,15 @@
-"""The one way to write a small file, whole or not at all, and JSON back as dataclasses."""
+"""The one way to write a small file or a folder, whole or not at all, and JSON as dataclasses."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
+import tempfile
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,27 @@ def write_json(path: str | Path, content: Any) -> None:
         content, indent=2, ensure_ascii=False, allow_nan=False, default=dataclasses.asdict
     )
     write_text(path, text + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` at the end unless an error comes.
+
+    Raises:
+      ValueError: `target` is there already, and no empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--to={target} exists and is no empty folder: give a new one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def from_json(kind: Any, value: Any) -> Any:

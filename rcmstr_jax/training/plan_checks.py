@@ -77,12 +77,14 @@ POSITIVE = (
     "contrast.relation_temperature",
     "optimizer.learning_rate",
 )
+# A decoder or charset that is the one of the recogniser that is continued.
+CONTINUED = "continued"
 # The same for evaluation; fields of the model are those above.
 EVALUATION_CHOICES: dict[str, tuple[Any, ...]] = {
     "protocol": ("frozen", "finetune", "score"),
     "branch": ("online", "momentum"),
     "policy": tuple(POLICIES),
-    "decoder.name": ("ctc", "linear", "attention", "transformer"),
+    "decoder.name": ("ctc", "linear", "attention", "transformer", CONTINUED),
     "train.feature_dtype": ("float32", "bfloat16", "float16"),
 }
 EVALUATION_RANGES: dict[str, tuple[float | None, float | None]] = {
@@ -162,7 +164,7 @@ def check_evaluation_values(config: ConfigDict) -> None:
             f"config.train.labels={train.labels}: give a share in (0, 1] or a whole number of "
             "words above 1"
         )
-    if config.decoder.beams > 1 and config.decoder.name != "transformer":
+    if config.decoder.beams > 1 and config.decoder.name not in ("transformer", CONTINUED):
         raise ConfigError(
             f"config.decoder.beams={config.decoder.beams} belongs to config.decoder.name="
             f"transformer: set it to 1 for {config.decoder.name!r}"

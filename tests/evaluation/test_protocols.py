@@ -29,9 +29,10 @@ from rcmstr_jax.configs.evaluate import (
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.evaluation.protocols import make_charset, run_evaluation
+from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.recognition import feeds
 from rcmstr_jax.recognition.heads import make_head
+from rcmstr_jax.recognition.start import make_charset
 from rcmstr_jax.recognition.words import choose_words
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.plan import evaluation_plan
