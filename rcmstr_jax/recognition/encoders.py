@@ -1,9 +1,11 @@
-"""The encoder under test: from a pretraining run, or as that run started from it."""
+"""Encoders: of pretraining runs, of recognisers, or as these started from random initialisation."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.backbone import Backbone
+from rcmstr_jax.recognition.saved import (
+    SavedRecognizer,
+    find_recognizer,
+    read_saved,
+    refuse_absent,
+    refuse_unfinished,
+)
 from rcmstr_jax.runtime.config_files import read_config
-from rcmstr_jax.runtime.digest import misfits
+from rcmstr_jax.runtime.digest import misfits, nested
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.weights import read_weights, split_step
 from rcmstr_jax.training.build import build_encoder, build_rectifier
@@ -43,6 +52,14 @@ class Encoder:
     batch_stats: Tree
     image_size: tuple[int, int]
     origin: dict[str, Any]
+
+    def __call__(self, images: Any) -> Float[Array, "b t d"]:
+        """Frames of images (B, 32, W, 3), uint8 or float in [-1, 1]; compiled per batch size."""
+        return self._compiled(self.params, self.batch_stats, images)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        return jax.jit(self.infer)
 
     def infer(self, params: Tree, batch_stats: Tree, images: Any) -> Float[Array, "b t d"]:
         """Frames in inference mode, normalised by `batch_stats`; images uint8 or in [-1, 1]."""
@@ -125,51 +142,87 @@ def initializer(section: Mapping[str, Any], seed: int = 0) -> Callable[[], Tree]
     return init
 
 
-def load_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
-    """The encoder that `--pretrained` names, parameters and running statistics.
+def planned_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
+    """The encoder that `--pretrained` names; `random` is the plan's own model and seed.
+
+    Raises:
+      ConfigError: see `load_encoder`.
+    """
+    if pretrained == RANDOM:
+        return random_encoder(plan.config["model"], plan.seed)
+    return load_encoder(pretrained, branch=plan.branch)
+
+
+def load_encoder(pretrained: str | Path, *, branch: str = "online") -> Encoder:
+    """A trained encoder, parameters and running statistics.
 
     Args:
-      pretrained: `DIR` of a pretraining run, `DIR@STEP` for an older checkpoint of it;
-        `random:DIR` for the encoder that this run started from; `random` for the plan's own model
-        and seed.
-      plan: says which branch of a pretraining run is taken.
+      pretrained: a name of weights that come with the package (`compact`), or a folder of weights;
+        `DIR` of a finished evaluation; `DIR` of a pretraining run, `DIR@STEP` for an older
+        checkpoint of it; `random:` before any of these for the encoder as that training started.
+      branch: of a pretraining run, "online" or "momentum".
 
     Returns:
       The encoder, its arrays on the host.
 
     Raises:
-      ConfigError: the folder is no workdir of a pretraining run, or holds another architecture
-        than its description says.
+      ConfigError: nothing of the kind is there, or it holds another architecture than its
+        description says.
     """
-    is_random, folder = split_pretrained(pretrained)
+    is_random, folder = split_pretrained(str(pretrained))
     if is_random and not folder:
-        return random_encoder(plan.config["model"], plan.seed)
+        raise ConfigError(f"{pretrained} has no architecture: give {RANDOM}:DIR")
+    home = find_recognizer(folder)
+    if home is not None:
+        saved = read_saved(home)
+        if is_random:
+            started = saved.description["encoder"]
+            return random_encoder(
+                saved.model, started.get("seed", saved.description["seed"]), folder
+            )
+        if branch != "online":
+            raise ConfigError(
+                f"config.branch={branch!r}, but {folder} is a recogniser, which has one branch:"
+                " leave it at 'online'"
+            )
+        return saved_encoder(saved, {"source": folder, "step": saved.description["steps"]})
     folder, _ = split_step(folder)
+    refuse_absent(folder)
+    refuse_unfinished(folder)
     config = read_config(folder)
     if is_random:
         return random_encoder(config["model"], config["seed"], folder)
-    weights = read_weights(pretrained, branch=plan.branch)
+    weights = read_weights(str(pretrained), branch=branch)
     found = {k: select_parts(tree, ENCODER_PARTS) for k, tree in weights.variables.items()}
-    check_same_shapes(found, config["model"], folder)
-    origin = {"source": folder, "step": weights.step, "branch": plan.branch}
-    return make_encoder(config["model"], found, origin)
+    origin = {"source": folder, "step": weights.step, "branch": branch}
+    return _fitting_encoder(config["model"], found, origin, folder)
 
 
-def check_same_shapes(
-    found: Tree, section: Mapping[str, Any], folder: str, decoder: Tree = None
-) -> None:
+def saved_encoder(saved: SavedRecognizer, origin: Mapping[str, Any]) -> Encoder:
+    """The encoder of a recogniser.
+
+    Raises:
+      ConfigError: its arrays do not fit its description.
+    """
+    found = nested(saved.arrays, "encoder")
+    return _fitting_encoder(saved.model, found, origin, str(saved.place))
+
+
+def _fitting_encoder(
+    section: Mapping[str, Any], found: dict[str, Tree], origin: Mapping[str, Any], place: str
+) -> Encoder:
+    wanted = jax.eval_shape(initializer(section))
+    check_same_shapes({"batch_stats": {}, **found}, {"batch_stats": {}, **wanted}, place)
+    return make_encoder(section, found, origin)
+
+
+def check_same_shapes(found: Tree, wanted: Tree, folder: str) -> None:
     """Refuses weights or statistics that do not fit, or are missing: nothing is left at random.
-
-    Args:
-      found: `params` and `batch_stats`, and `decoder` where that is given.
-      decoder: shapes of the decoder's parameters.
 
     Raises:
       ConfigError: naming every array that is missing, unexpected or misshapen.
     """
-
-    wanted = {"batch_stats": {}, **jax.eval_shape(initializer(section))}
-    wrong = misfits(found, wanted if decoder is None else {**wanted, "decoder": decoder})
+    wrong = misfits(found, wanted)
     if wrong:
         raise ConfigError(
             f"--pretrained={folder}: the checkpoint does not fit the model of its config.json"
