@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -65,6 +66,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first; the order within a file stays."""
     place = {REPOSITORY / "tests" / name: i for i, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _released() -> Iterator[None]:
+    """Drops what a file traced and compiled: a run collects garbage at its start and its end.
+
+    Over the five gigabytes that a whole session gathers each collection takes ten seconds; what
+    another file compiles again comes from the session's folder.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def shared_directory() -> Path:
