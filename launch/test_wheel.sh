@@ -33,9 +33,10 @@ echo "wheel: $(stat -c %s "$folder"/wheel/*.whl) bytes; installation: $(du -sm "
 
 mkdir -p "$folder/elsewhere"
 cd "$folder/elsewhere"
-# What is compiled runs a few times: LLVM's optimisations, half of the compilation, would not pay.
+# What is compiled runs a few times: see tests/flags.py.
 export PATH="$folder/venv/bin:$PATH" PYTHONNOUSERSITE=1 JAX_PLATFORMS=cpu
-export XLA_FLAGS=--xla_backend_optimization_level=0
+XLA_FLAGS=$(PYTHONPATH=$root "$folder/venv/bin/python" -c 'from tests.flags import xla_flags; print(xla_flags())')
+export XLA_FLAGS
 export JAX_COMPILATION_CACHE_DIR="$folder/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 unset PYTHONPATH PYTHONHOME
 

@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.flags import xla_flags
+
 if "jax" in sys.modules:
     raise RuntimeError("jax was imported before tests/conftest.py could ask for four CPU devices")
-# Most of the time goes into compiling small programs that run once: LLVM's optimisations take half
-# of it (of initialisation six sevenths) and save next to nothing. XLA's own passes all run.
-_FLAGS = {"--xla_force_host_platform_device_count": 4, "--xla_backend_optimization_level": 0}
-for _flag, _value in _FLAGS.items():
-    if _flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
+os.environ["XLA_FLAGS"] = xla_flags(4, os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Every program is compiled once for the session, its xdist workers and the processes that tests
 # start: they inherit the folder, which the process that made it removes.

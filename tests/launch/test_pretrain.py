@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ENVIRONMENT = {
-    **os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu",
-}  # fmt: skip
+from tests.flags import xla_flags
+
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
 # What a disk answers that was mounted read-only, without the rights to mount one.
 READ_ONLY = """
 import errno, os, pathlib, runpy, sys

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.flags import xla_flags
 from tests.recognition.toy_words import words_lmdb
 
 WORDS = ["cat", "dog", "otter", "yak", "emu", "see", "bee", "ant", "gnu", "owl"]
@@ -43,11 +44,11 @@ def evaluate(tmp_path: Path, repository: Path, name: str, devices: int, processe
         "--config.train.steps=6",
         "--config.train.validation=4",
     ]
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = xla_flags(devices)
     if processes > 1:
         several = [f"--processes={processes}", f"--cpu_devices={devices}", "--"]
         command = [str(repository / "launch" / "local_processes.py"), *several, *command]
-        flags = "--xla_backend_optimization_level=0"
+        flags = xla_flags()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=600

@@ -19,6 +19,7 @@ import pytest
 
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.errors import EXIT_FAILED, EXIT_LOST, EXIT_PREEMPTED
+from tests.flags import xla_flags
 
 Process = subprocess.Popen[str]
 # Starts a launcher whose disk is full at the fifth step.
@@ -61,8 +62,7 @@ def start() -> Callable[..., Process]:
     def run(command: list[str], devices: int) -> Process:
         environment = {
             **os.environ,
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": xla_flags(devices),
             "JAX_PLATFORMS": "cpu",
         }
         return subprocess.Popen(

@@ -25,6 +25,7 @@ from rcmstr_jax.verification.resume import (
     total_steps,
     verify_resume,
 )
+from tests.flags import xla_flags
 
 
 def test_kills_are_spread_over_the_run_and_leave_room_for_a_checkpoint_to_be_met():
@@ -154,7 +155,7 @@ def test_without_a_half_written_checkpoint_nothing_is_shown(stand_in, monkeypatc
 @pytest.mark.parametrize("what", [PRETRAINING, RECOGNITION])
 def test_one_kill_of_each_signal_changes_no_bit(what, repository, tmp_path, monkeypatch):
     # The launcher is started as a user would: without the four devices of the tests.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
     said: list[str] = []
     equal = verify_resume(
         tmp_path / "check",
