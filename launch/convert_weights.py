@@ -1,7 +1,9 @@
-r"""Converts published PyTorch weights into a workdir, and a workdir back into a state dict.
+r"""Converts published PyTorch weights into a workdir, and a workdir into what can be given away.
 
   python launch/convert_weights.py --from=FILE --kind=KIND --to=DIR [--waive=PATTERN,...]
   python launch/convert_weights.py --from=DIR --kind=KIND --to=FILE [--fused_bias]
+  python launch/convert_weights.py --from=DIR --kind=recognizer --to=DIR2 \
+    [--check=lmdb:PATH] [--scores=DIR3] [--notes=FILE.md]
 
 FILE is .npz, .safetensors or a PyTorch file (.pth, .pt, .ckpt, .tar, .bin; needs the torch extra).
 DIR can be given to launch/evaluate.py as --pretrained. Kinds:
@@ -11,6 +13,13 @@ DIR can be given to launch/evaluate.py as --pretrained. Kinds:
   tps     the rectifier of either of them
   resnet  the 29-layer ResNet alone, with any of the usual prefixes (SparK's among them)
   vit     ViT encoder of DiG or MAE names, q and v biases separate or in a fused qkv bias
+
+The third form makes a folder of weights of a finished launch/evaluate.py: weights.safetensors,
+config.json with their SHA-256, and README.md, a model card. DIR2 can be given to launch/evaluate.py
+as --pretrained and to launch/recognize.py as --checkpoint; below rcmstr_jax/pretrained/ its name is
+enough. The numbers are float16 if every image of --check is then read as before, else float32. The
+card takes its figures from the results in DIR, or from those of another scoring, and what the data
+and their licences are from FILE.md.
 
 Import is strict: missing, unexpected and misshapen names are all listed, and nothing is written.
 Names that may differ are waived by pattern, as they stand in that list.
@@ -33,6 +42,7 @@ from absl import flags
 from rcmstr_jax.configs.pretrain.common import get_config, use_vit
 from rcmstr_jax.interop.files import read_arrays, write_arrays
 from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint, is_named
+from rcmstr_jax.interop.recognizers import export_recognizer
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.checkpoint import CheckpointError
@@ -40,9 +50,13 @@ from rcmstr_jax.runtime.files import whole_folder
 
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
-KIND = flags.DEFINE_enum("kind", None, sorted(KINDS), "Kind of checkpoint.")
+RECOGNIZER = "recognizer"
+KIND = flags.DEFINE_enum("kind", None, [*sorted(KINDS), RECOGNIZER], "Kind of checkpoint.")
 WAIVE = flags.DEFINE_list("waive", [], "Import: patterns of names that may differ.")
 FUSED = flags.DEFINE_bool("fused_bias", False, "Export of a ViT: one bias for q, k and v.")
+CHECK = flags.DEFINE_string("check", "", "Recogniser: images that float16 must read as float32.")
+SCORES = flags.DEFINE_string("scores", None, "Recogniser: workdir whose results the card states.")
+NOTES = flags.DEFINE_string("notes", None, "Recogniser: Markdown on the data and their licences.")
 flags.mark_flags_as_required(["from", "to", "kind"])
 
 
@@ -51,8 +65,12 @@ def main(argv: Sequence[str]) -> int:
     del argv
     try:
         source, target = Path(str(FROM.value)), Path(str(TO.value))
-        print((export_workdir if source.is_dir() else import_file)(source, target))
-    except (CheckpointError, ValueError) as error:
+        given = [f"--{flag.name}" for flag in (CHECK, SCORES, NOTES) if flag.value]
+        if given and KIND.value != RECOGNIZER:
+            raise ValueError(f"{given[0]} belongs to --kind={RECOGNIZER}: leave it out")
+        convert = export_workdir if source.is_dir() else import_file
+        print((give_away if KIND.value == RECOGNIZER else convert)(source, target))
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 2
     return 0
@@ -74,6 +92,13 @@ def import_file(source: Path, target: Path) -> str:
         write_workdir(folder, flat, config, origin=source.name)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"
+
+
+def give_away(source: Path, target: Path) -> str:
+    """Writes the folder of weights `target`; returns what to tell the user."""
+    notes = Path(NOTES.value).read_text(encoding="utf-8") if NOTES.value else ""
+    scores = Path(SCORES.value) if SCORES.value else None
+    return export_recognizer(source, target, check=CHECK.value, scores=scores, notes=notes)
 
 
 def export_workdir(source: Path, target: Path) -> str:

@@ -5,10 +5,11 @@ r"""Trains a recogniser on a pretrained encoder and scores it on every benchmark
 
 NAME is one of configs/evaluate/ (frozen_ctc, score, ...), or the path of a file of your own.
 
-`--pretrained=random:DIR2` takes the encoder that the pretraining run in DIR2 started from,
-`--pretrained=random` the config's own model, untrained. With configs/evaluate/score.py DIR2 is the
-workdir of an earlier evaluation, and its recogniser is scored; --workdir is then by default
-DIR2/scores/NAME, after the folder of the benchmarks.
+DIR2 is the workdir of a pretraining run. `--pretrained=random:DIR2` takes the encoder that this run
+started from, `--pretrained=random` the config's own model, untrained. It may also be a recogniser:
+the name of packaged weights (`compact`), a folder of weights, or the workdir of an evaluation. With
+configs/evaluate/score.py it is scored; --workdir is then by default DIR2/scores/NAME, after the
+folder of the benchmarks, or scores/compact/NAME.
 
 `--watch` evaluates every new checkpoint of the pretraining run in DIR2 until that has finished, and
 writes the scores beside its curves, into DIR2/watch (or --workdir).
@@ -37,7 +38,7 @@ from rcmstr_jax.training.plan import evaluation_plan
 CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the recogniser and its results.")
 PRETRAINED = flags.DEFINE_string(
-    "pretrained", None, "Workdir of a pretraining run, or random; of an evaluation to be scored."
+    "pretrained", None, "Workdir of a run, folder or name of weights, or random."
 )
 WATCH = flags.DEFINE_bool("watch", False, "Evaluate each new checkpoint of a running pretraining.")
 WATCH_EVERY = flags.DEFINE_float("watch_every", 20.0, "Seconds between two looks for checkpoints.")

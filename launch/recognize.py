@@ -1,12 +1,12 @@
 r"""Reads word images with a trained recogniser.
 
-  python launch/recognize.py --checkpoint=DIR [--json] IMAGE... | FOLDER | -
+  python launch/recognize.py [--checkpoint=DIR] [--json] IMAGE... | FOLDER | -
 
-DIR is the workdir of a finished launch/evaluate.py; nothing else has to be given. Every image is
-one word, cropped. A folder stands for the images in and below it, other files are skipped and
-counted; `-` is one image on standard input. Prints a line per image: path, text and confidence, or
-with `--json` an object that also holds the confidence of every character. Counts and speed go to
-standard error.
+DIR is the workdir of a finished launch/evaluate.py or a folder of weights; without it the packaged
+weights `compact` read. Every image is one word, cropped. A folder stands for the images
+in and below it, other files are skipped and counted; `-` is one image on standard input. Prints a
+line per image: path, text and confidence, or with `--json` an object that also holds the confidence
+of every character. Counts and speed go to standard error.
 
 Exit codes: 0 read, 1 none of the images could be read, 2 a mistake in the flags or paths.
 """
@@ -26,10 +26,11 @@ from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
 from rcmstr_jax.runtime.errors import EXIT_FAILED
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a finished launch/evaluate.py.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "compact", "Name of packaged weights, folder of weights, or evaluation's workdir."
+)
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per call.", lower_bound=1)
-flags.mark_flag_as_required("checkpoint")
 
 
 def line(answer: Answer) -> str:
@@ -47,7 +48,12 @@ def main(argv: Sequence[str]) -> int:
     with command_line.one_line_errors(mistakes=(ValueError,)):
         images, skipped = find_images(argv[1:])
         enable_compilation_cache("auto")
-        recognizer = Recognizer.from_checkpoint(str(CHECKPOINT.value), batch_size=BATCH_SIZE.value)
+        try:
+            recognizer = Recognizer.from_pretrained(
+                str(CHECKPOINT.value), batch_size=BATCH_SIZE.value
+            )
+        except ValueError as error:
+            raise ValueError(str(error).replace("--pretrained=", "--checkpoint=")) from error
     recognizer.compile()
     started = time.perf_counter()
     read = unreadable = 0

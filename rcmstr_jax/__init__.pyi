@@ -18,6 +18,7 @@ from rcmstr_jax.models.resnet import ResNet as ResNet
 from rcmstr_jax.models.tps import TpsRectifier as TpsRectifier
 from rcmstr_jax.models.vit import VIT_SIZES as VIT_SIZES
 from rcmstr_jax.models.vit import VisionTransformer as VisionTransformer
+from rcmstr_jax.recognition.encoders import load_encoder as load_encoder
 from rcmstr_jax.recognition.recognizer import Recognizer as Recognizer
 from rcmstr_jax.ssl.masking import draw_mask as draw_mask
 from rcmstr_jax.ssl.momentum import ema_update as ema_update

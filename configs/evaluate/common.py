@@ -45,15 +45,21 @@ def get_config() -> ConfigDict:
     config.random_beside = True
 
     config.decoder = ConfigDict()
-    # "ctc", "attention", "transformer", or "linear": one linear map under the CTC loss.
+    # "ctc", "attention", "transformer", or "linear": one linear map under the CTC loss. Where
+    # --pretrained is a recogniser, its decoder is continued: name, hidden and depth must be its
+    # own, or name is "continued", which takes all three from it.
     config.decoder.name = "ctc"
+    # True: a new decoder, as described here, on the encoder of that recogniser.
+    config.decoder.fresh = False
     config.decoder.hidden = 256
     config.decoder.depth = 6  # blocks of a transformer
-    # Words that a transformer's search follows at a time (1: greedy; 0 with "score": as before).
+    # Words that a transformer's search follows at a time (1: greedy; 0: as the recogniser that is
+    # scored or continued).
     config.decoder.beams = 1
     # "36" (digits, lower case), "62" (and upper case), "94" (and punctuation), "68" (digits, lower
     # case and punctuation: case is folded, punctuation is read), or a text file that
-    # holds the characters.
+    # holds the characters; "continued": that of the recogniser. With another one, a recogniser
+    # keeps what it knows of the characters that both have.
     config.decoder.charset = "94"
     # Longest word that is trained on, in characters.
     config.decoder.max_length = 25

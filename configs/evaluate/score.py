@@ -5,8 +5,9 @@ Command:
   python launch/evaluate.py --config=configs/evaluate/score.py \
       --pretrained=runs/finetune_transformer --config.benchmarks=data/benchmark
 
-`--pretrained` is the workdir of an earlier evaluation; without `--workdir` the scores lie in its
-folder `scores/benchmark`. `--config.decoder.beams=N` changes a transformer's search. Sets of
+`--pretrained` is the workdir of an earlier evaluation, in whose folder `scores/benchmark` the
+scores lie without `--workdir`; or a folder of weights; or a name, `compact`, whose scores lie in
+`scores/compact/benchmark`. `--config.decoder.beams=N` changes a transformer's search. Sets of
 unknown names are scored under their own; one that is empty, damaged or no scene-text LMDB stands in
 the table with the reason, and records that cannot be used count as errors.
 

@@ -25,6 +25,7 @@ from rcmstr_jax.evaluation.scoring import count_outside, score_benchmarks, score
 from rcmstr_jax.metrics.tables import text_table
 from rcmstr_jax.recognition import fitting
 from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.saved import recognizer_home
 from rcmstr_jax.recognition.task import prepare
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.errors import ConfigError
@@ -51,9 +52,9 @@ def run_evaluation(
     Args:
       workdir: where the recogniser, results.json, results.md, predictions.jsonl, metrics.jsonl and
         faults.json are written.
-      pretrained: workdir of a pretraining run; `random:DIR` for the encoder as this run started
-        from it; `random` for the plan's own model, untrained. With `protocol="score"` the workdir
-        of an evaluation, whose recogniser is scored.
+      pretrained: see `recognition.encoders.load_encoder`; `random` for the plan's own model,
+        untrained. A recogniser is continued (`recognition.start`). With `protocol="score"` what
+        `Recognizer.from_pretrained` takes.
       command: the command line for the report; `sys.argv` by default.
       stall_timeout, profile_steps: see `training.loop.open_session`.
 
@@ -68,11 +69,13 @@ def run_evaluation(
     clock = fitting.Clock()
     with reported_as_config_error():
         benchmarks = resolve_benchmarks(plan.benchmarks)
-        if plan.protocol == "score" and Path(workdir).resolve() == Path(pretrained).resolve():
-            raise ValueError(
-                f"--workdir={workdir} is the recogniser's own, whose results would be overwritten:"
-                " give another --workdir"
-            )
+        if plan.protocol == "score":
+            home = recognizer_home(pretrained)
+            if Path(workdir).resolve() == home.resolve():
+                raise ValueError(
+                    f"--workdir={workdir} is the recogniser's own, whose results would be"
+                    " overwritten: give another --workdir"
+                )
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
@@ -85,10 +88,10 @@ def run_evaluation(
             if plan.protocol != "score":
                 task = prepare(plan, session, pretrained)
             else:
-                recognizer = Recognizer.from_checkpoint(
+                recognizer = Recognizer.from_pretrained(
                     pretrained, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
                 )
-                texts = read_training_words(pretrained)
+                texts = read_training_words(home)
                 session.faults().clear()  # an earlier scoring's are not this one's
         if task is not None:
             recognizer, texts = fitting.obtain_recognizer(task, clock)

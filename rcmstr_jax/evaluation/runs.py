@@ -22,12 +22,12 @@ from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.tables import markdown_table, show, text_table
 from rcmstr_jax.metrics.words import POLICIES, Rates, Spread, spread
 from rcmstr_jax.recognition.encoders import RANDOM, split_pretrained
+from rcmstr_jax.recognition.saved import default_scores
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.files import write_json, write_text
 from rcmstr_jax.training.plan import evaluation_plan
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
-SCORES = "scores"
 METRICS = ("word_accuracy", "one_minus_ned")
 
 
@@ -78,8 +78,8 @@ def run_all(
 
     Args:
       config: an evaluation config.
-      workdir: of the command; None scores a recogniser into `scores/NAME` of its own, after the
-        folder of the benchmarks.
+      workdir: of the command; None scores a recogniser into `scores/NAME` of its own workdir, after
+        the folder of the benchmarks, and packaged or given weights into `scores/WEIGHTS/NAME` here.
       pretrained: see `run_evaluation`.
       **session: `stall_timeout` and `profile_steps` of `run_evaluation`.
 
@@ -101,7 +101,7 @@ def run_all(
     if workdir is None:
         if config.protocol != "score":
             raise ConfigError("--workdir is missing: name the folder that takes the results")
-        workdir = Path(pretrained) / SCORES / Path(config.benchmarks).resolve().name
+        workdir = default_scores(pretrained) / Path(config.benchmarks).resolve().name
     results = []
     for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
         if len(runs) > 1:

@@ -1,9 +1,11 @@
-"""The encoder under test: from a pretraining run, or as that run started from it."""
+"""Encoders: of pretraining runs, of recognisers, or as these started from random initialisation."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.backbone import Backbone
+from rcmstr_jax.recognition.saved import (
+    find_recognizer,
+    read_saved,
+    refuse_absent,
+    refuse_unfinished,
+)
 from rcmstr_jax.runtime.config_files import read_config
-from rcmstr_jax.runtime.digest import misfits
+from rcmstr_jax.runtime.digest import misfits, nested
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.weights import read_weights, split_step
 from rcmstr_jax.training.build import build_encoder, build_rectifier
@@ -43,6 +51,14 @@ class Encoder:
     batch_stats: Tree
     image_size: tuple[int, int]
     origin: dict[str, Any]
+
+    def __call__(self, images: Any) -> Float[Array, "b t d"]:
+        """Frames of images (B, 32, W, 3), uint8 or float in [-1, 1]; compiled per batch size."""
+        return self._compiled(self.params, self.batch_stats, images)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        return jax.jit(self.infer)
 
     def infer(self, params: Tree, batch_stats: Tree, images: Any) -> Float[Array, "b t d"]:
         """Frames in inference mode, normalised by `batch_stats`; images uint8 or in [-1, 1]."""
@@ -125,33 +141,62 @@ def initializer(section: Mapping[str, Any], seed: int = 0) -> Callable[[], Tree]
     return init
 
 
-def load_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
-    """The encoder that `--pretrained` names, parameters and running statistics.
+def planned_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
+    """The encoder that `--pretrained` names; `random` is the plan's own model and seed.
+
+    Raises:
+      ConfigError: see `load_encoder`.
+    """
+    if pretrained == RANDOM:
+        return random_encoder(plan.config["model"], plan.seed)
+    return load_encoder(pretrained, branch=plan.branch)
+
+
+def load_encoder(pretrained: str | Path, *, branch: str = "online") -> Encoder:
+    """A trained encoder, parameters and running statistics.
 
     Args:
-      pretrained: `DIR` of a pretraining run, `DIR@STEP` for an older checkpoint of it;
-        `random:DIR` for the encoder that this run started from; `random` for the plan's own model
-        and seed.
-      plan: says which branch of a pretraining run is taken.
+      pretrained: a name of weights that come with the package (`compact`), or a folder of weights;
+        `DIR` of a finished evaluation; `DIR` of a pretraining run, `DIR@STEP` for an older
+        checkpoint of it; `random:` before any of these for the encoder as that training started.
+      branch: of a pretraining run, "online" or "momentum".
 
     Returns:
       The encoder, its arrays on the host.
 
     Raises:
-      ConfigError: the folder is no workdir of a pretraining run, or holds another architecture
-        than its description says.
+      ConfigError: nothing of the kind is there, or it holds another architecture than its
+        description says.
     """
-    is_random, folder = split_pretrained(pretrained)
+    is_random, folder = split_pretrained(str(pretrained))
     if is_random and not folder:
-        return random_encoder(plan.config["model"], plan.seed)
+        raise ConfigError(f"{pretrained} has no architecture: give {RANDOM}:DIR")
+    home = find_recognizer(folder)
+    if home is not None:
+        saved = read_saved(home)
+        if is_random:
+            started = saved.description["encoder"]
+            seed = started.get("seed", saved.description["seed"])
+            return random_encoder(saved.model, seed, folder)
+        if branch != "online":
+            raise ConfigError(
+                f"config.branch={branch!r}, but {folder} is a recogniser, which has one branch:"
+                " leave it at 'online'"
+            )
+        found = {"batch_stats": {}, **nested(saved.arrays, "encoder")}
+        check_same_shapes(found, saved.model, folder)
+        origin = {"source": folder, "step": saved.description["steps"]}
+        return make_encoder(saved.model, found, origin)
     folder, _ = split_step(folder)
+    refuse_absent(folder)
+    refuse_unfinished(folder)
     config = read_config(folder)
     if is_random:
         return random_encoder(config["model"], config["seed"], folder)
-    weights = read_weights(pretrained, branch=plan.branch)
+    weights = read_weights(str(pretrained), branch=branch)
     found = {k: select_parts(tree, ENCODER_PARTS) for k, tree in weights.variables.items()}
     check_same_shapes(found, config["model"], folder)
-    origin = {"source": folder, "step": weights.step, "branch": plan.branch}
+    origin = {"source": folder, "step": weights.step, "branch": branch}
     return make_encoder(config["model"], found, origin)
 
 

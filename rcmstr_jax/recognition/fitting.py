@@ -81,7 +81,7 @@ def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recogni
     if calibrate:
         encoder = calibrate_statistics(encoder, images, plan)
     trained = None if plan.frozen else encoder
-    decoder_params = None
+    decoder_params = task.decoder_params
     if labels.probe_steps and not plan.frozen:
         if not in_memory:
             raise ConfigError(
@@ -181,7 +181,9 @@ def probe_decoder(
     memory = {"inputs": extract_features(encoder, images, plan), **task.head.targets(texts)}
     feed = feeds.MemoryFeed(memory, loop, plan.seed)
     logger.info("the decoder alone: %d steps on frozen frames", loop.total_steps)
-    job = recognition_job(task, chosen, loop, feed, encoder=None, encode=None)
+    job = recognition_job(
+        task, chosen, loop, feed, encoder=None, encode=None, decoder_params=task.decoder_params
+    )
     outcome = train(task.session, job, task.session.workdir / PROBE)
     outcome = _finished(outcome, f"{loop.total_steps} of the decoder alone")
     return outcome.state.params["decoder"]

@@ -87,6 +87,11 @@ class DecoderHead(abc.ABC):
     _encode: ClassVar[Callable[..., tuple[np.ndarray, np.ndarray]]]
     _alphabet: ClassVar[Callable[..., list[str]]]
 
+    @property
+    def classes(self) -> int:
+        """How many classes the decoder tells apart: its special tokens, then the characters."""
+        return len(self._alphabet(self.charset))
+
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], frames: Frames) -> Tree:
         """Fresh parameters for frames of this shape."""
@@ -237,8 +242,9 @@ def planned_head(plan: DecoderPlan) -> DecoderHead:
     Raises:
       ValueError: unknown charset.
     """
-    options = dict(vars(plan))
-    return make_head(charset=make_charset(options.pop("charset")), **options)
+    charset = make_charset(plan.charset)
+    sizes = {"hidden": plan.hidden, "depth": plan.depth}
+    return make_head(plan.name, charset, max_length=plan.max_length, beams=plan.beams or 1, **sizes)
 
 
 def make_charset(name: str) -> Charset:

@@ -22,13 +22,13 @@ from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.decode import decode_image, resize_image
 from rcmstr_jax.recognition.encoders import Encoder, check_same_shapes, make_encoder
 from rcmstr_jax.recognition.heads import DecoderHead, Word, make_head
+from rcmstr_jax.recognition.saved import RECOGNIZER, read_saved, require_recognizer
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.digest import nested
 from rcmstr_jax.runtime.provenance import DataPosition
 
 Tree = Any
-RECOGNIZER = "recognizer"
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
@@ -123,42 +123,41 @@ class Recognizer:
             return checkpoints.save(self.description["steps"], state, config, position)
 
     @classmethod
-    def from_checkpoint(
-        cls, folder: str | Path, *, batch_size: int = 32, beams: int | None = None
+    def from_pretrained(
+        cls, named: str | Path = "compact", *, batch_size: int = 32, beams: int | None = None
     ) -> Recognizer:
-        """Loads a recogniser; nothing but its folder has to be known.
+        """Loads the weights of this name that come with the package, or those of a folder.
 
         Args:
-          folder: workdir of an evaluation (launch/evaluate.py).
+          named: `compact`, a folder of weights (launch/convert_weights.py), or the workdir of a
+            finished evaluation (launch/evaluate.py).
           batch_size: images per compiled call.
           beams: of a transformer's search; None takes what it was evaluated with.
 
         Raises:
-          ValueError: no recogniser there, or one whose arrays do not fit its description.
-          CheckpointError: it is damaged.
+          ConfigError: no such name or recogniser, or one whose files are damaged.
+          CheckpointError: the recogniser of a workdir is damaged.
         """
-        folder = Path(folder)
-        home = folder if folder.name == RECOGNIZER else folder / RECOGNIZER
-        if not home.is_dir():
-            raise ValueError(
-                f"{folder} holds no recogniser: give the --workdir of a finished launch/evaluate.py"
-                f" (it has a folder {RECOGNIZER!r})"
-            )
-        with Checkpoints(home, read_only=True) as checkpoints:
-            _, config, arrays = checkpoints.read()
-        description, section = config["description"], config["model"]
-        settings: dict[str, Any] = {**config["decoder"]}
+        saved = read_saved(require_recognizer(named))
+        settings = dict(saved.decoder)
         charset = Charset(settings.pop("characters"))
         if beams is not None:
             settings["beams"] = beams
         head = make_head(charset=charset, **settings)
-        found = {"batch_stats": {}, **nested(arrays, "encoder")}
-        encoder = make_encoder(section, found, description["encoder"])
-        decoder = nested(arrays, "decoder")
+        found = {"batch_stats": {}, **nested(saved.arrays, "encoder")}
+        encoder = make_encoder(saved.model, found, saved.description["encoder"])
+        decoder = nested(saved.arrays, "decoder")
         frames = jax.ShapeDtypeStruct((2, *encoder.frames_shape()), jnp.float32)
         wanted = jax.eval_shape(head.init, jax.random.key(0), frames)
-        check_same_shapes({**found, "decoder": decoder}, section, str(folder), wanted)
-        return cls(encoder, head, decoder, description, batch_size)
+        check_same_shapes({**found, "decoder": decoder}, saved.model, str(named), wanted)
+        return cls(encoder, head, decoder, saved.description, batch_size)
+
+    @classmethod
+    def from_checkpoint(
+        cls, folder: str | Path, *, batch_size: int = 32, beams: int | None = None
+    ) -> Recognizer:
+        """The same of a folder, also of one that is called like packaged weights."""
+        return cls.from_pretrained(Path(folder), batch_size=batch_size, beams=beams)
 
 
 def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:

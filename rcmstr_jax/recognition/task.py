@@ -9,9 +9,11 @@ from typing import Any
 
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.recognition import words
-from rcmstr_jax.recognition.encoders import Encoder, load_encoder, split_pretrained
-from rcmstr_jax.recognition.heads import DecoderHead, planned_head
-from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.recognition.encoders import Encoder
+from rcmstr_jax.recognition.heads import DecoderHead
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.saved import RECOGNIZER
+from rcmstr_jax.recognition.start import Start, starting_point
 from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
@@ -23,11 +25,13 @@ logger = logging.getLogger(__name__)
 BESIDE_TRAINING = (
     *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
     *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams"),
+    "decoder.fresh",  # said by `continued`
 )
 
 
-def identity(plan: EvaluationPlan, encoder: Encoder) -> dict[str, Any]:
+def identity(plan: EvaluationPlan, start: Start) -> dict[str, Any]:
     """What two runs must have in common to end in the same recogniser, JSON-ready."""
+    encoder = start.encoder
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in plan.config.items()}
     for name in BESIDE_TRAINING:
         *sections, field = name.split(".")
@@ -37,7 +41,10 @@ def identity(plan: EvaluationPlan, encoder: Encoder) -> dict[str, Any]:
         holder.pop(field)
     arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
     digest = state_digest(named_arrays(arrays))
-    return {**fields, "model": encoder.origin["model"], "encoder": digest}
+    found = {**fields, "model": encoder.origin["model"], "encoder": digest}
+    if start.decoder_params is not None:
+        found["continued"] = state_digest(named_arrays(start.decoder_params))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Task:
       finished: the workdir's recogniser, if this run has finished one there; the rest is then None.
       chosen: words to train on.
       held_out: words for validation, None without.
+      decoder_params: of the decoder that is continued, None for a fresh one.
     """
 
     plan: EvaluationPlan
@@ -65,6 +73,7 @@ class Task:
     finished: Recognizer | None = None
     chosen: words.TrainingWords | None = None
     held_out: words.TrainingWords | None = None
+    decoder_params: Any = None
 
 
 def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
@@ -79,15 +88,15 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     """
     labels, workdir = plan.train, session.workdir
     words.check_sources((*labels.source, *labels.validation_source), plan.benchmarks)
-    encoder, is_random = load_encoder(pretrained, plan), split_pretrained(pretrained)[0]
-    head = planned_head(plan.decoder)
+    start = starting_point(plan, pretrained)
+    head = start.head
     source = open_source(labels.source, weights=labels.weights or None, seed=plan.seed)
     others = open_source(labels.validation_source) if labels.validation_source else source
-    run = identity(plan, encoder)
-    task = Task(plan, session, encoder, head, is_random, run)
+    run, found = identity(plan, start), start.decoder_params
+    task = Task(plan, session, start.encoder, head, start.is_random, run, decoder_params=found)
     if (workdir / RECOGNIZER).is_dir():
         finished = Recognizer.from_checkpoint(
-            workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams
+            workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
         )
         changed = differences(finished.description["run"], run)
         if changed:

@@ -17,7 +17,8 @@ from rcmstr_jax.data.records import BadRecord
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
-from rcmstr_jax.recognition.recognizer import RECOGNIZER, Recognizer
+from rcmstr_jax.recognition.recognizer import Recognizer
+from rcmstr_jax.recognition.saved import RECOGNIZER
 from rcmstr_jax.reporting.elements import Section, captioned, gallery, paragraph, picture, text
 from rcmstr_jax.reporting.runs import NO_EVALUATION, Run, evaluations, without
 from rcmstr_jax.runtime.checkpoint import CheckpointError

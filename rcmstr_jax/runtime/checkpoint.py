@@ -223,6 +223,10 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory} holds no checkpoint")
         return found[0], found[1]["config"], found[2]
 
+    def code(self, step: int) -> str:
+        """Version of the code that wrote a readable checkpoint."""
+        return str(self._read_meta(step)["code"])
+
     def _newest(self, wanted: _Shapes, position: DataPosition | None) -> _Found | None:
         steps = self.steps()
         for place, step in enumerate(steps):

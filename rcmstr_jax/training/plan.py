@@ -232,6 +232,7 @@ class DecoderPlan:
     beams: int = 1
     charset: str = "94"
     max_length: int = 25
+    fresh: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

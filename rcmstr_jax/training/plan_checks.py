@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Encoders with masked forms, batch statistics, patches of 8 x 4 pixels and W/4 + 1 frames.
 CONVOLUTIONAL = ("cnn", "compact")
+# A decoder or charset that is the one of the recogniser that is continued.
+CONTINUED = "continued"
 Bounds = tuple[float, float | None]
 
 
@@ -95,7 +97,7 @@ EVALUATE = Values(
         "protocol": ("frozen", "finetune", "score"),
         "branch": ("online", "momentum"),
         "policy": tuple(POLICIES),
-        "decoder.name": ("ctc", "linear", "attention", "transformer"),
+        "decoder.name": ("ctc", "linear", "attention", "transformer", CONTINUED),
         "train.feature_dtype": ("float32", "bfloat16", "float16"),
     },
     ranges=_by_field(
@@ -168,7 +170,7 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
             f"config.train.labels={train.labels}: give a share in (0, 1] or a whole number of "
             "words above 1"
         )
-    if decoder.beams > 1 and decoder.name != "transformer":
+    if decoder.beams > 1 and decoder.name not in ("transformer", CONTINUED):
         raise ConfigError(
             f"config.decoder.beams={decoder.beams} belongs to config.decoder.name=transformer: set "
             f"it to 1 for {decoder.name!r}"

@@ -78,7 +78,7 @@ def read_only(monkeypatch) -> None:
     """Checkpoints are read, and nothing is trained on them."""
 
     def measure(config, pretrained, step, out):
-        load_encoder(f"{pretrained}@{step}", config)
+        load_encoder(f"{pretrained}@{step}")
         return {"probe/word_accuracy": 0.0, "probe/one_minus_ned": 0.0}
 
     monkeypatch.setattr(watching, "measure", measure)

@@ -71,9 +71,7 @@ MISTAKES: dict[str, tuple[str, ...]] = {
     ),
     "Evaluation": (
         EVALUATE,
-        f"{EVALUATE} --pretrained=runs/old",
         f"{SCORED} --config.benchmarks=data/nothing",
-        f"{SCORE} --config.benchmarks=data/nothing",
         f"{SCORE} --config.benchmarks=data/benchmark",
         f"{SCORED} --config.train.source=lmdb:data/benchmark",
         f"{SCORED} --config.train.labels=0",

@@ -11,20 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import lmdb
 import pytest
 
 from rcmstr_jax.configs.evaluate import common
-from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.lmdb import write_lmdb
 from rcmstr_jax.data.records import Record
-from rcmstr_jax.recognition.encoders import random_encoder
-from rcmstr_jax.recognition.heads import make_head
-from rcmstr_jax.recognition.recognizer import Recognizer
-from rcmstr_jax.runtime.config_files import config_to_jsonable
 from rcmstr_jax.runtime.provenance import DataPosition
+from tests.recognition.toy_recognizer import toy_recognizer
 from tests.recognition.toy_words import WORDS, picture, words_lmdb
 
 IMPORTED = ["rcmstr_jax.evaluation.runs", "rcmstr_jax.reporting.page"]
@@ -65,25 +59,8 @@ def launch(repository: Path, tmp_path: Path) -> Callable[..., Done]:
 @pytest.fixture(scope="module")
 def recognizer(tmp_path_factory) -> Path:
     """The workdir of a tiny recogniser that has learnt nothing."""
-    config = common.get_config()
-    config.model.encoder, config.model.image_width = "vit", 128
-    config.model.width, config.model.depth, config.model.heads = 16, 1, 1
-    section = config_to_jsonable(config.model)
-    encoder = random_encoder(section, seed=0)
-    head = make_head("linear", Charset.preset(36), hidden=8, depth=1, max_length=25)
-    params = jax.jit(head.init)(jax.random.key(0), jnp.zeros((2, *encoder.frames_shape())))
-    counts = ("unlabelled", "outside_charset", "too_long", "unreadable", "available", "trained_on")
-    train = {"source": ["none"], "labels_asked": 0.0, "labels": dict.fromkeys(counts, 0)}
-    description = {
-        "encoder": encoder.origin,
-        "protocol": "frozen",
-        "initialisation": "random_init",
-        "seed": 0,
-        "steps": 1,
-        "train": train | {"steps": 0, "batch_size": 1},
-    }
     folder = tmp_path_factory.mktemp("recogniser")
-    Recognizer(encoder, head, params, description).save(folder, DataPosition("none", 0, 1))
+    toy_recognizer().save(folder, DataPosition("none", 0, 1))
     return folder
 
 
@@ -139,3 +116,32 @@ def test_a_folder_of_photographs_is_read(launch, recognizer: Path, tmp_path: Pat
     assert "1 unreadable, 1 other files skipped" in done.err
     alone = launch("recognize.py", *checkpoint, str(photographs / "cat.png"))
     assert alone.code == 0 and alone.out.splitlines() == [line for line in lines if "cat" in line]
+
+
+def test_a_recogniser_is_given_away_and_reads_elsewhere(
+    launch, recognizer: Path, tmp_path: Path
+) -> None:
+    words_lmdb(tmp_path / "sets/words", WORDS[:5])
+    score = (f"--config={Path(common.__file__).with_name('score.py')}",)
+    sets = (f"--config.benchmarks={tmp_path / 'sets'}", "--config.eval_batch_size=4")
+    scored, again, given = (str(tmp_path / name) for name in ("scored", "again", "given"))
+    done = launch("evaluate.py", *score, *sets, f"--pretrained={recognizer}", f"--workdir={scored}")
+    assert done.code == 0, done.err
+    asked = (f"--from={recognizer}", "--kind=recognizer", f"--to={given}")
+    check = f"--check=lmdb:{tmp_path / 'sets'}"
+    done = launch("convert_weights.py", *asked, check)
+    assert done.code == 2 and "--scores" in done.err and not Path(given).exists()
+    done = launch("convert_weights.py", *asked, check, f"--scores={scored}")
+    assert done.code == 0, done.err
+    assert "of 4 images of lmdb:sets" in done.out  # the broken one is left out
+    assert {path.name for path in Path(given).iterdir()} == {
+        *("README.md", "config.json", "weights.safetensors"),
+    }
+    done = launch("evaluate.py", *score, *sets, f"--pretrained={given}", f"--workdir={again}")
+    assert done.code == 0, done.err
+    lines = ((Path(folder) / "predictions.jsonl").read_text() for folder in (scored, again))
+    texts, others = ([json.loads(x)["prediction"] for x in part.splitlines()] for part in lines)
+    assert texts == others
+    (tmp_path / "cat.png").write_bytes(picture("cat"))
+    done = launch("recognize.py", f"--checkpoint={given}", str(tmp_path / "cat.png"))
+    assert done.code == 0 and "1 images read" in done.err, done.err

@@ -14,7 +14,12 @@ import pytest
 
 from rcmstr_jax.configs.evaluate import common
 from rcmstr_jax.configs.pretrain import mini
-from rcmstr_jax.recognition.encoders import load_encoder, random_encoder, split_pretrained
+from rcmstr_jax.recognition.encoders import (
+    load_encoder,
+    planned_encoder,
+    random_encoder,
+    split_pretrained,
+)
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
 from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.config_files import write_config
@@ -54,14 +59,14 @@ def assert_equal_trees(a, b) -> None:
 
 
 def test_the_random_twin_is_what_pretraining_starts_from(start, workdir) -> None:
-    encoder = load_encoder(f"random:{workdir}", EVALUATE)
+    encoder = load_encoder(f"random:{workdir}")
     assert_equal_trees(encoder.params, {"encoder": start.params["encoder"]})
     assert_equal_trees(encoder.batch_stats, {"encoder": start.batch_stats["encoder"]})
     assert encoder.origin["source"] == "random" and encoder.origin["of"] == str(workdir)
 
 
 def test_parameters_and_running_statistics_are_both_restored(start, workdir) -> None:
-    encoder = load_encoder(str(workdir), EVALUATE)
+    encoder = load_encoder(str(workdir))
     assert_equal_trees(
         encoder.params["encoder"], jax.tree.map(lambda x: x + 0.01, start.params["encoder"])
     )
@@ -86,7 +91,7 @@ def test_parameters_and_running_statistics_are_both_restored(start, workdir) -> 
 
 def test_the_momentum_branch(start, workdir) -> None:
     plan = dataclasses.replace(EVALUATE, branch="momentum")
-    encoder = load_encoder(str(workdir), plan)
+    encoder = planned_encoder(str(workdir), plan)
     expected = jax.tree.map(lambda x: x - 0.01, start.momentum_params["encoder"])
     assert_equal_trees(encoder.params["encoder"], expected)
     config = common.get_config()
@@ -128,7 +133,7 @@ def test_spellings_of_pretrained() -> None:
 
 def test_no_workdir_of_a_run(tmp_path) -> None:
     with pytest.raises(ValueError, match="config.json is missing.*--workdir of launch/pretrain.py"):
-        load_encoder(str(tmp_path), EVALUATE)
+        load_encoder(str(tmp_path))
 
 
 def test_a_checkpoint_of_another_architecture(workdir, tmp_path) -> None:
@@ -137,4 +142,4 @@ def test_a_checkpoint_of_another_architecture(workdir, tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
     with pytest.raises(ValueError, match=r"does not fit.*/encoder/bn0_1.* is \(1,\), needs \(2,\)"):
-        load_encoder(str(tmp_path), EVALUATE)
+        load_encoder(str(tmp_path))
