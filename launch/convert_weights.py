@@ -66,12 +66,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         source, target = Path(str(FROM.value)), Path(str(TO.value))
         given = [f"--{flag.name}" for flag in (CHECK, SCORES, NOTES) if flag.value]
-        if KIND.value == RECOGNIZER:
-            print(give_away(source, target))
-        elif given:
+        if given and KIND.value != RECOGNIZER:
             raise ValueError(f"{given[0]} belongs to --kind={RECOGNIZER}: leave it out")
-        else:
-            print((export_workdir if source.is_dir() else import_file)(source, target))
+        convert = export_workdir if source.is_dir() else import_file
+        print((give_away if KIND.value == RECOGNIZER else convert)(source, target))
     except (CheckpointError, ValueError, OSError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
         return 2
@@ -80,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
 
 def import_file(source: Path, target: Path) -> str:
     """Writes the workdir `target`, whole or not at all; returns what to tell the user."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--to={target} exists and is no empty folder: give a new one")
     arrays = read_arrays(source)
     flat, settings = import_checkpoint(
         KINDS[str(KIND.value)], arrays, waive=WAIVE.value, where=str(source)
@@ -88,7 +88,7 @@ def import_file(source: Path, target: Path) -> str:
     if settings["encoder"] == "vit":
         use_vit(config)
     model_config(config, settings, flat)
-    with whole_folder(target, replace=False) as folder:
+    with whole_folder(target) as folder:
         write_workdir(folder, flat, config, origin=source.name)
     numbers = sum(array.size for array in flat.values())
     return f"{len(flat)} arrays with {numbers:,} numbers from {source} to {target}"

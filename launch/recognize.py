@@ -24,7 +24,7 @@ from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
-from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
+from rcmstr_jax.runtime.errors import EXIT_FAILED
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "compact", "Name of packaged weights, folder of weights, or evaluation's workdir."
@@ -45,15 +45,15 @@ def line(answer: Answer) -> str:
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     logging.set_verbosity(logging.ERROR)  # of the libraries below; what cannot be read is printed
-    with command_line.one_line_errors():
+    with command_line.one_line_errors(mistakes=(ValueError,)):
+        images, skipped = find_images(argv[1:])
+        enable_compilation_cache("auto")
         try:
-            images, skipped = find_images(argv[1:])
-            enable_compilation_cache("auto")
             recognizer = Recognizer.from_pretrained(
                 str(CHECKPOINT.value), batch_size=BATCH_SIZE.value
             )
         except ValueError as error:
-            raise ConfigError(str(error).replace("--pretrained=", "--checkpoint=")) from error
+            raise ValueError(str(error).replace("--pretrained=", "--checkpoint=")) from error
     recognizer.compile()
     started = time.perf_counter()
     read = unreadable = 0

@@ -104,7 +104,7 @@ rcmstr-evaluate --config=frozen_ctc:test --workdir=scored --pretrained=run \
 rcmstr-recognize --checkpoint="$(dirname "$(find scored -name recognizer | sort | head -n 1)")" words >read.txt
 [ "$(wc -l <read.txt)" -eq 48 ] || fail "48 images were not read: $(cat read.txt)"
 # Weights that come with the package, once there are some.
-[ ! -d "$root/rcmstr_jax/pretrained/compact" ] || rcmstr-recognize words
+[ ! -d "$root/rcmstr_jax/pretrained/compact" ] || expect 0 "48 images read" rcmstr-recognize words
 rcmstr-report run scored --out=report.html --num_words=4
 wait "$beside" || fail "not every name loads, or a command answered otherwise; see above"
 echo "the wheel works: ${SECONDS} s"

@@ -22,6 +22,7 @@ from rcmstr_jax.metrics.tables import bounds, markdown_table, show
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.saved import (
+    WEIGHTS,
     SavedRecognizer,
     read_saved,
     recognizer_home,
@@ -47,7 +48,7 @@ def export_recognizer(
 
     Args:
       source: workdir of a finished evaluation, or another folder of weights.
-      target: new folder.
+      target: new folder, or one of weights, which these replace.
       check: source of images, as in `lmdb:data/benchmark`; "" keeps float32.
       scores: workdir whose results the card states; None takes those of `source`.
       notes: Markdown on the data and their licences, for the card.
@@ -56,8 +57,11 @@ def export_recognizer(
       What to tell the user.
 
     Raises:
-      ValueError: no recogniser or no results there, or images that cannot be read.
+      ValueError: no recogniser or no results there, images that cannot be read, or a target that
+        holds something else.
     """
+    if target.exists() and not (target / WEIGHTS).is_file():
+        raise ValueError(f"--to={target} exists and is no folder of weights: give a new one")
     home = recognizer_home(source)
     saved = without_places(read_saved(require_recognizer(source)))
     results = Evaluation.read(scores or home)
@@ -68,7 +72,7 @@ def export_recognizer(
         )
     analysis = Analysis.read(scores or home)
     trained = Evaluation.read(home) or results
-    with whole_folder(target, replace=False) as folder:
+    with whole_folder(target) as folder:
         dtype, said = "float32", "float32: without --check nothing shows what rounding changes"
         if check:
             write_weights(folder, saved, "float16")

@@ -242,8 +242,9 @@ def planned_head(plan: DecoderPlan) -> DecoderHead:
     Raises:
       ValueError: unknown charset.
     """
-    options = {name: value for name, value in vars(plan).items() if name != "fresh"}
-    return make_head(charset=make_charset(options.pop("charset")), **options)
+    charset = make_charset(plan.charset)
+    sizes = {"hidden": plan.hidden, "depth": plan.depth}
+    return make_head(plan.name, charset, max_length=plan.max_length, beams=plan.beams or 1, **sizes)
 
 
 def make_charset(name: str) -> Charset:

@@ -77,23 +77,23 @@ class Task:
 
 
 def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
-    """Finds encoder, decoder and words to train on, or the recogniser that was trained on them.
+    """Finds encoder and words to train on, or the recogniser that was already trained on them.
 
     Words for validation are of `train.validation_source`, where there is one, or the end of the
     seeded order of `train.source`, whose words to train on end before them.
 
     Raises:
-      ConfigError: the workdir holds another run, or nothing can start from `pretrained`.
+      ConfigError: the workdir holds another run, or `pretrained` no encoder.
       ValueError: unknown charset, no such source, or no usable words.
     """
     labels, workdir = plan.train, session.workdir
     words.check_sources((*labels.source, *labels.validation_source), plan.benchmarks)
     start = starting_point(plan, pretrained)
-    encoder, head = start.encoder, start.head
+    head = start.head
     source = open_source(labels.source, weights=labels.weights or None, seed=plan.seed)
     others = open_source(labels.validation_source) if labels.validation_source else source
-    run, decoder = identity(plan, start), start.decoder_params
-    task = Task(plan, session, encoder, head, start.is_random, run, decoder_params=decoder)
+    run, found = identity(plan, start), start.decoder_params
+    task = Task(plan, session, start.encoder, head, start.is_random, run, decoder_params=found)
     if (workdir / RECOGNIZER).is_dir():
         finished = Recognizer.from_checkpoint(
             workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None

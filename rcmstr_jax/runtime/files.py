@@ -36,17 +36,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder to be filled within the block, which then takes the place of what lies at `path`.
 
     It goes, and `path` is as before, if the block ends with an error.
-
-    Raises:
-      ValueError: without `replace`, something is there already, and no empty folder.
     """
     path = Path(path)
-    if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--to={path} exists and is no empty folder: give a new one")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:

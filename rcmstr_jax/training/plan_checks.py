@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Encoders with masked forms, batch statistics, patches of 8 x 4 pixels and W/4 + 1 frames.
 CONVOLUTIONAL = ("cnn", "compact")
+# A decoder or charset that is the one of the recogniser that is continued.
+CONTINUED = "continued"
 Bounds = tuple[float, float | None]
 
 
@@ -50,8 +52,6 @@ def _by_field(fields: Mapping[Bounds, str]) -> dict[str, Bounds]:
     return {name: bounds for bounds, names in fields.items() for name in names.split()}
 
 
-# A decoder or charset that is the one of the recogniser that is continued.
-CONTINUED = "continued"
 MODEL: dict[str, tuple[Any, ...]] = {
     "model.encoder": (*CONVOLUTIONAL, "vit"),
     "model.size": tuple(VIT_SIZES),

@@ -93,8 +93,9 @@ def test_weights_stay_whole_where_a_word_would_change(words, tmp_path) -> None:
         export_recognizer(tmp_path / "given", tmp_path / "again")
     said = export_recognizer(tmp_path / "given", tmp_path / "again", scores=source)
     assert "float32: without --check" in said
-    with pytest.raises(ValueError, match="again exists and is no empty folder: give a new one"):
-        export_recognizer(source, tmp_path / "again")
+    export_recognizer(source, tmp_path / "again")  # replaces the other
+    with pytest.raises(ValueError, match="run exists and is no folder of weights: give a new one"):
+        export_recognizer(tmp_path / "given", source, scores=source)
 
 
 def test_hours_are_those_of_the_steps_that_count(tmp_path) -> None:

@@ -98,11 +98,15 @@ def test_damaged_weights_are_named_with_the_remedy(weights, load, tmp_path, monk
         load("tiny")
 
 
-def test_weights_of_another_shape_are_refused(workdir, tmp_path) -> None:
+@pytest.mark.parametrize("part", ["decoder/", "encoder/params/"])
+def test_weights_of_another_shape_are_refused(workdir, tmp_path, part) -> None:
     held = saved.read_saved(workdir / "recognizer")
-    arrays = {**held.arrays, "decoder/bias": held.arrays["decoder/bias"][1:]}
+    name = next(n for n in held.arrays if n.startswith(part) and n.endswith("bias"))
+    arrays = {**held.arrays, name: held.arrays[name][1:]}
     saved.write_weights(tmp_path, dataclasses.replace(held, arrays=arrays), "float32")
-    with pytest.raises(ConfigError, match=r"does not fit.*decoder/bias is \(39,\), needs \(40,\)"):
+    path, needed = name.removeprefix("encoder/"), len(held.arrays[name])
+    wrong = rf"does not fit.*{path} is \({needed - 1},\), needs \({needed},\)"
+    with pytest.raises(ConfigError, match=wrong):
         Recognizer.from_pretrained(tmp_path)
 
 
