@@ -102,7 +102,8 @@ def get_config() -> ConfigDict:
     config.train.view_ops = 0
     # Frames in memory: "float32", "bfloat16" or "float16" ("frozen").
     config.train.feature_dtype = "float32"
-    # Words are held in memory, as frames ("frozen") or as images, if they fit into so many GiB;
+    # Words are held in memory, as frames ("frozen") or as images, if they fit into so many GiB
+    # (on CPU with a copy for every device, which are all of the host's memory);
     # otherwise they are read, decoded and encoded again for every step.
     config.train.memory_gib = 8.0
     # Steps inside one compiled call; 1 where the encoder learns: compiled loops run convolutions

@@ -8,8 +8,7 @@ Command, with one word in ten:
 
 and `--pretrained=random:runs/rcmstr_cnn` for the row beside it: the same encoder, untrained.
 
-Cost and result of `:mini`: README.md on rendered words, docs/results/real.md on real ones (with
-another schedule); the full protocol is not yet measured.
+Cost and result of `:mini`: README.md, on rendered words; the full protocol is not yet measured.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ share takes the same number of steps.
 
 Cost: `:mini`, eight runs on 725 and 7,239 words, 42 minutes on one core that other work shared.
 
-Expected: `:mini` after a short pretraining on real words, docs/results/real.md; the full protocol
-is not yet measured.
+Expected: `:mini` ends while CTC hardly writes more than blanks, whatever the encoder; the full
+protocol is not yet measured.
 """
 
 from __future__ import annotations

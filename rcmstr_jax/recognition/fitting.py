@@ -278,11 +278,12 @@ def _finished(outcome: Outcome, whole: str) -> Outcome:
 
 
 def _gib(plan: EvaluationPlan, encoder: Encoder, number: int) -> float:
-    """What the words take in memory, as frames or as images."""
+    """What the words take, as frames or as images, with their copies on the host's own devices."""
+    copies = 1 + jax.local_device_count() if jax.default_backend() == "cpu" else 1
     frames, width = encoder.frames_shape()
     height, columns = encoder.image_size
     of_frames = frames * width * jnp.dtype(plan.train.feature_dtype).itemsize
-    return number * (of_frames if plan.frozen else 3 * height * columns) / 2**30
+    return copies * number * (of_frames if plan.frozen else 3 * height * columns) / 2**30
 
 
 class Clock:
