@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -56,3 +57,32 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         )
 
     jax.tree.map(check, ours, theirs)
+
+
+def assert_nothing_hidden_is_dense(model: nn.Module, encoder: Any, grid: tuple[int, int]) -> Any:
+    """A mask that hides nothing: all frames active, and the figures of the dense pass.
+
+    Args:
+      model: the encoder.
+      encoder: variables, images, cotangent, and its masked-dense pass (see `gradients`).
+      grid: of the mask; packed, all of its patches are visible.
+
+    Returns:
+      The dense result in inference mode, and the compiled forward pass.
+    """
+    variables, images, cotangent, masked = encoder
+    mask = jnp.zeros((len(images), *grid), bool)
+    (_, (features, active, state)) = masked(variables, images, mask, cotangent)
+    assert bool(active.all())
+
+    @partial(jax.jit, static_argnames=("train", "form", "visible_count"))
+    def forward(train: bool = False, **masked: Any) -> Any:
+        return model.apply(variables, images, train=train, mutable=["batch_stats"], **masked)
+
+    (dense, none), dense_state = forward(train=True)
+    assert none is None
+    assert_equal((features, state), (dense, dense_state))
+    (dense, _), _ = forward()
+    visible = grid[0] * grid[1]
+    assert_equal(forward(mask=mask, form="packed", visible_count=visible)[0][0], dense)
+    return dense, forward

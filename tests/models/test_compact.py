@@ -13,7 +13,12 @@ import pytest
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.sites import Sites
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
-from tests.models.masked_passes import assert_equal, drawing, gradients
+from tests.models.masked_passes import (
+    assert_equal,
+    assert_nothing_hidden_is_dense,
+    drawing,
+    gradients,
+)
 
 GRID = (4, 6)
 MODEL = CompactEncoder(width=16, blocks=(1, 1, 1), attention=1, heads=2)
@@ -64,20 +69,7 @@ def test_packed_equals_masked_dense(encoder: Encoder, x64: None) -> None:
 
 
 def test_a_mask_that_hides_nothing_gives_the_dense_pass(encoder: Encoder, x64: None) -> None:
-    variables, images, cotangent, masked = encoder
-    mask = jnp.zeros((4, *GRID), bool)
-    (_, (features, active, state)) = masked(variables, images, mask, cotangent)
-    assert bool(active.all())
-
-    @partial(jax.jit, static_argnames=("train", "form", "visible_count"))
-    def forward(train: bool = False, **masked: Any) -> Any:
-        return MODEL.apply(variables, images, train=train, mutable=["batch_stats"], **masked)
-
-    (dense, none), dense_state = forward(train=True)
-    assert none is None
-    assert_equal((features, state), (dense, dense_state))
-    (dense, _), _ = forward()
-    assert_equal(forward(mask=mask, form="packed", visible_count=24)[0][0], dense)
+    assert_nothing_hidden_is_dense(MODEL, encoder, GRID)
 
 
 def test_an_image_that_is_hidden_whole_stays_empty_and_finite(encoder: Encoder, x64: None) -> None:

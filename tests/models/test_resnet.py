@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,12 @@ from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.ssl.masking import draw_mask, visible_count
 from tests.models import golden
-from tests.models.masked_passes import assert_equal, drawing, gradients
+from tests.models.masked_passes import (
+    assert_equal,
+    assert_nothing_hidden_is_dense,
+    drawing,
+    gradients,
+)
 
 # The file holds the images in float32, the ancestor saw them in float64: rounding the images again
 # moves the figures by 7e-9 (running statistics) and 5e-7 (batch statistics) of their largest value.
@@ -128,20 +132,8 @@ def test_four_devices_equal_one(encoder: Encoder, x64: None) -> None:
 
 
 def test_a_mask_that_hides_nothing_gives_the_dense_pass(encoder: Encoder, x64: None) -> None:
-    variables, images, cotangent, masked = encoder
+    dense, forward = assert_nothing_hidden_is_dense(MODEL, encoder, GRID)
     mask = jnp.zeros((4, *GRID), bool)
-    (_, (features, active, state)) = masked(variables, images, mask, cotangent)
-    assert bool(active.all())
-
-    @partial(jax.jit, static_argnames=("train", "form", "visible_count"))
-    def forward(train: bool = False, **masked: Any) -> Any:
-        return MODEL.apply(variables, images, train=train, mutable=["batch_stats"], **masked)
-
-    (dense, none), dense_state = forward(train=True)
-    assert none is None
-    assert_equal((features, state), (dense, dense_state))
-    (dense, _), _ = forward()
-    assert_equal(forward(mask=mask, form="packed", visible_count=40)[0][0], dense)
     np.testing.assert_array_equal(forward(mask=mask)[0][0], dense)
 
 
