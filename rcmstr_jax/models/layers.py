@@ -76,15 +76,43 @@ def convolve(
         # In channels-last order a group of columns is already a longer vector of channels.
         x = rearrange(x, "b h (w g) c -> b h w (g c)", g=group)
         kernel = _group_columns(kernel, group)
-    (top, left) = padding
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        ((top, top), (left, left)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    if jax.default_backend() == "cpu" and x.dtype == jnp.bfloat16 and strides == (1, 1):
+        y = _convolve_by_products(x, kernel, padding)
+    else:
+        y = _convolve(x, kernel, strides, padding)
     return y if group == 1 else rearrange(y, "b h w (g c) -> b h (w g) c", g=group)
+
+
+def _convolve(x: Array, kernel: Array, strides: Pair, padding: Pair) -> Array:
+    ends = tuple((zeros, zeros) for zeros in padding)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, ends, dimension_numbers=numbers)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_by_products(x: Array, kernel: Array, padding: Pair) -> Array:
+    """`_convolve` of stride 1, whose gradient to `x` is written as a forward convolution too.
+
+    oneDNN, which XLA for CPU can call (docs/performance.md), takes a convolution of bfloat16 to
+    the processor's matrix unit in its forward form alone.
+    """
+    return _convolve(x, kernel, (1, 1), padding)
+
+
+def _convolve_forward(x: Array, kernel: Array, padding: Pair) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, (1, 1), padding), (x, kernel)
+
+
+def _convolve_backward(padding: Pair, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    (dkernel,) = jax.vjp(lambda kernel: _convolve(x, kernel, (1, 1), padding), kernel)[1](dy)
+    # The barrier keeps XLA from folding the reversal back into its own backward form.
+    turned = lax.optimization_barrier(rearrange(kernel[::-1, ::-1], "h w i o -> h w o i"))
+    rows, columns = kernel.shape[:2]
+    return _convolve(dy, turned, (1, 1), (rows - 1 - padding[0], columns - 1 - padding[1])), dkernel
+
+
+_convolve_by_products.defvjp(_convolve_forward, _convolve_backward)
 
 
 _SAME_3X3 = ((3, 3), (1, 1), (1, 1))

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rcmstr_jax.models import layers
 from rcmstr_jax.models.layers import BatchNorm, Conv, keep_active, max_pool
 from rcmstr_jax.models.packed import pack, unpack
 from rcmstr_jax.models.resnet import BasicBlock
-from rcmstr_jax.models.sites import Sites
+from rcmstr_jax.models.sites import Pair, Sites
 from tests.models import golden
 
 
@@ -173,3 +174,22 @@ def test_batch_norm_shares_statistics_between_devices(form: str, x64: None) -> N
     compare(jax.tree.map(lambda x: x.sum(0), d_params), one_params)
     for member in range(4):
         compare(jax.tree.map(lambda x, m=member: x[m], state), one_state)
+
+
+@pytest.mark.parametrize("window", [((3, 3), (1, 1)), ((2, 2), (0, 1)), ((1, 3), (0, 0))])
+def test_gradients_written_as_forward_convolutions_are_those_of_the_convolution(
+    window: tuple[Pair, Pair], x64: None
+) -> None:
+    size, padding = window
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape, jnp.float64)
+        for i, shape in enumerate([(2, 5, 7, 3), (*size, 3, 4)])
+    )
+    y, backward = jax.vjp(lambda x, k: layers._convolve(x, k, (1, 1), padding), x, kernel)
+    ours, our_backward = jax.vjp(
+        lambda x, k: layers._convolve_by_products(x, k, padding), x, kernel
+    )
+    np.testing.assert_array_equal(ours, y)
+    dy = jax.random.normal(jax.random.key(2), y.shape, jnp.float64)
+    for one, other in zip(our_backward(dy), backward(dy), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
