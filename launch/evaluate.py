@@ -32,6 +32,7 @@ from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
+from rcmstr_jax.runtime.processor import prepare_processor
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.plan import evaluation_plan
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
     del argv
     workdir, pretrained = WORKDIR.value, str(PRETRAINED.value)
     with leave_at_once_on_failure(), command_line.one_line_errors():
+        prepare_processor(CONFIG.value.model.dtype)
         watched = distributed_flags.join()
         try:
             if WATCH.value:

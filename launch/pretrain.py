@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
+from rcmstr_jax.runtime.processor import prepare_processor
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.pretraining import pretrain
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the job; returns the exit code."""
     del argv
     with leave_at_once_on_failure(), command_line.one_line_errors():
+        prepare_processor(CONFIG.value.model.dtype)
         watched = distributed_flags.join()
         outcome = pretrain(CONFIG.value, str(WORKDIR.value), **watched)
     return 0 if outcome.finished else EXIT_PREEMPTED
