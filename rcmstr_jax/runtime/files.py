@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import logging
+import os
 import shutil
+import socket
 import tempfile
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rcmstr_jax.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -52,6 +60,30 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder within the block, however this one ends.
+
+    Raises:
+      ConfigError: if a process is in there, naming it.
+    """
+    with (folder / ".held").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"workdir={str(folder)!r} is in use by {file.read().strip() or 'a process'}: wait"
+                " until it has left, stop it, or give another workdir"
+            ) from error
+        except OSError as error:
+            logger.warning("%s cannot be held: let one process write there (%s)", folder, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def from_json(kind: Any, value: Any) -> Any:

@@ -26,7 +26,7 @@ from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.compilation import QUICKLY, enable_compilation_cache
 from rcmstr_jax.runtime.config_files import differences, flatten, write_config
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.files import write_text
+from rcmstr_jax.runtime.files import held, write_text
 from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.memory import return_freed_memory
 from rcmstr_jax.runtime.parameters import parameter_table
@@ -157,11 +157,13 @@ def open_session(
       profile_steps: first and last step of a profiler trace, written to `WORKDIR/profile`.
 
     Raises:
-      ConfigError: if the workdir cannot be written.
+      ConfigError: if the workdir cannot be written, or another process trains there.
     """
     workdir = Path(workdir).absolute()
     _prepare(workdir)
     with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(held(workdir))
         stop = stack.enter_context(StopRequest())
         watchdog = stack.enter_context(
             Watchdog(
