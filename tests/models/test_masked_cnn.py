@@ -29,7 +29,7 @@ def test_documented_example(repository: Path, capsys: pytest.CaptureFixture[str]
     exec(compile(snippet(repository), "docs/sparse.md", "exec"), names)
     printed = capsys.readouterr().out
     variables, images, hidden = names["variables"], names["images"], names["hidden"]
-    assert re.search(r"largest difference \d\.\de-\d\d\b", printed), printed
+    assert re.search(r"largest difference \d\.\de[-+]\d\d\b", printed), printed
     np.testing.assert_allclose(names["after"], names["before"], atol=1e-5)
     # A quarter of the patches is visible, and a site of the last map is a patch.
     assert "(4, 4, 12, 64), 25% of the sites filled" in printed, printed

@@ -134,7 +134,8 @@ def test_four_devices_equal_one(encoder: Encoder, x64: None) -> None:
 def test_a_mask_that_hides_nothing_gives_the_dense_pass(encoder: Encoder, x64: None) -> None:
     dense, forward = assert_nothing_hidden_is_dense(MODEL, encoder, GRID)
     mask = jnp.zeros((4, *GRID), bool)
-    np.testing.assert_array_equal(forward(mask=mask)[0][0], dense)
+    # To the rounding of float64, which moves with what XLA fuses (JAX 0.12).
+    np.testing.assert_allclose(forward(mask=mask)[0][0], dense, rtol=1e-12)
 
 
 def test_auto_asks_for_the_arithmetic_at_hand(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
