@@ -15,6 +15,7 @@ from rcmstr_jax.interop.torch_weights import flatten
 from rcmstr_jax.models.bilstm import BiLSTMProjector
 from rcmstr_jax.models.decoders.attention import AttentionReader
 from rcmstr_jax.models.hierarchy import HIERARCHIES, Predictors
+from rcmstr_jax.models.linear import Linear
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VisionTransformer
@@ -126,6 +127,13 @@ def rclstr(arrays: Arrays) -> dict[str, Part]:
     return modules
 
 
+def trbc(arrays: Arrays) -> dict[str, Part]:
+    """The parts of a TPS-ResNet-BiLSTM-CTC recogniser."""
+    generator = Linear(size(arrays, "Prediction.weight", 0))
+    features = jnp.zeros((1, 4, size(arrays, "Prediction.weight", 1)))
+    return {**_body(arrays), "decoder": (generator, (features,))}
+
+
 def trba(arrays: Arrays) -> dict[str, Part]:
     """The parts of a TPS-ResNet-BiLSTM-Attn recogniser."""
     cell = "Prediction.attention_cell."
@@ -135,11 +143,11 @@ def trba(arrays: Arrays) -> dict[str, Part]:
         feature_bias=f"{cell}i2h.bias" in arrays,
     )
     features = jnp.zeros((1, 4, size(arrays, f"{cell}i2h.weight", 1)))
-    modules = {
-        "encoder": resnet(arrays, CONVNET),
-        "projector": projector(arrays, ""),
-        "decoder": (reader, (features, None, 1)),
-    }
+    return {**_body(arrays), "decoder": (reader, (features, None, 1))}
+
+
+def _body(arrays: Arrays) -> dict[str, Part]:
+    modules = {"encoder": resnet(arrays, CONVNET), "projector": projector(arrays, "")}
     if has_rectifier(arrays, ""):
         modules["rectifier"] = rectifier(arrays, "")
     return modules

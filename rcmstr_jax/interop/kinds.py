@@ -16,7 +16,7 @@ import numpy as np
 
 from rcmstr_jax.interop import architectures
 from rcmstr_jax.interop.architectures import CONVNET, Arrays, Part, WrongKind
-from rcmstr_jax.interop.rules import Rule, Rules, under
+from rcmstr_jax.interop.rules import Rule, Rules, linear, under
 from rcmstr_jax.interop.tables import BRANCH, READER, RECTIFIER, RESNET, VIT
 from rcmstr_jax.interop.torch_weights import (
     Flat,
@@ -108,6 +108,18 @@ KINDS: dict[str, Kind] = {
             _cnn_settings(""),
         ),
         Kind(
+            "trbc",
+            ("module.",),
+            ".*",
+            architectures.trbc,
+            [
+                *under(_ANY, "", BRANCH),
+                *under(_FROZEN, "", RECTIFIER),
+                *linear("params/decoder", "Prediction"),
+            ],
+            _cnn_settings(""),
+        ),
+        Kind(
             "tps",
             ("module.",),
             r"Transformation\..*",
@@ -135,8 +147,13 @@ KINDS: dict[str, Kind] = {
 }
 
 
+# Convolutions that see the image; and how much of each colour is in a grey one (ITU-R 601).
+_FIRST = ("conv0_1.weight", "LocalizationNetwork.conv.0.weight")
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+
+
 def _prepare(kind: Kind, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The names of the kind, without prefixes, and a fused qkv bias split."""
+    """The names of the kind, without prefixes; a fused qkv bias split, weights of grey coloured."""
     everything = strip_prefixes(arrays, kind.prefixes)
     arrays = {name: a for name, a in everything.items() if re.fullmatch(kind.select, name)}
     if not arrays:
@@ -144,6 +161,8 @@ def _prepare(kind: Kind, arrays: Arrays) -> dict[str, np.ndarray]:
             f"this is no checkpoint of kind {kind.name!r}: expected names like {kind.select}; "
             f"found {', '.join(list(everything)[:8]) or 'nothing'}"
         )
+    for name in [n for n in arrays if n.endswith(_FIRST) and arrays[n].shape[1:2] == (1,)]:
+        arrays[name] = arrays[name] * GREY[None, :, None, None]
     if kind.name == "vit":
         arrays = strip_prefixes(arrays, ("encoder.", "backbone."))
         for name in [n for n in arrays if n.endswith("attn.qkv.bias")]:

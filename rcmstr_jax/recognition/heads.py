@@ -26,8 +26,9 @@ Scalar = Float[Array, ""]
 
 Tree = Any
 Targets = Mapping[str, Any]
-# "linear" is a CTC decoder of one linear map, a probe of what single frames hold.
-DECODERS = ("ctc", "linear", "attention", "transformer")
+# "linear" is a CTC decoder of one linear map, a probe of what single frames hold; "plain_attention"
+# is that of TPS-ResNet-BiLSTM-Attn, without a gate.
+DECODERS = ("ctc", "linear", "attention", "plain_attention", "transformer")
 
 
 class Reading(NamedTuple):
@@ -158,7 +159,7 @@ class FrameHead(DecoderHead):
 
 
 class TokenHead(DecoderHead):
-    """One character after the other, to an [EOS]: `attention` and `transformer`."""
+    """One character after the other, to an [EOS]: both attentions and `transformer`."""
 
     _encode = staticmethod(Charset.encode_attention)
     _alphabet = staticmethod(Charset.attention_alphabet)
@@ -229,8 +230,9 @@ def make_head(
         return FrameHead(name, CtcDecoder(by_frame, hidden), *options)
     if name == "linear":
         return FrameHead(name, Linear(by_frame), *options)
-    if name == "attention":
-        return TokenHead(name, AttentionDecoder(by_token, hidden), *options)
+    if name in ("attention", "plain_attention"):
+        gated = name == "attention"
+        return TokenHead(name, AttentionDecoder(by_token, hidden, gated=gated), *options)
     if name == "transformer":
         return TokenHead(name, TransformerDecoder(by_token, hidden, depth), *options)
     raise ValueError(f"decoder.name={name!r} is unknown: choose one of {', '.join(DECODERS)}")

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Tree = Any
 # Sizes of `make_head` that each decoder has.
 SIZES = {"ctc": ("hidden",), "linear": (), "attention": ("hidden",)}
-SIZES["transformer"] = ("hidden", "depth")
+SIZES |= {"plain_attention": ("hidden",), "transformer": ("hidden", "depth")}
 
 
 @dataclasses.dataclass(frozen=True)

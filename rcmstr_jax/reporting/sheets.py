@@ -26,7 +26,7 @@ from rcmstr_jax.runtime.checkpoint import CheckpointError
 SHEET_WORDS = 18
 ATTENDED_WORDS = 6
 # Decoders that say where in the image each character was read from.
-ATTENDING = ("attention", "transformer")
+ATTENDING = ("attention", "plain_attention", "transformer")
 _SIZE = (32, 100)
 
 

@@ -97,7 +97,7 @@ EVALUATE = Values(
         "protocol": ("frozen", "finetune", "score"),
         "branch": ("online", "momentum"),
         "policy": tuple(POLICIES),
-        "decoder.name": ("ctc", "linear", "attention", "transformer", CONTINUED),
+        "decoder.name": ("ctc", "linear", "attention", "plain_attention", "transformer", CONTINUED),
         "train.feature_dtype": ("float32", "bfloat16", "float16"),
     },
     ranges=_by_field(

@@ -20,6 +20,7 @@ from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
 from rcmstr_jax.models.bilstm import BiLSTMProjector
 from rcmstr_jax.models.decoders.attention import AttentionReader
 from rcmstr_jax.models.hierarchy import Predictors
+from rcmstr_jax.models.linear import Linear
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.tps import TpsRectifier
 from rcmstr_jax.models.vit import VisionTransformer
@@ -43,9 +44,12 @@ def parts(kind: str) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     }
     if kind == "vit":
         return {"encoder": (VisionTransformer(64, 2, 1), (jnp.zeros((1, 32, 128, 3)),))}
+    if kind == "trbc":
+        known["decoder"] = (Linear(9), (jnp.zeros((1, 4, 4)),))
     names = {
         "rclstr": ("encoder", "projector", "predictors", "rectifier"),
         "trba": ("encoder", "projector", "rectifier", "decoder"),
+        "trbc": ("encoder", "projector", "decoder"),
         "tps": ("rectifier",),
         "resnet": ("encoder",),
     }

@@ -114,11 +114,14 @@ class AttentionDecoder(TypedModule):
       num_classes: classes: `Charset.num_attention_classes`.
       hidden: width of BiLSTMs, attention and LSTM.
       context: width of the contextual features; None takes the frames' width.
+      gated: False leaves out gate and visual features, and the bias of the features' map into the
+        attention: the decoder of TPS-ResNet-BiLSTM-Attn, whose features are `hidden` wide.
     """
 
     num_classes: int
     hidden: int = 256
     context: int | None = None
+    gated: bool = True
 
     def __call__(self, frames: Frames, tokens: Tokens) -> Logits:
         """Logits under teacher forcing.
@@ -145,10 +148,15 @@ class AttentionDecoder(TypedModule):
         self, frames: Array, tokens: Array | None, steps: int, start_token: int | Array
     ) -> Logits:
         context = frames
-        for i, width in enumerate((self.hidden, self.context or frames.shape[-1])):
+        last = self.context or frames.shape[-1] if self.gated else self.hidden
+        for i, width in enumerate((self.hidden, last)):
             context = BiLSTM(self.hidden, width, **self.dtypes, name=f"context_{i}")(context)
-        features = jnp.concatenate(promote_dtype(context, frames), axis=-1)
-        gate = Linear(features.shape[-1], **self.dtypes, name="gate")(features)
-        features = jnp.multiply(*promote_dtype(features, gate))
-        reader = AttentionReader(self.num_classes, self.hidden, **self.dtypes, name="reader")
+        features = context
+        if self.gated:
+            features = jnp.concatenate(promote_dtype(context, frames), axis=-1)
+            gate = Linear(features.shape[-1], **self.dtypes, name="gate")(features)
+            features = jnp.multiply(*promote_dtype(features, gate))
+        reader = AttentionReader(
+            self.num_classes, self.hidden, self.gated, **self.dtypes, name="reader"
+        )
         return reader(features, tokens, steps, start_token)
