@@ -5,6 +5,7 @@ r"""Converts published PyTorch weights into ours and back, and a recogniser into
   python launch/convert_weights.py --from=DIR --kind=KIND --to=FILE [--fused_bias]
   python launch/convert_weights.py --from=DIR --kind=recognizer --to=DIR2 \
     [--check=lmdb:PATH] [--scores=DIR3] [--notes=FILE.md]
+  python launch/convert_weights.py --from=DIR|compact --kind=stablehlo|onnx --to=DIR2
 
 FILE is .npz, .safetensors or a PyTorch file (.pth, .pt, .ckpt, .tar, .bin; needs the torch extra).
 DIR can be given to launch/evaluate.py as --pretrained. Kinds:
@@ -27,6 +28,9 @@ as --pretrained and to launch/recognize.py as --checkpoint; below rcmstr_jax/pre
 enough. The numbers are float16 if every image of --check is then read as before, else float32. The
 card takes its figures from the results in DIR, or from those of another scoring, and what the data
 and their licences are from FILE.md.
+
+The fourth form exports a recogniser as a program, with a loader that needs no package of ours:
+docs/serving.md.
 
 Import is strict: missing, unexpected and misshapen names are all listed, and nothing is written.
 Names that may differ are waived by pattern, as they stand in that list.
@@ -55,6 +59,7 @@ from rcmstr_jax.interop.kinds import KINDS, export_checkpoint, import_checkpoint
 from rcmstr_jax.interop.recognizers import export_recognizer
 from rcmstr_jax.interop.torch_weights import strip_prefixes
 from rcmstr_jax.interop.workdir import model_config, read_workdir, write_workdir
+from rcmstr_jax.recognition.export import FORMATS
 from rcmstr_jax.recognition.heads import make_charset
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.saved import (
@@ -71,9 +76,10 @@ from rcmstr_jax.runtime.files import whole_folder
 FROM = flags.DEFINE_string("from", None, "State dict to import, or workdir to export.")
 TO = flags.DEFINE_string("to", None, "Workdir to create, or file to write.")
 RECOGNIZER = "recognizer"
-KIND = flags.DEFINE_enum("kind", None, [*sorted(KINDS), RECOGNIZER], "Kind of checkpoint.")
+ALL_KINDS = [*sorted(KINDS), RECOGNIZER, *FORMATS]
+KIND = flags.DEFINE_enum("kind", None, ALL_KINDS, "Kind of checkpoint.")
 WAIVE = flags.DEFINE_list("waive", [], "Import: patterns of names that may differ.")
-CHARSET = flags.DEFINE_string("charset", None, "Import of trba and trbc: text file of characters.")
+CHARSET = flags.DEFINE_string("charset", None, "Import of trba, trbc: file of characters.")
 FUSED = flags.DEFINE_bool("fused_bias", False, "Export of a ViT: one bias for q, k and v.")
 CHECK = flags.DEFINE_string("check", "", "Recogniser: images that float16 must read as float32.")
 SCORES = flags.DEFINE_string("scores", None, "Recogniser: workdir whose results the card states.")
@@ -95,6 +101,8 @@ def main(argv: Sequence[str]) -> int:
                 f" --kind={'|'.join(published.DECODER_OF)}: leave it out"
             )
         convert = export_workdir if source.is_dir() else import_file
+        if KIND.value in FORMATS:
+            convert = export_program
         print((give_away if KIND.value == RECOGNIZER else convert)(source, target))
     except (CheckpointError, ValueError, OSError) as error:
         print(f"nothing was written: {error}", file=sys.stderr)
@@ -141,6 +149,12 @@ def give_away(source: Path, target: Path) -> str:
     notes = Path(NOTES.value).read_text(encoding="utf-8") if NOTES.value else ""
     scores = Path(SCORES.value) if SCORES.value else None
     return export_recognizer(source, target, check=CHECK.value, scores=scores, notes=notes)
+
+
+def export_program(source: Path, target: Path) -> str:
+    """Writes the program of a recogniser into `target`; returns what to tell the user."""
+    sizes = Recognizer.from_pretrained(str(FROM.value)).export(target, str(KIND.value))
+    return f"{source} to {target}: " + ", ".join(f"{n} {size:,} B" for n, size in sizes.items())
 
 
 def export_workdir(source: Path, target: Path) -> str:

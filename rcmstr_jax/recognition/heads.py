@@ -91,7 +91,12 @@ class DecoderHead(abc.ABC):
     @property
     def classes(self) -> int:
         """How many classes the decoder tells apart: its special tokens, then the characters."""
-        return len(self._alphabet(self.charset))
+        return len(self.alphabet)
+
+    @property
+    def alphabet(self) -> list[str]:
+        """What each class reads as, "" for those that write nothing."""
+        return self._alphabet(self.charset)
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""], frames: Frames) -> Tree:
@@ -112,6 +117,10 @@ class DecoderHead(abc.ABC):
         """
 
     @abc.abstractmethod
+    def logits(self, params: Tree, frames: Frames) -> Float[Array, "batch length classes"]:
+        """Of each frame, or of each step of greedy decoding."""
+
+    @abc.abstractmethod
     def read(self, params: Tree, frames: Frames) -> Reading:
         """Tokens and confidences of greedy decoding, or of the beam search."""
 
@@ -121,7 +130,7 @@ class DecoderHead(abc.ABC):
 
     def words(self, reading: Reading) -> list[Word]:
         """Texts with the confidence of every character."""
-        alphabet = self._alphabet(self.charset)
+        alphabet = self.alphabet
         words = []
         for row, sure, whole in zip(*map(np.asarray, reading), strict=True):
             pairs = zip(*self._characters(row, sure), strict=True)
@@ -149,8 +158,11 @@ class FrameHead(DecoderHead):
         tokens, lengths = jnp.asarray(targets["tokens"]), jnp.asarray(targets["lengths"])
         return ctc_loss(logits, tokens, lengths, weight)
 
+    def logits(self, params: Tree, frames: Frames) -> Float[Array, "batch length classes"]:
+        return self._apply(params, frames)
+
     def read(self, params: Tree, frames: Frames) -> Reading:
-        return Reading(*ctc_greedy(self._apply(params, frames)))
+        return Reading(*ctc_greedy(self.logits(params, frames)))
 
     def _characters(self, tokens: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # A character is as sure as the surest of its frames.
@@ -179,13 +191,17 @@ class TokenHead(DecoderHead):
             weights = weights * jnp.asarray(targets["weight"], jnp.float32)[:, None]
         return jnp.sum(per_token * weights), jnp.sum(weights)
 
+    def logits(self, params: Tree, frames: Frames) -> Float[Array, "batch length classes"]:
+        steps = self.max_length + 1
+        return self._apply(params, frames, steps, self.charset.sos_token, method="decode")
+
     def read(self, params: Tree, frames: Frames) -> Reading:
-        steps, start = self.max_length + 1, self.charset.sos_token
         if isinstance(self.module, TransformerDecoder):
+            steps, start = self.max_length + 1, self.charset.sos_token
             arguments = (frames, steps, self.beams, start, self.charset.eos_token)
             tokens, logs = self._apply(params, *arguments, method="search")
         else:
-            logits = self._apply(params, frames, steps, start, method="decode")
+            logits = self.logits(params, frames)
             tokens = jnp.argmax(logits, axis=-1)
             logs = jnp.max(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
         ended = tokens == self.charset.eos_token

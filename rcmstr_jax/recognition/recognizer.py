@@ -21,7 +21,8 @@ from PIL import Image
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.decode import decode_image, resize_image
 from rcmstr_jax.recognition.encoders import Encoder, check_same_shapes, saved_encoder
-from rcmstr_jax.recognition.heads import DecoderHead, Word, make_head
+from rcmstr_jax.recognition.export import export_program
+from rcmstr_jax.recognition.heads import DecoderHead, Reading, Word, make_head
 from rcmstr_jax.recognition.saved import RECOGNIZER, read_saved, require_recognizer
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import Checkpoints
@@ -90,13 +91,22 @@ class Recognizer:
         The rows are divided over all devices where their number allows it.
         """
 
-        def read(weights: Tree, images: Any) -> Any:
-            frames = self.encoder.infer(weights[0], weights[1], images)
-            return self.head.read(weights[2], frames.astype(jnp.float32))
-
-        weights = self.encoder.params, self.encoder.batch_stats, self.decoder_params
-        rows = parallel.map_rows(read)(weights)
+        rows = parallel.map_rows(self.network)(self.weights)
         return lambda images: self.head.words(rows(images))
+
+    @property
+    def weights(self) -> Tree:
+        """What `network` takes: parameters and statistics of the encoder, those of the decoder."""
+        return self.encoder.params, self.encoder.batch_stats, self.decoder_params
+
+    def network(self, weights: Tree, images: Any) -> Reading:
+        """What is read of uint8 images (B, 32, W, 3); to be compiled."""
+        frames = self.encoder.infer(weights[0], weights[1], images)
+        return self.head.read(weights[2], frames.astype(jnp.float32))
+
+    def export(self, folder: str | Path, format: str = "stablehlo") -> dict[str, int]:
+        """Writes a folder that reads without this package; see `export.export_program`."""
+        return export_program(self, folder, format)
 
     def save(self, workdir: str | Path, position: DataPosition) -> str:
         """Writes the recogniser into `workdir/recognizer`, whole or not at all; returns its digest.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from rapidfuzz.distance import Levenshtein
@@ -17,6 +16,7 @@ from rcmstr_jax.data.records import BadRecord
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
+from rcmstr_jax.recognition.attending import ATTENDING, read_and_attend
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.saved import RECOGNIZER
 from rcmstr_jax.reporting.elements import Section, captioned, gallery, paragraph, picture, text
@@ -25,8 +25,6 @@ from rcmstr_jax.runtime.checkpoint import CheckpointError
 
 SHEET_WORDS = 18
 ATTENDED_WORDS = 6
-# Decoders that say where in the image each character was read from.
-ATTENDING = ("attention", "plain_attention", "transformer")
 _SIZE = (32, 100)
 
 
@@ -165,20 +163,9 @@ def attention_weights(
     recognizer: Recognizer, images: UInt8[np.ndarray, "words height width 3"]
 ) -> tuple[list[str], Float[np.ndarray, "words steps frames"]]:
     """Texts as they are read, and for each step the weights over the frames (they sum to 1)."""
-    head, encoder = recognizer.head, recognizer.encoder
-
-    @jax.jit
-    def read(params: Any, batch_stats: Any, decoder: Any, images: Any) -> Any:
-        frames = encoder.infer(params, batch_stats, images).astype(jnp.float32)
-        reading = head.read(decoder, frames)
-        # Fed with what was read, a decoder looks where it looked when it read; also in a search.
-        given = jnp.roll(reading.tokens, 1, axis=1).at[:, 0].set(head.charset.sos_token)
-        _, seen = head.module.apply({"params": decoder}, frames, given, mutable=["intermediates"])
-        return reading, seen["intermediates"]
-
-    reading, seen = read(encoder.params, encoder.batch_stats, recognizer.decoder_params, images)
-    weights = np.mean([np.asarray(w, np.float32) for w in jax.tree.leaves(seen)], axis=0)
-    return [word.text for word in head.words(reading)], weights
+    read = jax.jit(functools.partial(read_and_attend, recognizer))
+    reading, weights = read(recognizer.weights, images)
+    return [word.text for word in recognizer.head.words(reading)], np.asarray(weights)
 
 
 def attention_strips(

@@ -93,7 +93,7 @@ class AttentionReader(TypedModule):
 
         batch = features.shape[0]
         zero = jnp.zeros((batch, self.hidden), features.dtype)
-        start = jnp.full((batch,), start_token, jnp.int32)
+        start = jnp.zeros((batch,), jnp.int32) + jnp.asarray(start_token, jnp.int32)
         forced = None if tokens is None else rearrange(tokens, "b t -> t b").astype(jnp.int32)
         _, (outputs, weights) = jax.lax.scan(step, (zero, zero, start), forced, length=steps)
         outputs = rearrange(outputs, "t b c -> b t c")
