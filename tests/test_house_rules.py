@@ -36,7 +36,7 @@ NO_CONFIG = ("ml_collections", "absl")
 # All rooms from low to high: imports go down, so that there are no circles.
 ROOMS = (
     *(*PURE, "runtime", "data", "plotting", "training", "recognition", "evaluation", "interop"),
-    *("verification", "benchmarking", "reporting", "configs", "launch"),
+    *("serving", "verification", "benchmarking", "reporting", "configs", "launch"),
 )
 
 # Where configs become plans, section by section.

@@ -1,0 +1,1 @@
+"""A recogniser as a web server: requests of all connections are read in common batches."""
