@@ -37,9 +37,12 @@ def line(answer: Answer) -> str:
     """What is printed about an image."""
     if JSON.value:
         return json.dumps(answer.as_dict(), ensure_ascii=False)
+    # Control characters and bytes that are no text would end the line, or the program.
+    name = answer.name
+    name = name if name.isprintable() else name.encode("unicode_escape").decode()
     if answer.word is None:
-        return f"{answer.name}\t(not read: {answer.error})"
-    return f"{answer.name}\t{answer.word.text}\t{answer.word.confidence:.4f}"
+        return f"{name}\t(not read: {answer.error})"
+    return f"{name}\t{answer.word.text}\t{answer.word.confidence:.4f}"
 
 
 def main(argv: Sequence[str]) -> int:

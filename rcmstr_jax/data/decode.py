@@ -7,6 +7,7 @@ from the header first, so that a damaged or hostile header costs no memory.
 from __future__ import annotations
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from rcmstr_jax.data.records import BadRecord
 MAX_PIXELS = 2**24
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_SHORT = 2**16
 # JPEG markers that begin a frame header (SOF0-15 without DHT, JPG and DAC).
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _REDUCED = (
@@ -74,6 +76,9 @@ def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "heigh
     elif data.startswith(_PNG):
         kind = "PNG"
         chunks = _png_chunks(data)
+        if b"acTL" in chunks:
+            raise UndecodableImage("several images in one", "frames")
+        _check_png_data(data, width * height)
         # Colour types 4 and 6 have an alpha channel; a palette may have one in its tRNS chunk.
         transparent = data[25] in (4, 6) or b"tRNS" in chunks
         if b"iCCP" in chunks:
@@ -127,11 +132,14 @@ def read_size(data: bytes) -> tuple[int, int]:
         return _jpeg_size(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.size
+            several, size = getattr(image, "is_animated", False), image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UndecodableImage("image too large", str(error)) from None
     except (OSError, ValueError, SyntaxError, OverflowError):
         raise UndecodableImage("not an image", f"begins with {data[:8]!r}") from None
+    if several:
+        raise UndecodableImage("several images in one", "frames or pages")
+    return size
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -171,6 +179,27 @@ def _png_chunks(data: bytes) -> dict[bytes, tuple[int, int]]:
         chunks[data[start + 4 : start + 8]] = (start, end)
         start = end
     return chunks
+
+
+def _check_png_data(data: bytes, pixels: int) -> None:
+    """Refuses more image data than pixels need, which libpng would inflate for minutes.
+
+    Deflate makes at most a thousand bytes of one: what is short needs no look.
+    """
+    if len(data) <= _SHORT:
+        return
+    inflate, room = zlib.decompressobj(), 8 * pixels + 2**20  # 16 bits RGBA; row filters, passes
+    start = len(_PNG)
+    while start < len(data) and room > 0:
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] == b"IDAT":
+            try:
+                room -= len(inflate.decompress(data[start + 8 : end - 4], room))
+            except zlib.error:
+                return  # damaged: libpng says so
+        start = end
+    if room <= 0:
+        raise UndecodableImage("more image data than pixels", f"{pixels} pixels")
 
 
 def _on_white(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

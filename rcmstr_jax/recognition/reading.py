@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rcmstr_jax.data.decode import prepare_process
+from rcmstr_jax.data.decode import UndecodableImage, prepare_process
 from rcmstr_jax.data.folder import SUFFIXES
 from rcmstr_jax.data.records import BadRecord
 from rcmstr_jax.recognition.heads import Word
-from rcmstr_jax.recognition.recognizer import Recognizer, load_image
+from rcmstr_jax.recognition.recognizer import MAX_BYTES, Recognizer, load_image, read_file
 
 STANDARD_INPUT = "-"
 
@@ -57,7 +57,8 @@ def find_images(paths: Sequence[str]) -> tuple[list[str], int]:
       paths: files, which are taken as images whatever their names; folders; or "-" alone.
 
     Returns:
-      Paths in order, those of a folder sorted; and how many other files the folders hold.
+      Paths in order, those of a folder sorted; and how many other files the folders hold. Links
+      that lead out of a folder, pipes and the like are other files; linked folders are not entered.
 
     Raises:
       ValueError: a path that does not exist, no images, or "-" beside others.
@@ -73,11 +74,16 @@ def find_images(paths: Sequence[str]) -> tuple[list[str], int]:
         if not Path(path).is_dir():
             raise ValueError(f"there is no image or folder {path}: give existing paths")
         files = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path, followlinks=True)
-            for name in names
+            os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
         )
-        images = [file for file in files if Path(file).suffix.lower() in SUFFIXES]
+        inside = Path(path).resolve()
+        images = [
+            file
+            for file in files
+            if Path(file).suffix.lower() in SUFFIXES
+            and Path(file).is_file()
+            and Path(file).resolve().is_relative_to(inside)
+        ]
         found += images
         skipped += len(files) - len(images)
     if not found:
@@ -88,6 +94,18 @@ def find_images(paths: Sequence[str]) -> tuple[list[str], int]:
     return found, skipped
 
 
+def read_input() -> bytes:
+    """The bytes of an image on standard input.
+
+    Raises:
+      UndecodableImage: they do not end.
+    """
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise UndecodableImage("file too large", f"more than {MAX_BYTES} bytes")
+    return data
+
+
 def read_images(recognizer: Recognizer, names: Sequence[str]) -> Iterator[Answer]:
     """Reads images in batches, decoding in threads; one that cannot be used says why."""
     prepare_process()
@@ -95,7 +113,7 @@ def read_images(recognizer: Recognizer, names: Sequence[str]) -> Iterator[Answer
 
     def load(name: str) -> tuple[str, np.ndarray | None, str]:
         try:
-            data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+            data = read_input() if name == STANDARD_INPUT else read_file(name)
             return name, load_image(data, size), ""
         except BadRecord as error:
             return name, None, str(error)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from rcmstr_jax.data.charset import Charset
-from rcmstr_jax.data.decode import decode_image, resize_image
+from rcmstr_jax.data.decode import UndecodableImage, decode_image, resize_image
 from rcmstr_jax.recognition.encoders import Encoder, check_same_shapes, saved_encoder
 from rcmstr_jax.recognition.export import export_program
 from rcmstr_jax.recognition.heads import DecoderHead, Reading, Word, make_head
@@ -30,6 +32,8 @@ from rcmstr_jax.runtime.digest import nested
 from rcmstr_jax.runtime.provenance import DataPosition
 
 Tree = Any
+# An encoded word crop of more bytes is a mistake.
+MAX_BYTES = 2**26
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
@@ -178,7 +182,7 @@ def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "he
       ValueError: an array of another shape or type.
     """
     if isinstance(image, str | Path):
-        image = Path(image).read_bytes()
+        image = read_file(image)
     if isinstance(image, bytes):
         return decode_image(image, size)
     if not isinstance(image, Image.Image):
@@ -188,3 +192,18 @@ def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "he
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return resize_image(np.asarray(image.convert("RGB")), size)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image's file.
+
+    Raises:
+      UndecodableImage: no regular file (a pipe would be waited for), or one far too large.
+      OSError: it cannot be read.
+    """
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise UndecodableImage("no regular file")
+    if about.st_size > MAX_BYTES:
+        raise UndecodableImage("file too large", f"{about.st_size} bytes, {MAX_BYTES} allowed")
+    return Path(path).read_bytes()

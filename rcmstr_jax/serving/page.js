@@ -34,6 +34,7 @@ async function read(files) {
   files = [...files];
   if (!files.length) return;
   let done = 0;
+  const before = find("words").firstChild;
   const started = performance.now();
   for (const parcel of parcels(files)) {
     say(`reading ${done + 1} to ${done + parcel.length} of ${files.length} …`);
@@ -46,8 +47,8 @@ async function read(files) {
     } catch {
       return say("the server does not answer, or has closed the connection: is an image larger than its limits?", true);
     }
-    if (answer.error) return say(`${answer.error.field}: ${answer.error.value}. ${answer.error.remedy}`, true);
-    answer.words.forEach((word, i) => show(word, parcel[i]));
+    if (answer.error) return say(`${answer.error.field}: ${answer.error.value}; ${answer.error.remedy}`, true);
+    answer.words.forEach((word, i) => show(word, parcel[i], before));
     done += parcel.length;
   }
   const wrong = shown.slice(-files.length).filter((word) => word.error).length;
@@ -55,7 +56,7 @@ async function read(files) {
   say(`${files.length - wrong} of ${files.length} images read in ${seconds} s`, wrong === files.length);
 }
 
-function show(word, file) {
+function show(word, file, before) {
   const item = make("li");
   const box = make("div", "", word.attention ? "shown" : "shown natural");
   const image = make("img");
@@ -64,18 +65,18 @@ function show(word, file) {
   box.append(image);
   if (!word.error) item.append(box);
   if (word.error) {
-    item.append(make("p", "not read", "text empty"), make("p", `${word.image}: ${word.error.value}. ${word.error.remedy}.`, "sure wrong"));
+    item.append(make("p", "not read", "text empty"), make("p", `${word.image}: ${word.error.value}; ${word.error.remedy}`, "sure wrong"));
   } else {
     item.append(make("p", word.text || "(nothing read)", word.text ? "text" : "text empty"));
     item.append(make("p", `${percent(word.confidence)} sure of the word · ${word.image}`, "sure"));
     item.append(characters(word, box));
   }
-  find("words").prepend(item);
+  find("words").insertBefore(item, before);
   shown.push(word);
   find("tools").hidden = false;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.995 ? 0 : 1)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0.99 && share < 0.9995 ? 1 : 0)} %`;
 
 function characters(word, box) {
   const list = make("ul", "", "characters");
