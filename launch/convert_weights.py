@@ -105,7 +105,8 @@ def main(argv: Sequence[str]) -> int:
             convert = export_program
         print((give_away if KIND.value == RECOGNIZER else convert)(source, target))
     except (CheckpointError, ValueError, OSError) as error:
-        print(f"nothing was written: {error}", file=sys.stderr)
+        said = str(error).replace("--pretrained=", "--from=")
+        print(f"nothing was written: {said}", file=sys.stderr)
         return 2
     return 0
 
