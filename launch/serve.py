@@ -29,7 +29,7 @@ from rcmstr_jax.serving.batching import Batcher
 from rcmstr_jax.serving.limits import Limits
 
 HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
-PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 takes a free one.")
+PORT = flags.DEFINE_integer("port", 8000, "Port; 0 takes a free one.", 0, 65535)
 SIZES = flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Rows of a compiled batch.")
 
 

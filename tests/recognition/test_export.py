@@ -19,6 +19,8 @@ from rcmstr_jax.data.decode import decode_image
 from rcmstr_jax.recognition import loader
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime.errors import ConfigError
+from rcmstr_jax.runtime.provenance import DataPosition
+from tests.interop.test_bad_input import Convert, convert, launcher  # noqa: F401  (fixtures)
 from tests.recognition.toy_recognizer import NOISE, toy_recognizer
 
 # What a machine that only loads does not have.
@@ -146,3 +148,17 @@ def test_the_word_s_probability_is_that_of_all_its_alignments() -> None:
         paths = [path for path in everything if spelt(path) == spelt(classes)]
         expected = sum(np.exp(logs[range(3), path].sum()) for path in paths)
         assert loader.alignments(logs, np.array(classes), 0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_command_exports_and_names_its_flag(
+    recognizer: Recognizer,
+    convert: Convert,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recognizer.save(tmp_path / "run", DataPosition("words", 0, 8))
+    assert convert(tmp_path / "run", "stablehlo", tmp_path / "out") == 0
+    assert "model.stablehlo" in capsys.readouterr().out
+    assert reader(tmp_path / "out").about["description"]["seed"] == 3
+    assert convert(tmp_path / "out", "stablehlo", tmp_path / "again") == 2
+    assert f"--from={tmp_path / 'out'} holds no recogniser" in capsys.readouterr().err

@@ -14,7 +14,6 @@ import pytest
 from rcmstr_jax.serving.batching import Batcher
 from tests.recognition.toy_recognizer import toy_recognizer
 
-pytest.importorskip("starlette", reason="the extra serve is not installed")
 BOUNDARY = "-boundary-"
 
 

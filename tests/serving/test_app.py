@@ -21,6 +21,8 @@ from rcmstr_jax.serving.limits import Limits, Refused, clean_name
 from tests.recognition.toy_recognizer import NOISE, toy_recognizer
 from tests.serving.conftest import form, serving
 
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+
 FILES = [
     (f"{i}.png", cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     for i, image in enumerate(NOISE)

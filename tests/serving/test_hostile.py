@@ -26,6 +26,8 @@ from rcmstr_jax.serving.app import make_app
 from tests.interop.test_bad_input import Code
 from tests.serving.conftest import form, serving
 
+pytest.importorskip("starlette", reason="the extra serve is not installed")
+
 SECONDS, MEGABYTES = 5.0, 200
 
 
@@ -124,6 +126,7 @@ def test_links_pipes_and_strange_names(tiny: Recognizer, tmp_path, monkeypatch) 
         tiny("a\x00b.png")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_weights_are_never_unpickled(tmp_path) -> None:
     """Whatever a file is called, and however it is found."""
     code = pickle.dumps(Code(tmp_path / "executed"))
