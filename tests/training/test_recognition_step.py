@@ -199,5 +199,5 @@ def test_rows_are_a_pure_function_of_the_step(num_words, batch, first, steps) ->
 
 
 def test_unknown_decoder() -> None:
-    with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, linear, attention, transformer"):
+    with pytest.raises(ValueError, match="decoder.name='rnn'.*ctc, linear, attention, plain_att"):
         make_head("rnn", CHARSET)
