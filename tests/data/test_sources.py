@@ -4,7 +4,7 @@ import pytest
 
 from rcmstr_jax.data.mixture import MixtureSource
 from rcmstr_jax.data.records import ConcatSource, is_endless
-from rcmstr_jax.data.sources import _split_of, open_source
+from rcmstr_jax.data.sources import open_source, split_of
 
 
 def test_lmdb_roots_follow_one_another(make_lmdb, tmp_path) -> None:
@@ -67,9 +67,10 @@ def test_weights_must_fit(make_lmdb, tmp_path) -> None:
 
 
 def test_tfds_names_may_carry_versions() -> None:
-    assert _split_of("words") == ("words", "train")
-    assert _split_of("words:test") == ("words", "test")
-    assert _split_of("words/small:1.0.0") == ("words/small:1.0.0", "train")
-    assert _split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]")
+    assert split_of("words") == ("words", "train", "")
+    assert split_of("words:test") == ("words", "test", "")
+    assert split_of("words/small:1.0.0") == ("words/small:1.0.0", "train", "")
+    assert split_of("words:test@/a@b") == ("words", "test", "/a@b")
+    assert split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]", "")
     with pytest.raises(ValueError, match=r"tfds:NAME\[:SPLIT\]"):
-        _split_of(":train")
+        split_of(":train")
