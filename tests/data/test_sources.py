@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import io
+import pickle
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.data.records import ConcatSource, is_endless
 from rcmstr_jax.data.sources import open_source, split_of
 
@@ -74,3 +80,15 @@ def test_tfds_names_may_carry_versions() -> None:
     assert split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]", "")
     with pytest.raises(ValueError, match=r"tfds:NAME\[:SPLIT\]"):
         split_of(":train")
+
+
+def test_crops_that_run_downwards_are_turned_on_request(tmp_path, encode) -> None:
+    level = Image.open(io.BytesIO(encode(1, size=(32, 100))))
+    level.rotate(90, expand=True).save(tmp_path / "up.png")
+    for vertical, turned in (("right", True), ("off", False)):
+        source = open_source(f"folder:{tmp_path}?vertical={vertical}")
+        batches = eval_batches(source, batch_size=1, image_size=(32, 100))
+        assert np.array_equal(next(batches)["image"][0], np.asarray(level)) == turned
+    assert pickle.loads(pickle.dumps(source))[0].turn == "off"
+    with pytest.raises(ValueError, match=r"vertical=auto must be one of off, left, right"):
+        open_source(f"folder:{tmp_path}?vertical=auto")
