@@ -29,6 +29,7 @@ from rcmstr_jax.data.prepare.convert import parse_split, prepare
 from rcmstr_jax.data.prepare.forms import FORMS
 from rcmstr_jax.data.records import BadRecord, Record
 from rcmstr_jax.data.sources import open_source
+from tests.data.test_mutations import ANYTHING, IMAGES, USABLE
 
 Encode = Callable[..., bytes]
 
@@ -318,6 +319,25 @@ def test_words_of_benchmarks_are_left_out_and_named(crops_folder: Path, tmp_path
     assert found["04.png"].startswith("SVT_3 image-000000001, ")
     with pytest.raises(ValueError, match="--exclude_like=.*nowhere"):
         prepare("folder", crops_folder, tmp_path / "o", exclude_like=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("count", [620, pytest.param(10_000, marks=pytest.mark.long)])
+def test_mutated_images_are_written_or_named(count: int, tmp_path: Path) -> None:
+    """None is lost: what is not in the set stands in the list, with the reason it must have."""
+    rng = np.random.default_rng(1)
+    folder, expected = tmp_path / "in", {}
+    folder.mkdir()
+    for i, kind in enumerate(rng.permutation(np.resize(list(IMAGES), count))):
+        make, expected[f"{i:05d}.png"] = IMAGES[kind]
+        (folder / f"{i:05d}.png").write_bytes(make(rng))
+    (folder / "labels.tsv").write_text("".join(f"{file}\t{file}\n" for file in expected))
+    counts = prepare("folder", folder, tmp_path / "out")
+    written = {text for text, _ in words_of(tmp_path / "out")}
+    named = {fault["source"]: fault["reason"] for fault in skipped(tmp_path / "out")}
+    assert written | set(named) == set(expected) and not written & set(named)
+    assert counts.listed == count == len(written) + len(named)
+    for file, reason in expected.items():
+        assert reason == ANYTHING or named.get(file, USABLE) == reason, file
 
 
 def test_an_archive_is_not_unpacked(tmp_path: Path) -> None:
