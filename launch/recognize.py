@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
+from rcmstr_jax.recognition.reading import VERTICAL as VERTICAL_WAYS
 from rcmstr_jax.recognition.reading import Answer, find_images, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime import command_line
@@ -30,6 +31,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "compact", "Name of packaged weights, folder of weights, or evaluation's workdir."
 )
 JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
+VERTICAL = flags.DEFINE_enum(
+    "vertical", "off", VERTICAL_WAYS, "Turn crops much higher than wide; auto: what is read best."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images per call.", lower_bound=1)
 
 
@@ -60,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     recognizer.compile()
     started = time.perf_counter()
     read = unreadable = 0
-    for answer in read_images(recognizer, images):
+    for answer in read_images(recognizer, images, str(VERTICAL.value)):
         print(line(answer), flush=True)
         read, unreadable = read + (answer.word is not None), unreadable + (answer.word is None)
     seconds = time.perf_counter() - started

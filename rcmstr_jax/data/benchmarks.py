@@ -11,7 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcmstr_jax.data.annotations import find_table
+from rcmstr_jax.data.folder import files_below
 from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
+from rcmstr_jax.data.records import RecordSource
+from rcmstr_jax.data.sources import SINGLE_KINDS, open_source, plain_spec
 
 # Which labels of a test split enter a subset.
 RULES: dict[str, str] = {
@@ -84,14 +88,14 @@ class Benchmark:
 
     Attributes:
       name: registered name and size ("IC13_1015"), or the folder's own name if unknown.
-      path: its LMDB.
+      path: its LMDB, or the spec of another source.
       size: number of words it declares.
       accepted: whether the size is a published one; None if the name or its sizes are unknown.
       fault: why it cannot be scored (empty, foreign or truncated); "" if it can.
     """
 
     name: str
-    path: Path
+    path: Path | str
     size: int
     accepted: bool | None
     fault: str = ""
@@ -110,11 +114,35 @@ def registered_name(folder: str) -> str | None:
     return None
 
 
+def benchmark_place(root: str | os.PathLike[str]) -> tuple[str, str]:
+    """Kind and place of what benchmarks are read from: a spec, or a folder of LMDBs."""
+    kind, colon, place = plain_spec(os.fspath(root)).partition(":")
+    return (kind, place) if colon and kind in SINGLE_KINDS else ("lmdb", os.fspath(root))
+
+
+def benchmark_spec(path: str | os.PathLike[str]) -> str:
+    """What `open_source` opens for the `path` of a benchmark."""
+    spec = os.fspath(path)
+    return f"lmdb:{spec}" if benchmark_place(spec) == ("lmdb", spec) else spec
+
+
+def open_benchmark(path: str | os.PathLike[str]) -> RecordSource:
+    """The words behind the `path` of a benchmark.
+
+    Raises:
+      ValueError: they cannot be opened.
+    """
+    spec = benchmark_spec(path)
+    # Of an LMDB that has others below it, this one alone.
+    return LmdbSource(path) if spec == f"lmdb:{path}" else open_source(spec)
+
+
 def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
-    """All benchmark LMDBs at or below a folder.
+    """All benchmarks that a name stands for.
 
     Args:
-      root: a folder of LMDBs at any depth, or one LMDB.
+      root: a folder of LMDBs at any depth, or one LMDB (`lmdb:` before it or not); `folder:PATH`, a
+        folder of images with labels, or of such folders; or a `tfds:` spec.
 
     Returns:
       Benchmarks in the order of the registry, unknown ones after them by name. A set of an
@@ -122,44 +150,67 @@ def resolve_benchmarks(root: str | os.PathLike[str]) -> list[Benchmark]:
       says so in `fault`: it shall stand in the table, and not stop the others.
 
     Raises:
-      ValueError: no LMDB there, or none that can be read; or two sets of one name.
+      ValueError: nothing there, or nothing that can be read; or two sets of one name.
     """
-    root = Path(root)
+    kind, place = benchmark_place(root)
+    turned = os.fspath(root).removeprefix(plain_spec(os.fspath(root)))
     try:
-        paths = find_lmdbs(root)
+        if kind == "tfds":
+            source = open_source(os.fspath(root))
+            return [Benchmark(place.partition("@")[0], os.fspath(root), len(source), None)]
+        base = Path(place)
+        paths = find_lmdbs(base) if kind == "lmdb" else _labelled_folders(base)
     except ValueError as error:
         raise ValueError(f"config.benchmarks={root}: {error}") from error
-    found = [_identify(path, root) for path in paths]
+    found = [_identify(path, base, kind, turned) for path in paths]
     if all(benchmark.fault for benchmark in found):
         faults = "; ".join(benchmark.fault for benchmark in found[:3])
-        raise ValueError(f"no LMDB under {root} can be scored ({len(found)} found): {faults}")
+        what = "LMDB" if kind == "lmdb" else "folder"
+        raise ValueError(f"no {what} under {place} can be scored ({len(found)} found): {faults}")
     names = [benchmark.name for benchmark in found]
     for benchmark in found:
         if names.count(benchmark.name) > 1:
             same = [str(other.path) for other in found if other.name == benchmark.name]
             raise ValueError(
-                f"two benchmarks under {root} are called {benchmark.name}: {', '.join(same)}; "
+                f"two benchmarks under {place} are called {benchmark.name}: {', '.join(same)}; "
                 "score them one at a time, or rename one"
             )
-    return sorted(found, key=lambda one: (_rank(one.path), one.name))
+    return sorted(found, key=lambda one: (_rank(Path(one.path)), one.name))
 
 
-def _identify(path: Path, root: Path) -> Benchmark:
+def _labelled_folders(root: Path) -> list[Path]:
+    """The folders with a table of labels at or below one; without any, the folder itself."""
+    if not root.is_dir():
+        raise ValueError(f"there is no folder of images at {root}; give an existing folder")
+    if find_table(root) is not None:
+        return [root]
+    folders = {root / Path(file).parent for file in files_below(root)}
+    return sorted(folder for folder in folders if find_table(folder) is not None) or [root]
+
+
+def _identify(path: Path, root: Path, kind: str, turned: str) -> Benchmark:
     """The set at a path: by its registered name and size, or its path below the root."""
     size, fault = 0, ""
+    place = path if kind == "lmdb" and not turned else f"{kind}:{path}{turned}"
     try:
-        size = len(LmdbSource(path, labels=False))
+        source = open_benchmark(place)
+        size = len(source)
+        if kind == "folder" and not getattr(source, "labelled", False):
+            fault = (
+                f"{path} holds {size} images and no labels: write them into labels.tsv there, "
+                "FILE<tab>WORD on each line"
+            )
     except ValueError as error:
         fault = str(error)
     below = path.relative_to(root).as_posix() if path != root else path.name
     whole = registered_name(path.parent.name)
     if whole in _IN_PARTS:
-        return Benchmark(f"{whole}/{path.name}", path, size, None, fault)
+        return Benchmark(f"{whole}/{path.name}", place, size, None, fault)
     name = registered_name(path.name)
     if name is None or fault:
-        return Benchmark(below, path, size, None, fault)
+        return Benchmark(below, place, size, None, fault)
     sizes = ACCEPTED_SIZES[name]
-    return Benchmark(f"{name}_{size}", path, size, size in sizes if sizes else None)
+    return Benchmark(f"{name}_{size}", place, size, size in sizes if sizes else None)
 
 
 def _rank(path: Path) -> int:

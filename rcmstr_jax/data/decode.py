@@ -18,6 +18,11 @@ from rcmstr_jax.data.records import BadRecord
 
 # A word crop of more pixels is a mistake (50 MB as RGB); it is refused before it is decoded.
 MAX_PIXELS = 2**24
+# A photograph that words are cut out of.
+MAX_PHOTO_PIXELS = 2**26
+# From so many times its width on, a crop's height says that its line of text runs downwards.
+_VERTICAL = 1.5
+_TURN = {"left": cv2.ROTATE_90_COUNTERCLOCKWISE, "right": cv2.ROTATE_90_CLOCKWISE}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _SHORT = 2**16
@@ -40,7 +45,14 @@ def prepare_process() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def is_vertical(width: int, height: int) -> bool:
+    """Whether a crop of these pixels is one that `decode_image` turns."""
+    return height >= _VERTICAL * width
+
+
+def decode_image(
+    data: bytes, size: tuple[int, int], turn: str = "off"
+) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes an image and resizes it, aspect ratio not kept.
 
     Grey, palette, 16-bit and CMYK images become 8-bit RGB; transparent PNGs are laid on white.
@@ -50,6 +62,8 @@ def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "heigh
     Args:
       data: encoded image (any format that OpenCV reads).
       size: (height, width) of the result in pixels.
+      turn: "left" or "right" turns a crop that is at least 1.5 times as high as wide by 90
+        degrees, so that a line that runs down or up lies level; "off" leaves it as it is.
 
     Returns:
       uint8 RGB array.
@@ -57,20 +71,47 @@ def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "heigh
     Raises:
       UndecodableImage: empty, not an image, truncated, damaged or too large.
     """
+    stored = size[::-1] if turn != "off" and is_vertical(*_checked_size(data, MAX_PIXELS)) else size
+    image = _decode(data, MAX_PIXELS, reduce_to=stored)
+    # By the pixels, which the camera's own note on rotation may have turned.
+    if turn != "off" and is_vertical(image.shape[1], image.shape[0]):
+        image = cv2.rotate(image, _TURN[turn])
+    return cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB)
+
+
+def decode_photograph(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes a whole photograph as it is stored, uint8 BGR: annotations count these pixels.
+
+    Raises:
+      UndecodableImage: as `decode_image`, with room for four times as many pixels.
+    """
+    return _decode(data, MAX_PHOTO_PIXELS, cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _checked_size(data: bytes, limit: int) -> tuple[int, int]:
     if not data:
         raise UndecodableImage("empty image")
     width, height = read_size(data)
     if width <= 0 or height <= 0:
         raise UndecodableImage("image without pixels", f"{width} x {height}")
-    if width * height > MAX_PIXELS:
+    if width * height > limit:
         raise UndecodableImage("image too large", f"{width} x {height} pixels")
-    flag = cv2.IMREAD_COLOR
+    return width, height
+
+
+def _decode(
+    data: bytes, limit: int, flags: int = 0, reduce_to: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """BGR pixels; a JPEG may be smaller, but no side of it below `reduce_to`."""
+    width, height = _checked_size(data, limit)
+    flag = cv2.IMREAD_COLOR | flags
     transparent = False
     kind = "or unsupported image"  # whose header Pillow knows
     if data.startswith(_JPEG):
         kind = "JPEG"
+        least = reduce_to or (height, width)
         for factor, reduced in _REDUCED:
-            if height >= factor * size[0] and width >= factor * size[1]:
+            if height >= factor * least[0] and width >= factor * least[1]:
                 flag = reduced
                 break
     elif data.startswith(_PNG):
@@ -93,9 +134,7 @@ def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "heigh
         raise UndecodableImage(f"damaged {kind}", str(error.err)) from None
     if image is None:
         raise UndecodableImage(f"damaged {kind}")
-    if transparent:
-        image = _on_white(image)
-    return cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB)
+    return _on_white(image) if transparent else image
 
 
 def resize_image(

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from rcmstr_jax.data.records import BadRecord, Record, check_index
+from rcmstr_jax.data.annotations import TABLES, find_table
+from rcmstr_jax.data.faults import Fault
+from rcmstr_jax.data.records import BadRecord, Record, check_index, decode_label
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-LABELS = "labels.tsv"
+# What is larger is no word crop, and no photograph of words either.
+MAX_FILE_BYTES = 1 << 26
+_MAX_TEXT_BYTES = 1 << 16
 
 
 class FolderSource:
     """The images in and below a folder, in the order of their paths.
 
-    `labels.tsv` in the folder gives the words: UTF-8, one line per image, the path relative to
-    the folder, a tab, the word. Images that it does not list have no label.
+    Labels are those of a table in the folder, UTF-8 with one line per image and its path relative
+    to the folder: `labels.tsv` (path, tab, word), `labels.csv` (path, comma, word) or `gt.txt`
+    (the first form, or `path, "word"`). Without a table, the word of `a.jpg` is what `a.txt` beside
+    it holds. Images without a line or file have no label.
 
     Attributes:
       path: the folder.
       name: "folder:" and the path.
-      labelled: whether there is a `labels.tsv`.
+      labelled: whether there are labels, and they are read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, labels: bool = True) -> None:
@@ -29,11 +36,11 @@ class FolderSource:
 
         Args:
           path: the folder.
-          labels: whether to read `labels.tsv` where there is one.
+          labels: whether to read labels where there are some.
 
         Raises:
-          ValueError: no such folder, no images, or a line of `labels.tsv` that is malformed,
-            repeated or names no image.
+          ValueError: no such folder, no images, two tables of labels, or a line of the table that
+            is malformed, repeated or names no image.
         """
         self.path = Path(path)
         self.name = f"folder:{self.path}"
@@ -41,61 +48,86 @@ class FolderSource:
             raise ValueError(
                 f"there is no folder of images at {self.path}; give an existing folder"
             )
-        self._files = sorted(
-            (Path(folder) / file).relative_to(self.path).as_posix()
-            for folder, _, files in os.walk(self.path, followlinks=True)
-            for file in files
-            if Path(file).suffix.lower() in SUFFIXES
-        )
-        if not self._files:
+        found = sorted(files_below(self.path))
+        self.files = [file for file in found if PurePosixPath(file).suffix.lower() in SUFFIXES]
+        if not self.files:
             raise ValueError(
                 f"{self.path} holds no images ({', '.join(sorted(SUFFIXES))}); "
                 "give a folder of images (LMDBs are read with lmdb:PATH)"
             )
-        table = self.path / LABELS
-        self.labelled = labels and table.exists()
-        self._texts = _read_labels(table, self._files) if self.labelled else {}
+        table = find_table(self.path) if labels else None
+        self._texts = _read_labels(table, self.files) if table else {}
+        beside = (
+            {file for file in found if file.endswith(".txt")} if labels and not table else set()
+        )
+        self._beside = {file for file in self.files if _text_file(file) in beside}
+        self.labelled = bool(table or self._beside)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
-        file = self._files[check_index(index, len(self), self.name)]
+        file = self.files[check_index(index, len(self), self.name)]
         try:
-            image = (self.path / file).read_bytes()
-        except OSError as error:
-            raise BadRecord(
-                "file cannot be read", str(error.strerror), source=self.name, key=file
-            ) from error
-        return Record(image, self._texts.get(file), self.name, file)
+            text = self._texts.get(file)
+            if file in self._beside:
+                word = read_file(self.path / _text_file(file), _MAX_TEXT_BYTES)
+                text = decode_label(word.removeprefix(b"\xef\xbb\xbf").strip(), self.name, file)
+            return Record(read_file(self.path / file), text, self.name, file)
+        except BadRecord as error:
+            error.source, error.key = self.name, file
+            raise
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`("line 3", its text)` of every line that is not blank.
+def files_below(root: Path) -> Iterator[str]:
+    """Paths relative to `root` of all files in and below it; links are followed.
+
+    A folder that can be reached in several ways, as by a link to one above it, is entered once.
+    """
+    entered: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        below = Path(folder).relative_to(root)
+        yield from ((below / file).as_posix() for file in files)
+
+
+def read_file(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file.
 
     Raises:
-      ValueError: the file is not UTF-8.
+      BadRecord: it cannot be read, is a pipe or device, or has more than `limit` bytes.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield f"line {number}", line
+        # Without waiting for a writer, in the case of a pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadRecord("not a regular file")
+            if status.st_size > limit:
+                raise BadRecord("file too large", f"{status.st_size} bytes")
+            return file.read(limit)
+    except OSError as error:
+        raise BadRecord("file cannot be read", str(error.strerror)) from error
+
+
+def _text_file(file: str) -> str:
+    return PurePosixPath(file).with_suffix(".txt").as_posix()
 
 
 def _read_labels(table: Path, files: list[str]) -> dict[str, str]:
     known = set(files)
     texts: dict[str, str] = {}
-    for place, line in numbered_lines(table):
-        file, tab, text = line.partition("\t")
-        if not tab:
-            raise ValueError(f"{table}, {place}: no tab in {line!r}; write FILE<tab>WORD")
-        file = Path(file).as_posix()
+    for item in TABLES[table.name](table):
+        if isinstance(item, Fault):
+            raise ValueError(f"{table}, {item.key}: {item.reason} ({item.detail})")
+        file = PurePosixPath(item.file).as_posix()
         if file not in known:
-            raise ValueError(f"{table}, {place}: there is no image {file!r} in {table.parent}")
+            raise ValueError(f"{table}, {item.key}: there is no image {file!r} in {table.parent}")
         if file in texts:
-            raise ValueError(f"{table}, {place}: {file!r} is listed twice")
-        texts[file] = text
+            raise ValueError(f"{table}, {item.key}: {file!r} is listed twice")
+        texts[file] = decode_label((item.text or "").encode(), str(table), item.key)
     return texts

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
+from rcmstr_jax.data.folder import files_below
 from rcmstr_jax.data.records import BadRecord, DataLost, Record, check_index, decode_label
 from rcmstr_jax.runtime.files import whole_folder
 
@@ -24,6 +26,8 @@ _log = logging.getLogger(__name__)
 _environments: dict[str, tuple[int, int, lmdb.Environment]] = {}
 _FIRST_MAP_BYTES = 1 << 26
 _COMMIT_EVERY = 1000
+# A hidden folder that is being written, see `runtime.files.whole_folder` and `data.prepare`.
+_DRAFT = re.compile(r"(^|/)\.[^/]*\.partial")
 # A set is taken as unlabelled if none of so many records at its beginning has a label.
 _LABEL_PROBES = 1000
 _LAYOUT = "a scene-text LMDB has the keys num-samples, image-000000001, label-000000001, ..."
@@ -150,7 +154,9 @@ def find_lmdbs(root: str | os.PathLike[str]) -> list[Path]:
             "data.mdb, or a folder of such folders"
         )
     found = sorted(
-        Path(folder) for folder, _, files in os.walk(root, followlinks=True) if "data.mdb" in files
+        (root / file).parent
+        for file in files_below(root)
+        if Path(file).name == "data.mdb" and not _DRAFT.search(file)
     )
     if not found:
         raise ValueError(
@@ -176,37 +182,85 @@ def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> int:
     path = Path(path)
     if path.is_file() or (path.exists() and any(path.iterdir())):
         raise ValueError(f"{path} exists; delete it, or choose another place for the LMDB")
-    with (
-        whole_folder(path) as draft,
-        lmdb.open(str(draft), map_size=_FIRST_MAP_BYTES, lock=False, sync=False) as env,
-    ):
-        count = 0
-        waiting: list[tuple[bytes, bytes]] = []
+    with whole_folder(path) as draft, LmdbWriter(draft) as writer:
         for record in records:
-            count += 1
-            waiting.append((b"image-%09d" % count, record.image))
-            if record.text is not None:
-                waiting.append((b"label-%09d" % count, record.text.encode("utf-8")))
-            if count % _COMMIT_EVERY == 0:
-                _put(env, waiting)
-                waiting = []
-        if count == 0:
-            raise ValueError(f"no records to write to {path}")
-        _put(env, [*waiting, (b"num-samples", b"%d" % count)])
-        env.sync(True)
-    return count
+            writer.add(record)
+            if writer.count % _COMMIT_EVERY == 0:
+                writer.commit()
+        writer.finish()
+    return writer.count
 
 
-def _put(env: lmdb.Environment, pairs: list[tuple[bytes, bytes]]) -> None:
-    while True:
-        try:
-            with env.begin(write=True) as transaction:
-                for key, value in pairs:
-                    # An empty value is legal in an LMDB and a legal (damaged) image for us.
-                    transaction.put(key, value)
-            return
-        except lmdb.MapFullError:
-            env.set_mapsize(env.info()["map_size"] * 2)
+class LmdbWriter:
+    """Appends records to a scene-text LMDB, which has no `num-samples` until it is finished.
+
+    Attributes:
+      count: records added, whether committed or not.
+    """
+
+    def __init__(self, folder: Path, count: int = 0) -> None:
+        """Opens an LMDB.
+
+        Args:
+          folder: where it lies, or shall lie.
+          count: committed records that are kept; those after them will be overwritten.
+
+        Raises:
+          ValueError: it holds fewer.
+        """
+        self.count = count
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._env = lmdb.open(str(folder), map_size=_FIRST_MAP_BYTES, lock=False, sync=False)
+        self._waiting: list[tuple[bytes, bytes]] = []
+        with self._env.begin() as transaction:
+            if count and transaction.get(b"image-%09d" % count) is None:
+                raise ValueError(f"{folder} lacks record {count}, which it held: delete it")
+
+    def add(self, record: Record) -> None:
+        """Takes a record; a text of None writes no label."""
+        self.count += 1
+        self._waiting.append((b"image-%09d" % self.count, record.image))
+        if record.text is not None:
+            self._waiting.append((b"label-%09d" % self.count, record.text.encode("utf-8")))
+
+    def commit(self, *, sync: bool = False) -> None:
+        """Writes what was added; with `sync` to the disk itself."""
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    for key, value in self._waiting:
+                        # An empty value is legal in an LMDB and a legal (damaged) image for us.
+                        transaction.put(key, value)
+                break
+            except lmdb.MapFullError:
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        self._waiting = []
+        if sync:
+            self._env.sync(True)
+
+    def finish(self) -> None:
+        """Writes the rest and the number of records, and counts them.
+
+        Raises:
+          ValueError: there are none, or other ones than were added.
+        """
+        if not self.count:
+            raise ValueError(f"no records to write to {self._folder}")
+        self._waiting.append((b"num-samples", b"%d" % self.count))
+        self.commit(sync=True)
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            cursor.set_range(b"image-")
+            keys = cursor.iternext(keys=True, values=False)
+            images = sum(1 for _ in itertools.takewhile(lambda k: bytes(k) < b"image.", keys))
+        if images != self.count:
+            raise ValueError(f"{self._folder} holds {images} images, not {self.count}: delete it")
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._env.close()
 
 
 def _open_once(path: Path) -> lmdb.Environment:

@@ -68,7 +68,7 @@ class RecordReader:
             if require_text and text is None:
                 raise BadRecord("no label", source=record.source)
             try:
-                out[...] = decode_image(record.image, self.image_size)
+                out[...] = decode_image(record.image, self.image_size, record.turn)
             except BadRecord as error:
                 error.source = record.source
                 raise

@@ -10,9 +10,6 @@ from __future__ import annotations
 import collections
 import functools
 import os
-import signal
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -24,13 +21,13 @@ from rcmstr_jax.data.decode import prepare_process
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.loaders import Notes, RecordReader, load_evaluation, load_training
 from rcmstr_jax.data.records import DataLost, RecordSource, is_endless
+from rcmstr_jax.data.workers import prepare_worker
 
 Batch = dict[str, Any]
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 # Steps of an endless run; a length that Grain's integers hold.
 _LAST_STEP = 2**40
-_PARENT_POLL_SECONDS = 2.0
 # Batches kept ready for evaluation.
 _PREFETCH = 2
 _NOTES = "notes"
@@ -262,18 +259,8 @@ def _reader(
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a worker process: Ctrl-C is the main process's business, and so is its end."""
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prepare_process()
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with(parent: int) -> None:
-    # A main process that is killed cannot end its workers, which would wait for it for ever.
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_SECONDS)
-    os._exit(1)
+    prepare_worker()
 
 
 def _host_rows(batch_size: int, host_index: int, host_count: int) -> range:

@@ -7,8 +7,10 @@ worker processes by pickling, so one that holds a file handle reopens it there.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import itertools
+import unicodedata
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -17,6 +19,10 @@ from rcmstr_jax.runtime.errors import RunFailed
 
 # A source that is this long is not gone through once.
 ENDLESS = 2**40
+# A label of more bytes is a mistake, whatever the script.
+MAX_LABEL_BYTES = 1000
+# What is done to crops that are higher than wide: `decode.decode_image`.
+TURNS = ("off", "left", "right")
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Record:
       text: the word, or None where the set has no labels.
       source: name of the source that holds the record.
       key: where the record lies in that source (an LMDB key, a file name); may be empty.
+      turn: how the image is turned if it is much higher than wide, of `TURNS`.
     """
 
     image: bytes
     text: str | None
     source: str
     key: str = ""
+    turn: str = "off"
 
 
 class BadRecord(ValueError):
@@ -74,12 +82,21 @@ def decode_label(label: bytes, source: str, key: str) -> str:
     """The word that bytes spell.
 
     Raises:
-      BadRecord: they are not UTF-8.
+      BadRecord: they are not UTF-8, more than `MAX_LABEL_BYTES`, or hold control characters
+        (NUL among them) other than white space around the word.
     """
+    if len(label) > MAX_LABEL_BYTES:
+        raise BadRecord("label too long", f"{len(label)} bytes", source=source, key=key)
     try:
-        return label.decode("utf-8")
+        text = label.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRecord("label is not UTF-8", str(error), source=source, key=key) from error
+    if not text.isprintable():
+        control = {c for c in text.strip() if unicodedata.category(c) in ("Cc", "Zl", "Zp")}
+        if control:
+            detail = ascii(sorted(control))
+            raise BadRecord("control characters in the label", detail, source=source, key=key)
+    return text
 
 
 class DataLost(RunFailed):
@@ -140,3 +157,24 @@ class ConcatSource:
         check_index(index, len(self), self.name)
         part = bisect.bisect_right(self._ends, index)
         return self.components[part][index - (self._ends[part - 1] if part else 0)]
+
+
+class TurnedSource:
+    """A source whose crops that are much higher than wide are turned by a quarter.
+
+    Attributes:
+      source: the records as they are.
+      name: its name, and how it is turned.
+    """
+
+    def __init__(self, source: RecordSource, turn: str, name: str) -> None:
+        self.source = source
+        self.name = name
+        self.labelled = getattr(source, "labelled", False)
+        self._turn = turn
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return dataclasses.replace(self.source[index], turn=self._turn)

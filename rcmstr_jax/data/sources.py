@@ -3,9 +3,11 @@
 | spec | what |
 | --- | --- |
 | `lmdb:PATH` | every scene-text LMDB at or below PATH, one after the other |
-| `folder:PATH` | the images below PATH, with `labels.tsv` if there is one |
+| `folder:PATH` | the images below PATH, with labels in a table or beside them (`FolderSource`) |
 | `tfds:NAME[:SPLIT][@DATA_DIR]` | a prepared TFDS builder; split `train` by default |
 | `synthetic[:SEED[:COUNT]]` | rendered words; the first COUNT of them, or endless |
+
+`?vertical=left` (or `right`) at the end turns crops that are much higher than wide to that side.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from typing import Any
 from rcmstr_jax.data.folder import FolderSource
 from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
 from rcmstr_jax.data.mixture import MixtureSource
-from rcmstr_jax.data.records import ConcatSource, RecordSource
+from rcmstr_jax.data.records import TURNS, ConcatSource, RecordSource, TurnedSource
 from rcmstr_jax.data.tfds import TfdsSource
 
 _FORMS = "lmdb:PATH, folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], synthetic[:SEED[:COUNT]]"
 
+# Those that lie somewhere, and have an end.
+SINGLE_KINDS = ("lmdb", "folder", "tfds")
+_VERTICAL = "?vertical="
 _TFDS_NAME = re.compile(r"(?P<name>[^:]+(:\d+\.(\d+|\*)\.(\d+|\*))?)(:(?P<split>.+))?")
 
 
@@ -62,11 +67,25 @@ def open_source(
         raise ValueError(f"data.source: {error} (data.weights)") from error
 
 
+def plain_spec(spec: str) -> str:
+    """A spec without what is to be done to its images."""
+    return spec.rpartition(_VERTICAL)[0] or spec
+
+
 def _open_one(spec: str, *, labels: bool, options: Mapping[str, Any]) -> RecordSource:
+    plain = plain_spec(spec)
+    if plain != spec:
+        turn = spec.removeprefix(plain + _VERTICAL)
+        if turn not in TURNS:
+            raise ValueError(
+                f"data.source: {spec!r}: vertical={turn} must be one of {', '.join(TURNS)} (auto, "
+                "which reads both ways round, is for rcmstr-recognize)"
+            )
+        return TurnedSource(_open_one(plain, labels=labels, options=options), turn, spec)
     kind, _, rest = spec.partition(":")
     if kind == "synthetic":
         return _open_synthetic(spec, rest, options)
-    if kind not in ("lmdb", "folder", "tfds"):
+    if kind not in SINGLE_KINDS:
         hint = f"; for a folder of LMDBs write lmdb:{spec}" if "/" in kind else ""
         raise ValueError(f"data.source: unknown source {spec!r}{hint}; known are {_FORMS}")
     if not rest:
@@ -76,17 +95,21 @@ def _open_one(spec: str, *, labels: bool, options: Mapping[str, Any]) -> RecordS
         return parts[0] if len(parts) == 1 else ConcatSource(parts, name=spec)
     if kind == "folder":
         return FolderSource(rest, labels=labels)
-    name, _, data_dir = rest.partition("@")
-    name, split = _split_of(name)
+    name, split, data_dir = split_of(rest)
     return TfdsSource(name, split, data_dir=data_dir or None, labels=labels)
 
 
-def _split_of(name: str) -> tuple[str, str]:
-    """Builder and split of NAME[:SPLIT], where NAME may end in a version ("words:1.0.0")."""
+def split_of(name: str) -> tuple[str, str, str]:
+    """Builder, split and folder of NAME[:SPLIT][@DATA_DIR]; NAME may end in a version ("a:1.0.0").
+
+    Raises:
+      ValueError: it is of another form.
+    """
+    name, _, data_dir = name.partition("@")
     found = _TFDS_NAME.fullmatch(name)
     if found is None:
         raise ValueError(f"data.source: tfds:{name} must be of the form tfds:NAME[:SPLIT]")
-    return found["name"], found["split"] or "train"
+    return found["name"], found["split"] or "train", data_dir
 
 
 def _open_synthetic(spec: str, rest: str, options: Mapping[str, Any]) -> RecordSource:

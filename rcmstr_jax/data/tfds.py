@@ -104,14 +104,22 @@ class TfdsSource:
             return builder.as_data_source(self._split, decoders=decoders)
         except NotImplementedError as error:
             raise ValueError(
-                f"{self.name} has no random access; prepare the builder with "
-                f"file_format='array_record' ({error})"
+                f"{self.name} lies at {builder.data_path} in a format without random access; "
+                f"delete that folder, and prepare it as array_record: {self._how_to_prepare()}"
             ) from error
         except (KeyError, ValueError, AssertionError) as error:
             raise ValueError(
-                f"{self.name}: no such prepared split {self._split!r} ({error}); prepare the "
-                "builder first, or name another split"
+                f"{self.name}: no such prepared split {self._split!r} ({error}); it has "
+                f"{sorted(builder.info.splits)}"
             ) from error
+
+    def _how_to_prepare(self) -> str:
+        folder = f", data_dir={self._data_dir!r}" if self._data_dir else ""
+        return (
+            'python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder({self._builder_name!r}{folder}, "
+            "file_format='array_record').download_and_prepare()\""
+        )
 
     def _open(self) -> Any:
         try:
@@ -123,13 +131,25 @@ class TfdsSource:
         try:
             if os.path.isdir(self._builder_name):
                 return tfds.builder_from_directory(self._builder_name)
-            return tfds.builder(self._builder_name, data_dir=self._data_dir)
-        except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+            builder = tfds.builder(self._builder_name, data_dir=self._data_dir)
+        except ImportError as error:
+            said = str(error).strip().splitlines() or ["ImportError"]
+            raise ValueError(
+                f"{self.name} needs a package that is not installed here ({said[-1]}); install "
+                "it, or prepare the builder where it is, and name the folder after @"
+            ) from error
+        except (tfds.core.DatasetNotFoundError, OSError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"{self.name}: no TFDS builder of this name is known or prepared ({first}); check "
                 "the name, and the folder after @"
             ) from error
+        if not builder.data_path.exists():
+            raise ValueError(
+                f"{self.name} is known to TFDS, but not prepared in {builder.data_path.parent}: "
+                f"prepare it once, {self._how_to_prepare()}, or name the folder that has it after @"
+            )
+        return builder
 
 
 def _names_of(features: Any, kind: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from rcmstr_jax.data.benchmarks import benchmark_place
 from rcmstr_jax.evaluation.protocols import run_evaluation
 from rcmstr_jax.evaluation.report import describe, seeds_note
 from rcmstr_jax.evaluation.results import Evaluation
@@ -101,7 +102,8 @@ def run_all(
     if workdir is None:
         if config.protocol != "score":
             raise ConfigError("--workdir is missing: name the folder that takes the results")
-        workdir = default_scores(pretrained) / Path(config.benchmarks).resolve().name
+        _, place = benchmark_place(config.benchmarks)
+        workdir = default_scores(pretrained) / Path(place).resolve().name
     results = []
     for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
         if len(runs) > 1:

@@ -6,10 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from rcmstr_jax.data.benchmarks import Benchmark
+from rcmstr_jax.data.benchmarks import Benchmark, benchmark_spec, open_benchmark
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import Fault, FaultLog
-from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.evaluation.results import Scores, SetScore
 from rcmstr_jax.metrics import words as metrics
@@ -79,13 +78,13 @@ def score_benchmarks(
         words: list[Word] = []
         labels: list[str | None] = []
         readable: list[bool] = []
-        source = LmdbSource(benchmark.path)
+        source = open_benchmark(benchmark.path)
         with eval_batches(
             source,
             batch_size=batch_size,
             image_size=recognizer.encoder.image_size,
             workers=workers,
-            require_text=source.labelled,  # else the set is refused as a whole
+            require_text=getattr(source, "labelled", True),  # else the set is refused as a whole
             faults=faults,
         ) as batches:
             for batch in batches:
@@ -114,7 +113,7 @@ def score_benchmarks(
 
 def _without_words(benchmark: Benchmark, fault: str, faults: FaultLog) -> SetResult:
     logger.warning("not scored: %s", fault)
-    faults.add(Fault(f"lmdb:{benchmark.path}", "", "set not scored", fault))
+    faults.add(Fault(benchmark_spec(benchmark.path), "", "set not scored", fault))
     return SetResult(dataclasses.replace(benchmark, fault=fault), [], [], [])
 
 

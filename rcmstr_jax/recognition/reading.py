@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from rcmstr_jax.data.decode import UndecodableImage, prepare_process
+from rcmstr_jax.data.decode import UndecodableImage, is_vertical, prepare_process, read_size
 from rcmstr_jax.data.folder import SUFFIXES
-from rcmstr_jax.data.records import BadRecord
+from rcmstr_jax.data.records import TURNS, BadRecord
 from rcmstr_jax.recognition.heads import Word
 from rcmstr_jax.recognition.recognizer import MAX_BYTES, Recognizer, load_image, read_file
 
 STANDARD_INPUT = "-"
+VERTICAL = ("off", "left", "right", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +107,35 @@ def read_input() -> bytes:
     return data
 
 
-def read_images(recognizer: Recognizer, names: Sequence[str]) -> Iterator[Answer]:
-    """Reads images in batches, decoding in threads; one that cannot be used says why."""
+def read_images(
+    recognizer: Recognizer, names: Sequence[str], vertical: str = "off"
+) -> Iterator[Answer]:
+    """Reads images in batches, decoding in threads; one that cannot be used says why.
+
+    Args:
+      vertical: what is done to crops that are much higher than wide, of `VERTICAL`: "left" and
+        "right" turn them by a quarter to that side; "auto" reads them upright and turned to both
+        sides, and takes the reading with the highest confidence.
+    """
     prepare_process()
     size = recognizer.encoder.image_size
 
-    def load(name: str) -> tuple[str, np.ndarray | None, str]:
+    def load(name: str) -> tuple[str, list[np.ndarray], str]:
         try:
             data = read_input() if name == STANDARD_INPUT else read_file(name)
-            return name, load_image(data, size), ""
+            turns: tuple[str, ...] = (vertical,)
+            if vertical == "auto":
+                turns = TURNS if data and is_vertical(*read_size(data)) else ("off",)
+            return name, [load_image(data, size, turn) for turn in turns], ""
         except BadRecord as error:
-            return name, None, str(error)
+            return name, [], str(error)
         except OSError as error:
-            return name, None, str(error.strerror)
+            return name, [], str(error.strerror)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(names), recognizer.batch_size):
             loaded = list(threads.map(load, names[start : start + recognizer.batch_size]))
-            words = iter(recognizer.read([image for _, image, _ in loaded if image is not None]))
-            for name, image, error in loaded:
-                yield Answer(name, None if image is None else next(words), error)
+            words = iter(recognizer.read([image for _, images, _ in loaded for image in images]))
+            for name, images, error in loaded:
+                read = [next(words) for _ in images]
+                yield Answer(name, max(read, key=lambda word: word.confidence, default=None), error)

@@ -173,8 +173,13 @@ class Recognizer:
         return cls.from_pretrained(Path(folder), batch_size=batch_size, beams=beams)
 
 
-def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+def load_image(
+    image: ImageLike, size: tuple[int, int], turn: str = "off"
+) -> UInt8[np.ndarray, "height width 3"]:
     """A word crop as the network takes it: RGB, resized without regard to its aspect ratio.
+
+    Args:
+      turn: what is done to encoded crops that are much higher than wide, see `decode_image`.
 
     Raises:
       UndecodableImage: bytes or a file that hold no usable image.
@@ -184,7 +189,7 @@ def load_image(image: ImageLike, size: tuple[int, int]) -> UInt8[np.ndarray, "he
     if isinstance(image, str | Path):
         image = read_file(image)
     if isinstance(image, bytes):
-        return decode_image(image, size)
+        return decode_image(image, size, turn)
     if not isinstance(image, Image.Image):
         if image.dtype != np.uint8:
             raise ValueError(f"image array of type {image.dtype}: give uint8 values, 0 to 255")

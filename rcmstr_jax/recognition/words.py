@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rcmstr_jax.data.benchmarks import benchmark_place
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog, fault_of
 from rcmstr_jax.data.records import BadRecord, Record, RecordSource, is_endless
+from rcmstr_jax.data.sources import SINGLE_KINDS, plain_spec, split_of
 
 # Encoded images are kept between the pass over the labels and the decoding up to so many bytes.
 KEPT_BYTES = 2 * 1024**3
-LOCAL_KINDS = ("lmdb", "folder")
 
 
 class Subset:
@@ -182,15 +183,20 @@ def check_sources(sources: Sequence[str], benchmarks: str | Path) -> None:
       ValueError: a source lies below the benchmark root, its folder holds that root, or it is
         named twice.
     """
-    root = Path(benchmarks).resolve()
+    scored, place = benchmark_place(benchmarks)
+    root = Path(place).resolve()
     for spec in sources:
         if sources.count(spec) > 1:
             raise ValueError(f"train.source names {spec!r} twice: name every source once")
-        kind, _, rest = spec.partition(":")
-        if kind not in LOCAL_KINDS or not rest:
+        kind, _, rest = plain_spec(spec).partition(":")
+        if kind not in SINGLE_KINDS or not rest:
             continue
         path = Path(rest).resolve()
-        if path.is_relative_to(root) or root.is_relative_to(path):
+        if "tfds" in (kind, scored):  # names, whose splits lie in one folder
+            same = kind == scored and split_of(rest) == split_of(place)
+        else:
+            same = path.is_relative_to(root) or root.is_relative_to(path)
+        if same:
             raise ValueError(
                 f"train.source={spec!r} overlaps with benchmarks={str(benchmarks)!r}: what is"
                 " scored must not be trained on; keep the two in separate folders"

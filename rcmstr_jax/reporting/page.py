@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcmstr_jax.data.benchmarks import benchmark_spec
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.reporting import learnt, scores, sheets
@@ -109,7 +110,7 @@ class WordBank:
         """The first evaluation's sets, where they may be shown."""
         first = evaluations(self.runs)[:1] if self.crops else []
         return [
-            f"lmdb:{entry.path}"
+            benchmark_spec(entry.path)
             for _, results in first
             for entry in results.sets
             if entry.num_words

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from rapidfuzz.distance import Levenshtein
 
+from rcmstr_jax.data.benchmarks import open_benchmark
 from rcmstr_jax.data.decode import decode_image
-from rcmstr_jax.data.lmdb import LmdbSource
-from rcmstr_jax.data.records import BadRecord
+from rcmstr_jax.data.records import BadRecord, RecordSource
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
@@ -68,13 +68,13 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
 
 def _crops(run: Run, results: Evaluation) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
     """A function from a line to its pixels, and the sets whose images are gone."""
-    sources: dict[str, LmdbSource] = {}
+    sources: dict[str, RecordSource] = {}
     problems = []
     for entry in results.sets:
         if not entry.num_words:
             continue
         try:
-            sources[entry.name] = LmdbSource(entry.path)
+            sources[entry.name] = open_benchmark(entry.path)
         except ValueError as error:
             problems.append(f"images of {run.name}, {entry.name}: {error}.")
 
@@ -83,7 +83,8 @@ def _crops(run: Run, results: Evaluation) -> tuple[Callable[[Line], np.ndarray |
         if source is None or line["index"] >= len(source):
             return None
         try:
-            return decode_image(source[line["index"]].image, _SIZE)
+            record = source[line["index"]]
+            return decode_image(record.image, _SIZE, record.turn)
         except BadRecord:
             return None
 

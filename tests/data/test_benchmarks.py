@@ -8,6 +8,7 @@ import pytest
 from rcmstr_jax.data.benchmarks import (
     ACCEPTED_SIZES,
     RULES,
+    open_benchmark,
     passes,
     registered_name,
     resolve_benchmarks,
@@ -119,6 +120,46 @@ def test_what_cannot_be_scored_is_listed_with_its_fault(tmp_path) -> None:
     shutil.rmtree(tmp_path / "good")
     with pytest.raises(ValueError, match="no LMDB under .* can be scored.*another layout"):
         resolve_benchmarks(tmp_path)
+
+
+def fill(folder, encode, labels: str) -> None:
+    folder.mkdir(parents=True)
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes(encode(i))
+    if labels:
+        (folder / "labels.tsv").write_text(labels)
+
+
+def test_folders_of_images_are_benchmarks(tmp_path, encode) -> None:
+    fill(tmp_path / "mine" / "SVT", encode, "0.png\ta\n1.png\tb\n")
+    fill(tmp_path / "mine" / "signs", encode, "0.png\ta\n")
+    found = resolve_benchmarks(f"folder:{tmp_path / 'mine'}")
+    assert [(b.name, b.size, b.accepted) for b in found] == [
+        ("SVT_2", 2, False),
+        ("signs", 2, None),
+    ]
+    words = open_benchmark(found[1].path)
+    assert [words[i].text for i in range(2)] == ["a", None]
+    alone = resolve_benchmarks(f"folder:{tmp_path / 'mine' / 'signs'}?vertical=left")
+    assert alone[0].name == "signs" and open_benchmark(alone[0].path)[0].turn == "left"
+    write(tmp_path / "lmdbs" / "one", 3)
+    assert resolve_benchmarks(f"lmdb:{tmp_path / 'lmdbs'}") == resolve_benchmarks(
+        tmp_path / "lmdbs"
+    )
+
+
+def test_benchmarks_that_no_folder_can_be(tmp_path, encode) -> None:
+    fill(tmp_path / "bare", encode, "")
+    with pytest.raises(
+        ValueError, match="holds 2 images and no labels: write them into labels.tsv"
+    ):
+        resolve_benchmarks(f"folder:{tmp_path / 'bare'}")
+    with pytest.raises(ValueError, match="config.benchmarks=folder:/nowhere: there is no folder"):
+        resolve_benchmarks("folder:/nowhere")
+    fill(tmp_path / "torn", encode, "no tab\n")
+    fill(tmp_path / "whole", encode, "0.png\ta\n")
+    faults = {b.name: b.fault for b in resolve_benchmarks(f"folder:{tmp_path}")}
+    assert "no tab" in faults["torn"] and not faults["whole"]
 
 
 def test_real_benchmarks(real_dir) -> None:

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rcmstr_jax.data.decode import UndecodableImage, decode_image, read_size, resize_image
+from rcmstr_jax.data.decode import (
+    UndecodableImage,
+    decode_image,
+    decode_photograph,
+    is_vertical,
+    read_size,
+    resize_image,
+)
 
 SIZE = (32, 100)
 
@@ -153,3 +160,30 @@ def test_mutations_decode_or_are_refused(encode, fmt, flips, cut) -> None:
         assert error.reason
     else:
         assert image.shape == (32, 100, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize("scale", [1, 4])  # 4: a JPEG is decoded at a smaller scale
+def test_lines_that_run_downwards_are_turned(encode, fmt, scale) -> None:
+    level = Image.open(io.BytesIO(encode(3, size=(32 * scale, 100 * scale))))
+    fine = {"quality": 95, "subsampling": 0} if fmt == "JPEG" else {}
+    wanted = decode_image(saved(level, fmt, **fine), SIZE).astype(int)
+    for turn, back in (("left", -90), ("right", 90)):
+        turned = saved(level.rotate(back, expand=True), fmt, **fine)
+        image = decode_image(turned, SIZE, turn)
+        assert image.shape == (*SIZE, 3) and np.abs(image - wanted).mean() < 2
+        assert np.abs(decode_image(turned, SIZE) - wanted).mean() > 10
+        # What is not much higher than wide stays.
+        assert np.array_equal(decode_image(saved(level, fmt, **fine), SIZE, turn), wanted)
+    assert is_vertical(20, 30) and not is_vertical(20, 29)
+
+
+def test_photographs_keep_their_pixels(encode) -> None:
+    data = encode(1, size=(45, 130))
+    assert np.array_equal(
+        decode_photograph(data)[..., ::-1], np.asarray(Image.open(io.BytesIO(data)))
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned
+    turned = saved(Image.open(io.BytesIO(data)), "JPEG", exif=exif)
+    assert decode_photograph(turned).shape == (45, 130, 3)

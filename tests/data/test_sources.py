@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import io
+import pickle
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from rcmstr_jax.data.mixture import MixtureSource
+from rcmstr_jax.data.pipeline import eval_batches
 from rcmstr_jax.data.records import ConcatSource, is_endless
-from rcmstr_jax.data.sources import _split_of, open_source
+from rcmstr_jax.data.sources import open_source, split_of
 
 
 def test_lmdb_roots_follow_one_another(make_lmdb, tmp_path) -> None:
@@ -67,9 +73,22 @@ def test_weights_must_fit(make_lmdb, tmp_path) -> None:
 
 
 def test_tfds_names_may_carry_versions() -> None:
-    assert _split_of("words") == ("words", "train")
-    assert _split_of("words:test") == ("words", "test")
-    assert _split_of("words/small:1.0.0") == ("words/small:1.0.0", "train")
-    assert _split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]")
+    assert split_of("words") == ("words", "train", "")
+    assert split_of("words:test") == ("words", "test", "")
+    assert split_of("words/small:1.0.0") == ("words/small:1.0.0", "train", "")
+    assert split_of("words:test@/a@b") == ("words", "test", "/a@b")
+    assert split_of("words:1.0.0:train[:10%]") == ("words:1.0.0", "train[:10%]", "")
     with pytest.raises(ValueError, match=r"tfds:NAME\[:SPLIT\]"):
-        _split_of(":train")
+        split_of(":train")
+
+
+def test_crops_that_run_downwards_are_turned_on_request(tmp_path, encode) -> None:
+    level = Image.open(io.BytesIO(encode(1, size=(32, 100))))
+    level.rotate(90, expand=True).save(tmp_path / "up.png")
+    for vertical, turned in (("right", True), ("off", False)):
+        source = open_source(f"folder:{tmp_path}?vertical={vertical}")
+        batches = eval_batches(source, batch_size=1, image_size=(32, 100))
+        assert np.array_equal(next(batches)["image"][0], np.asarray(level)) == turned
+    assert pickle.loads(pickle.dumps(source))[0].turn == "off"
+    with pytest.raises(ValueError, match=r"vertical=auto must be one of off, left, right"):
+        open_source(f"folder:{tmp_path}?vertical=auto")

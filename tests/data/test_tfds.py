@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from rcmstr_jax.data.benchmarks import open_benchmark, resolve_benchmarks
 from rcmstr_jax.data.pipeline import eval_batches, train_batches
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.data.tfds import TfdsSource
@@ -90,6 +92,23 @@ def test_other_names_and_no_text(tmp_path, encode) -> None:
     source = TfdsSource("other_words", data_dir=tmp_path)
     assert source.image_feature == "crop" and not source.labelled
     assert source[0].text is None
+
+
+def test_a_prepared_split_is_a_benchmark(prepared) -> None:
+    found = resolve_benchmarks(f"tfds:tiny_words:train[:50%]@{prepared}")
+    assert [(b.name, b.size, b.fault) for b in found] == [("tiny_words:train[:50%]", 3, "")]
+    words = open_benchmark(found[0].path)
+    assert len({words[i].text for i in range(3)} & {f"w{i}" for i in range(6)}) == 3
+
+
+def test_what_is_not_prepared_says_so_and_how(tmp_path) -> None:
+    with pytest.raises(ValueError, match="known to TFDS, but not prepared in .*/mnist") as error:
+        open_source(f"tfds:mnist@{tmp_path}")
+    advice = re.search(r'python -c "(.*)"', str(error.value))
+    assert advice and "file_format='array_record'" in advice[1]
+    compile(advice[1], "advice", "exec")
+    with pytest.raises(ValueError, match="tfds:coco_captions.* needs .*tensorflow"):
+        open_source(f"tfds:coco_captions@{tmp_path}")
 
 
 def test_errors(prepared, tmp_path, encode) -> None:

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import shutil
+import types
 from pathlib import Path
 
 import cv2
@@ -174,6 +175,34 @@ def test_folders_are_read_with_other_files_counted(recognizer, images, tmp_path)
     assert "not an image" in answers[1].error and "error" in answers[1].as_dict()
     # A named file is taken as an image whatever it is called.
     assert find_images([str(tmp_path / "notes.txt")]) == ([str(tmp_path / "notes.txt")], 0)
+
+
+@dataclasses.dataclass
+class Brightness:
+    """Stands for a recogniser: surer, the brighter the left half of an image is."""
+
+    batch_size = 2
+    encoder = types.SimpleNamespace(image_size=(32, 100))
+
+    def read(self, images) -> list[Word]:
+        return [Word("w", float(image[:, :50].mean()) / 255, (1.0,)) for image in images]
+
+
+def test_vertical_crops_are_read_turned(tmp_path) -> None:
+    level = np.zeros((40, 120, 3), np.uint8)
+    level[:, :60] = 255
+    for name, image in {"a": level, "b": np.rot90(level), "c": np.rot90(level, -1)}.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    (tmp_path / "d.png").write_bytes(b"")
+    names, _ = find_images([str(tmp_path)])
+
+    def sure(vertical: str) -> list[float | None]:
+        answers = read_images(Brightness(), names, vertical)
+        return [None if a.word is None else round(a.word.confidence, 1) for a in answers]
+
+    assert sure("off") == [1.0, 0.5, 0.5, None]
+    assert sure("left") == [1.0, 0.0, 1.0, None] and sure("right") == [1.0, 1.0, 0.0, None]
+    assert sure("auto") == [1.0, 1.0, 1.0, None]
 
 
 def test_answers_as_json() -> None:

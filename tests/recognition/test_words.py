@@ -114,6 +114,13 @@ def test_training_on_a_benchmark_is_refused(tmp_path: Path, monkeypatch) -> None
     with pytest.raises(ValueError, match="folder:benchmark/SVT"):
         check_sources(["synthetic", "folder:benchmark/SVT"], "benchmark")
     check_sources([f"lmdb:{tmp_path / 'train'}", "synthetic:3", "tfds:w"], bench)
+    held_out = f"folder:{bench}"
+    with pytest.raises(ValueError, match="overlaps with benchmarks"):
+        check_sources([f"folder:{bench}?vertical=left"], held_out)
+    check_sources([f"folder:{tmp_path / 'train'}", "tfds:w:train"], held_out)
+    with pytest.raises(ValueError, match="overlaps with benchmarks"):
+        check_sources(["tfds:w@/a"], "tfds:w:train@/a")
+    check_sources(["tfds:w@/a", "tfds:w:train@/b"], "tfds:w:test@/a")
 
 
 def test_a_source_named_twice_is_refused(tmp_path: Path) -> None:

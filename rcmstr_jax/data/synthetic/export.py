@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import PIL
 from rcmstr_jax.data.formats import check_format, write_words
 from rcmstr_jax.data.records import Record
 from rcmstr_jax.data.synthetic.source import SyntheticSource
+from rcmstr_jax.data.workers import in_order, parse_part
 from rcmstr_jax.runtime.files import whole_folder, write_json
 
 _CHUNK = 256
@@ -54,6 +54,7 @@ def export_words(
     num: int,
     form: str = "lmdb",
     workers: int = 0,
+    part: str = "",
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -67,6 +68,8 @@ def export_words(
       num: number of words.
       form: "lmdb" or "tfds".
       workers: processes that render; 0 renders in this one. The result is the same.
+      part: see `workers.parse_part`: a stretch of the words, into `out/part-0000I-of-0000N`. The
+        parts one after the other are the whole.
       overwrite: replace rendered words that lie there.
       progress: called with the number of words rendered so far.
 
@@ -76,39 +79,36 @@ def export_words(
     Raises:
       ValueError: as `check_target`, or `num` exceeds the length of the source.
     """
+    number, parts = parse_part(part)
+    if parts > max(num, 1):
+        raise ValueError(f"--part={part} with --num={num}: give at most a part per word")
+    if parts > 1:
+        out = str(Path(out) / f"part-{number:05d}-of-{parts:05d}")
     path = check_target(out, num, form, overwrite)
     if num > len(source):
         raise ValueError(f"--num={num} exceeds the source's length {len(source)}")
+    words = range(num * (number - 1) // parts, num * number // parts)
     with whole_folder(path) as draft:
-        count = write_words(draft, render_many(source, num, workers, progress), form)
-        write_json(draft / "render.json", describe(source, num))
+        count = write_words(draft, render_many(source, words, workers, progress), form)
+        write_json(draft / "render.json", describe(source, num) | {"part": part})
     return count
 
 
 def render_many(
     source: SyntheticSource,
-    num: int,
+    words: range,
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """Records 0 to num - 1 in order, rendered by worker processes or, with 0, in this one."""
-    if workers < 0:
-        raise ValueError(f"--workers={workers}: give 0 or more")
-    spans = [(start, min(start + _CHUNK, num)) for start in range(0, num, _CHUNK)]
-    if workers == 0:
-        for start, stop in spans:
-            for index in range(start, stop):
-                yield source[index]
-            if progress is not None:
-                progress(stop)
-        return
-    # Spawned, because a process that holds JAX's threads must not fork.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(spans)), _start_worker, (source,)) as pool:
-        for (_, stop), chunk in zip(spans, pool.imap(_render_span, spans), strict=True):
-            yield from chunk
-            if progress is not None:
-                progress(stop)
+    """The records of a stretch in order, rendered by worker processes or, with 0, in this one."""
+    spans = [words[start : start + _CHUNK] for start in range(0, len(words), _CHUNK)]
+    rendered = in_order(
+        _render_span, spans, min(workers, len(spans)), start=_start_worker, arguments=(source,)
+    )
+    for span, chunk in zip(spans, rendered, strict=True):
+        yield from chunk
+        if progress is not None:
+            progress(span.stop - words.start)
 
 
 def describe(source: SyntheticSource, num: int) -> dict[str, object]:
@@ -132,6 +132,6 @@ def _start_worker(source: SyntheticSource) -> None:
     _worker_source = source
 
 
-def _render_span(span: tuple[int, int]) -> list[Record]:
+def _render_span(span: range) -> list[Record]:
     assert _worker_source is not None
-    return [_worker_source[index] for index in range(*span)]
+    return [_worker_source[index] for index in span]

@@ -30,10 +30,11 @@ _SYSTEM_FOLDERS = (
 )  # fmt: skip
 
 
-def find_fonts(sources: Iterable[str]) -> list[str]:
+def find_fonts(sources: Iterable[str], *, latin: bool = True) -> list[str]:
     """Paths of font files, sorted by file name.
 
     Args:
+      latin: leave out faces that were made for one other script.
       sources: each one is "packaged", "package:NAME" for the fonts inside any other installed
         Python package, "system", a font file, or a folder.
 
@@ -44,9 +45,9 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
     found: dict[str, None] = {}
     for source in sources:
         if source == "packaged":
-            paths = _packaged_fonts()
+            paths = _packaged_fonts(latin)
         elif source.startswith("package:"):
-            paths = _fonts_of_package(source.removeprefix("package:"))
+            paths = _fonts_of_package(source.removeprefix("package:"), latin)
             if not paths:
                 raise ValueError(
                     f"fonts = {source!r}: no such installed Python package, or no fonts in it; "
@@ -54,9 +55,14 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
                 )
         elif source == "system":
             folders = [Path(folder).expanduser() for folder in _SYSTEM_FOLDERS]
-            paths = [path for folder in folders if folder.is_dir() for path in _fonts_below(folder)]
+            paths = [
+                path
+                for folder in folders
+                if folder.is_dir()
+                for path in _fonts_below(folder, latin)
+            ]
         elif Path(source).is_dir():
-            paths = _fonts_below(Path(source))
+            paths = _fonts_below(Path(source), latin)
         elif Path(source).is_file():
             paths = [source]
         else:
@@ -71,14 +77,14 @@ def find_fonts(sources: Iterable[str]) -> list[str]:
     return list(by_stem.values())
 
 
-def _packaged_fonts() -> list[str]:
+def _packaged_fonts(latin: bool) -> list[str]:
     names = {
         point.dist.name
         for group in _ENTRY_POINTS
         for point in importlib.metadata.entry_points(group=group)
         if point.dist is not None
     }
-    fonts = {name: _fonts_of_package(name) for name in sorted({*names, *PACKAGES})}
+    fonts = {name: _fonts_of_package(name, latin) for name in sorted({*names, *PACKAGES})}
     missing = [name for name in PACKAGES if not fonts[name]]
     if missing:
         raise ValueError(
@@ -88,22 +94,22 @@ def _packaged_fonts() -> list[str]:
     return [path for paths in fonts.values() for path in paths]
 
 
-def _fonts_of_package(name: str) -> list[str]:
+def _fonts_of_package(name: str, latin: bool) -> list[str]:
     """Font files of an installed distribution; none if it is not installed."""
     try:
         files = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    paths = [str(file.locate()) for file in files if _is_font(file.name)]
+    paths = [str(file.locate()) for file in files if _is_font(file.name, latin)]
     return [path for path in paths if Path(path).is_file()]
 
 
-def _fonts_below(folder: Path) -> list[str]:
-    return [str(path) for path in sorted(folder.rglob("*")) if _is_font(path.name)]
+def _fonts_below(folder: Path, latin: bool) -> list[str]:
+    return [str(path) for path in sorted(folder.rglob("*")) if _is_font(path.name, latin)]
 
 
-def _is_font(name: str) -> bool:
+def _is_font(name: str, latin: bool) -> bool:
     name = name.lower()
     if not name.endswith(_FONT_SUFFIXES) or any(word in name for word in _UNWANTED):
         return False
-    return not _OTHER_SCRIPT.match(name)
+    return not (latin and _OTHER_SCRIPT.match(name))

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ImageFont
+from PIL import ImageFont, features
 
 from rcmstr_jax.data.synthetic.fontfiles import find_fonts
 from rcmstr_jax.data.synthetic.glyphs import (
@@ -82,17 +83,22 @@ def usable_faces(
     Raises:
       ValueError: no face passes.
     """
-    paths = find_fonts(sources)
+    paths = find_fonts(sources, latin=_is_latin(alphabet))
     named = [name for name in map(_read_name, paths) if name is not None]
     plain = [name for name in named if name.family in _PLAIN]
     faces = _first_usable(plain if plain_only else named, alphabet, num_fonts)
     if not faces and plain_only:
         faces = _first_usable(named, alphabet, num_fonts)
     if not faces:
+        shown = alphabet if len(alphabet) <= 40 else f"{alphabet[:40]}..."
+        remedy = (
+            "install font packages (pip install font-lato ttf-opensans), name a folder of fonts"
+        )
+        if not _is_latin(alphabet):
+            remedy = "name a font or a folder of fonts that hold these letters"
         raise ValueError(
             f"no usable font among {len(paths)} files of fonts = {','.join(sources)} for the "
-            f"alphabet {alphabet!r}; install font packages (pip install font-lato ttf-opensans), "
-            "name a folder of fonts, or shorten the alphabet"
+            f"alphabet {shown!r}; {remedy}, or shorten the alphabet"
         )
     return sorted(faces, key=lambda face: (face.family, face.style))
 
@@ -105,7 +111,8 @@ class FontBook:
       faces: fonts that were checked already, for these options.
 
     Raises:
-      ValueError: no usable font.
+      ValueError: no usable font, a letter without case that none shows, or letters that this
+        installation cannot join or set from right to left.
     """
 
     def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):
@@ -113,6 +120,18 @@ class FontBook:
             plain_only = options.plain_fonts >= 1
             faces = usable_faces(options.fonts, options.alphabet, options.num_fonts, plain_only)
         self.faces = list(faces)
+        check_shaping(options.alphabet)
+        lost = [
+            c
+            for c in options.alphabet
+            if (c.isalpha() and c.upper() == c.lower() or _is_mark(c))
+            and not any(c in face.characters for face in self.faces)
+        ]
+        if lost:
+            raise ValueError(
+                f"none of {len(self.faces)} faces shows {''.join(lost[:20])!r}; name fonts that do,"
+                " or leave the letters out of the alphabet"
+            )
         self._plain_share = options.plain_fonts
         self._plain = _by_family([face for face in self.faces if face.plain])
         self._fancy = _by_family([face for face in self.faces if not face.plain])
@@ -141,9 +160,40 @@ class FontBook:
 
 
 @functools.lru_cache(maxsize=512)
-def open_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    """An open font. Basic layout, because the other one depends on a system library."""
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+def open_font(path: str, size: int, *, shaped: bool = False) -> ImageFont.FreeTypeFont:
+    """An open font. Basic layout but for `shaped` text: the other depends on a system library."""
+    engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+    return ImageFont.truetype(path, size, layout_engine=engine)
+
+
+def needs_shaping(text: str) -> bool:
+    """Whether letters stand from right to left, join, or carry marks, so that they go together."""
+    return not text.isascii() and any(map(_is_shaped, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_shaped(character: str) -> bool:
+    # The scripts of India and South-East Asia; Hangul in pieces; Khmer and Mongolian.
+    code = ord(character)
+    blocks = 0x0900 <= code <= 0x109F or 0x1100 <= code <= 0x11FF or 0x1780 <= code <= 0x18AF
+    return blocks or unicodedata.bidirectional(character) in ("R", "AL") or _is_mark(character)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
+
+
+def check_shaping(alphabet: str) -> None:
+    """Raises ValueError if letters need shaping, and Pillow has no library here that does it."""
+    lacking = [name for name in ("raqm", "fribidi", "harfbuzz") if not features.check(name)]
+    if lacking and needs_shaping(alphabet):
+        first = next(filter(_is_shaped, alphabet))
+        raise ValueError(
+            f"alphabet holds {first!r}, whose script joins its letters or runs from right to left;"
+            f" Pillow finds no {', '.join(lacking)} here, without which they would stand reversed "
+            "and apart: install FriBiDi (libfribidi0 of Debian, fribidi of Homebrew) and Pillow's "
+            "own wheel, or leave these letters out"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +266,7 @@ def _check(name: _Name, alphabet: str) -> tuple[Face, bytes] | None:
     }
     capitals = recognised(shapes, lower=False)
     smalls = recognised(shapes, lower=True)
-    latin = any("a" <= c.lower() <= "z" for c in alphabet)
+    latin = _is_latin(alphabet)
     if latin and max(capitals, smalls) < _LEAST_RECOGNISED:
         return None
     if draws_capitals_only(shapes):
@@ -224,6 +274,8 @@ def _check(name: _Name, alphabet: str) -> tuple[Face, bytes] | None:
     good = {c for c in good if c in alphabet and not _is_twin(c, shapes, good)}
     ink = [float(shapes[c].mean()) / 255 for c in good if c.isalnum()]
     if not _suffices(good, alphabet) or (ink and float(np.mean(ink)) < _LEAST_INK):
+        return None
+    if not _joins(name.path, alphabet):
         return None
     look = hashlib.blake2b(digest_size=16)
     for c in sorted(good):
@@ -240,6 +292,19 @@ def _check(name: _Name, alphabet: str) -> tuple[Face, bytes] | None:
     return face, look.digest()
 
 
+def _is_latin(alphabet: str) -> bool:
+    return any("a" <= c.lower() <= "z" for c in alphabet)
+
+
+def _joins(path: str, alphabet: str) -> bool:
+    """Whether a face has joined forms of Arabic letters, where the alphabet holds some."""
+    letters = [c for c in alphabet if unicodedata.bidirectional(c) == "AL" and c.isalpha()]
+    if not letters or not features.check("raqm"):
+        return True
+    font = open_font(path, 64, shaped=True)
+    return any(font.getlength(2 * c) != 2 * font.getlength(c) for c in letters)
+
+
 def _is_twin(character: str, shapes: dict[str, np.ndarray], good: set[str]) -> bool:
     """Whether a small letter has the very shape of its capital: then the capital keeps it."""
     capital = character.upper()
@@ -253,6 +318,8 @@ def _suffices(good: set[str], alphabet: str) -> bool:
     small = [c for c in alphabet if c.islower()]
     other = [c for c in alphabet if c.isalpha() and not c.islower()]
     cases = [case for case in (small, other) if case]
+    if not good.issuperset(c for c in alphabet if _is_mark(c)):
+        return False
     if cases and not any(good.issuperset(case) for case in cases):
         return False
     return bool(good) and good.issuperset(c for c in alphabet if c.isdigit())

@@ -8,7 +8,7 @@ import functools
 import cv2
 import numpy as np
 
-from rcmstr_jax.data.synthetic.fonts import CAP_HEIGHT, Face, open_font
+from rcmstr_jax.data.synthetic.fonts import CAP_HEIGHT, Face, needs_shaping, open_font
 from rcmstr_jax.data.synthetic.glyphs import raster
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
@@ -62,7 +62,7 @@ def lay_out(rng: np.random.Generator, face: Face, text: str, options: RenderOpti
 
     canvas = on_canvas(word)
     accent = None
-    if options.accent and len(text) > 1 and rng.random() < options.accent:
+    if options.accent and len(placed) > 1 and rng.random() < options.accent:
         initial = rng.random() < 0.5
         chosen = {0} if initial else set(range(0, len(text), 2 + int(rng.random() * 2)))
         accent = on_canvas(_draw(placed, chosen)[inked])
@@ -94,7 +94,12 @@ def _place(
     jitter: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> _Placed:
-    """Coverage, left and top of every character of a line; `spacing` and `jitter` in pixels."""
+    """Coverage, left and top of every character of a line; `spacing` and `jitter` in pixels.
+
+    Text whose letters belong together is one piece, in the order in which it is seen.
+    """
+    if needs_shaping(text):
+        return [raster(open_font(face.path, face.size, shaped=True), text)]
     pen = 0.0
     placed: _Placed = []
     previous = ""

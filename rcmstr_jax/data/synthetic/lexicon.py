@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rcmstr_jax.data.synthetic.fontfiles import INSTALL
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
 _TRIES = 2000
+_WORDFREQ = "wordfreq"
 # Letter case of text in view: signs prefer capitals.
 _CASE_SHARES = (("upper", 0.5), ("title", 0.28), ("lower", 0.22))
 # Spread of the logarithm of the lengths about `typical_length`, as words of signs have it.
@@ -200,7 +202,11 @@ class Lexicon:
 
     def _load(self) -> None:
         o = self._options
-        entries = _read_words(o.words_from) if o.words_from else _frequent_words(o.lexicon_size)
+        where, _, language = o.words_from.partition(":")
+        if not o.words_from or (where == _WORDFREQ and language):
+            entries = _frequent_words(language or "en", o.lexicon_size)
+        else:
+            entries = _read_words(o.words_from)
         spelt = ("as_given",) if o.case == "as_given" else ("as_given", "lower", "upper", "title")
         weights = []
         for word, frequency in entries:
@@ -229,18 +235,21 @@ def _spell(word: str, case: str) -> str:
     return word
 
 
-def _frequent_words(count: int) -> list[tuple[str, float]]:
+def _frequent_words(language: str, count: int) -> list[tuple[str, float]]:
     try:
-        from wordfreq import get_frequency_dict, top_n_list
+        from wordfreq import available_languages, get_frequency_dict, top_n_list
     except ImportError as error:
         raise ValueError(
             f"words_from = '' takes the words of wordfreq, which is not installed: {INSTALL}, or "
             "name a text file, one word per line"
         ) from error
 
-    frequencies = get_frequency_dict("en", "best")
+    known = sorted(available_languages("best"))
+    if language not in known:
+        raise ValueError(f"words_from = 'wordfreq:{language}': wordfreq has {', '.join(known)}")
+    frequencies = get_frequency_dict(language, "best")
     # Tokens with digits are left out: wordfreq counts them with zeros for the digits.
-    words = [word for word in top_n_list("en", count) if not any(c.isdigit() for c in word)]
+    words = [word for word in top_n_list(language, count) if not any(map(str.isdigit, word))]
     return [(word, frequencies[word]) for word in words if word in frequencies]
 
 
@@ -250,7 +259,7 @@ def _read_words(path: str) -> list[tuple[str, float]]:
     if not file.is_file():
         raise ValueError(f"words_from = {path!r} is no file; give a text file, one word per line")
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = unicodedata.normalize("NFC", file.read_text(encoding="utf-8")).split()
     except UnicodeDecodeError as error:
         raise ValueError(f"words_from = {path!r} is not UTF-8 ({error}); convert it") from error
     return [(word, 1.0 / (rank + 10)) for rank, word in enumerate(dict.fromkeys(lines))]

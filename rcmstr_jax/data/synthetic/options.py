@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import string
+from pathlib import Path
 from typing import Any
+
+from rcmstr_jax.data.charset import Charset
 
 ALPHABET = string.digits + string.ascii_letters + string.punctuation
 """The 94 printable ASCII characters without the space."""
@@ -33,9 +36,12 @@ class RenderOptions:
 
     # What is written.
     alphabet: str = _knob(ALPHABET, "characters that may occur")
+    alphabet_from: str = _knob("", "charset file (UTF-8) that holds them, instead of alphabet")
     min_length: int = _knob(1, "fewest characters of a word")
     max_length: int = _knob(25, "most characters of a word")
-    words_from: str = _knob("", "text file with one word per line instead of wordfreq's English")
+    words_from: str = _knob(
+        "", "text file with one word per line, or wordfreq:LANGUAGE, instead of wordfreq's English"
+    )
     lexicon_size: int = _knob(60_000, "how many of the most frequent words are used")
     frequency_power: float = _knob(
         0.7, "words are drawn in proportion to frequency**power; 0 draws them evenly"
@@ -110,6 +116,15 @@ class RenderOptions:
         # Config files and command lines hold lists or one string.
         fonts = self.fonts.split(",") if isinstance(self.fonts, str) else self.fonts
         object.__setattr__(self, "fonts", tuple(fonts))
+        if self.alphabet_from:
+            if not Path(self.alphabet_from).is_file():
+                raise ValueError(
+                    f"RenderOptions.alphabet_from = {self.alphabet_from!r} is no file; give a text "
+                    "file that holds the characters"
+                )
+            object.__setattr__(self, "alphabet", Charset.from_file(self.alphabet_from).characters)
+            # What is stored beside rendered words does not depend on the file.
+            object.__setattr__(self, "alphabet_from", "")
         _check(self)
 
     @classmethod

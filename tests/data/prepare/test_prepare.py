@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from rcmstr_jax.data.lmdb import LmdbSource
+from rcmstr_jax.data.lmdb import LmdbSource, write_lmdb
 from rcmstr_jax.data.prepare.convert import describe, prepare
 from rcmstr_jax.data.prepare.forms import FORMS, Item, read_icdar
+from rcmstr_jax.data.records import Record
 from tests.processes import Processes
 
 Encode = Callable[..., bytes]
@@ -84,7 +85,51 @@ def union14m(folder: Path, encode: Encode) -> None:
     (folder / "annotation.jsonl").write_text(text, encoding="utf-8")
 
 
-MAKE = {f.__name__: f for f in (icdar, icdar2003, iiit5k, svt, cute80, union14m)}
+def folder(folder: Path, encode: Encode) -> None:
+    put(folder, ["a.png", "deep/b.jpg"], encode)
+    (folder / "labels.csv").write_text('file,word\na.png,"one, two"\ndeep/b.jpg,drei\n')
+
+
+def mjsynth(folder: Path, encode: Encode) -> None:
+    """As mjsynth.tar.gz unpacks; ten images in each folder of two levels."""
+    root = folder / "mnt/ramdisk/max/90kDICT32px"
+    words = {"./1/1/1_Lube_45484.jpg": 45484, "./1/1/2_d'you_9.jpg": 9}
+    put(root, list(words), encode)
+    for name, lines in (("", words), ("_train", words), ("_val", {}), ("_test", {})):
+        text = "".join(f"{file} {number}\n" for file, number in lines.items())
+        (root / f"annotation{name}.txt").write_text(text)
+    (root / "lexicon.txt").write_text("aahed\naahing\n")
+
+
+def synthtext(folder: Path, encode: Encode, corners: list[np.ndarray] | None = None) -> None:
+    """As SynthText.zip unpacks; a picture of two words, one of one (whose corners are (2, 4))."""
+    put(folder, ["8/ballet_106_0.jpg", "8/ballet_106_1.jpg"], encode)  # 120 wide, 40 high
+    level = np.array([[10, 60, 60, 10], [5, 5, 25, 25]], np.float32)
+    slanted = np.array([[70, 110, 108, 66], [4, 12, 34, 22]], np.float32)
+    table: dict[str, np.ndarray] = {
+        name: np.empty((1, 2), object) for name in ("imnames", "wordBB", "charBB", "txt")
+    }
+    for i, (boxes, lines) in enumerate(
+        [(np.stack([level, slanted], axis=2), ["Lines:\nI  "]), (level, ["  lost "])]
+    ):
+        table["imnames"][0, i] = np.array([f"8/ballet_106_{i}.jpg"])
+        table["wordBB"][0, i] = boxes if corners is None else corners[i]
+        table["charBB"][0, i] = np.zeros((2, 4, 7), np.float32)
+        table["txt"][0, i] = np.array(lines)
+    savemat(folder / "gt.mat", table)
+
+
+def lmdb(folder: Path, encode: Encode) -> None:
+    for name in ("a", "b"):
+        write_lmdb(folder / name, [Record(encode(ord(name)), f"word {name}", "")])
+
+
+MAKE = {
+    f.__name__: f
+    for f in (
+        icdar, icdar2003, iiit5k, svt, cute80, union14m, folder, mjsynth, synthtext, lmdb
+    )
+}  # fmt: skip
 WORDS = {
     "icdar": ["Genaxis Theatre", 'say "A\\B", no', "é"],
     "icdar2003": ["Rock & Roll", "P"],
@@ -92,6 +137,10 @@ WORDS = {
     "svt": ["LIVING", "ROOM"],
     "cute80": ["RONALDO", "7"],
     "union14m": ["naïve", "x y"],
+    "folder": ["one, two", "drei"],
+    "mjsynth": ["Lube", "d'you"],
+    "synthtext": ["Lines:", "I", "lost"],
+    "lmdb": ["word a", "word b"],
 }
 
 
@@ -122,6 +171,15 @@ def test_words_and_images_arrive(form: str, download, tmp_path: Path) -> None:
         words = [np.asarray(Image.open(io.BytesIO(made[i].image))) for i in range(2)]
         assert np.array_equal(words[0], whole[5:25, 10:60])
         assert np.array_equal(words[1], whole[0:40, 100:120])  # clipped to the photograph
+    elif form == "synthtext":
+        whole = np.asarray(Image.open(source / "8/ballet_106_0.jpg")).astype(int)
+        word = np.asarray(Image.open(io.BytesIO(made[0].image)))
+        assert np.abs(word - whole[5:25, 10:60]).mean() < 3  # cut at its level corners, a JPEG
+        # Between the middles of opposite sides of the slanted one.
+        assert Image.open(io.BytesIO(made[1].image)).size == (42, 20)
+    elif form == "lmdb":
+        sources = [LmdbSource(source / name) for name in "ab"]
+        assert [made[i].image for i in range(2)] == [lmdb[0].image for lmdb in sources]
     else:
         files = sorted(f for f in source.rglob("*") if f.suffix in (".jpg", ".png"))
         assert [made[i].image for i in range(len(made))] == [f.read_bytes() for f in files]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rcmstr_jax.data.lmdb import LmdbSource
 from rcmstr_jax.data.records import Record
+from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.data.synthetic import RenderOptions, SyntheticSource
 from rcmstr_jax.data.synthetic.export import export_words, render_many
 from rcmstr_jax.data.synthetic.sheet import contact_sheet, write_sheet
@@ -53,7 +54,21 @@ def test_tfds_holds_the_words_in_order(tmp_path: Path, source: SyntheticSource) 
 
 @pytest.mark.slow
 def test_workers_change_nothing(source: SyntheticSource) -> None:
-    assert list(render_many(source, 300, workers=2)) == [source[index] for index in range(300)]
+    assert list(render_many(source, range(300), workers=2)) == [
+        source[index] for index in range(300)
+    ]
+
+
+def test_parts_one_after_the_other_are_the_whole(tmp_path: Path, source: SyntheticSource) -> None:
+    out = str(tmp_path / "w")
+    counts = [export_words(source, out, num=20, part=f"{i}/3") for i in (3, 1, 2)]
+    assert counts == [7, 6, 7]
+    words = open_source(f"lmdb:{out}")
+    assert [words[i].image for i in range(20)] == [source[i].image for i in range(20)]
+    with pytest.raises(ValueError, match="--part=4/3: give I/N"):
+        export_words(source, out, num=20, part="4/3")
+    with pytest.raises(ValueError, match="--part=1/30 with --num=20"):
+        export_words(source, out, num=20, part="1/30")
 
 
 def test_existing_data_is_replaced_only_on_request(tmp_path: Path, source: SyntheticSource) -> None:

@@ -54,7 +54,7 @@ EFFECTS = {
     "min_length": 9,
     "max_length": 3,
 }
-ELSEWHERE = {"words_from", "holdout", "fonts", "backgrounds", "photo"}
+ELSEWHERE = {"alphabet_from", "words_from", "holdout", "fonts", "backgrounds", "photo"}
 
 
 def first_images(**changes: object) -> list[bytes]:
