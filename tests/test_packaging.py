@@ -119,7 +119,7 @@ def test_the_extra_render_holds_the_fonts_and_the_word_list() -> None:
 
 
 def test_without_the_extra_render_the_remedy_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(fontfiles, "_fonts_of_package", lambda name: [])
+    monkeypatch.setattr(fontfiles, "_fonts_of_package", lambda *_: [])
     with pytest.raises(ValueError, match=r"font-lato.*pip install 'rcmstr-jax\[render\]'"):
         fontfiles.find_fonts(["packaged"])
     monkeypatch.setitem(sys.modules, "wordfreq", None)
