@@ -28,6 +28,7 @@ from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
 from rcmstr_jax.runtime.processor import prepare_processor
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.pretraining import pretrain
+from rcmstr_jax.training.stored import RENAMED
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "NAME or FILE.py, either with :variant.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created, or continued.")
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 
-run = command_line.command(main)  # rcmstr-pretrain
+run = command_line.command(main, renamed=RENAMED)  # rcmstr-pretrain
 
 if __name__ == "__main__":
     run()

@@ -26,8 +26,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # One integer decides initialisation, order of the data, views, permutations and masks.
     config.seed = 0
-    config.total_steps = 100_000
-    # Images per step over all devices and hosts.
+    # Length of the run, in images: the whole steps of `batch_size` that fit into it.
+    config.total_images = 25_600_000
+    # Images per step over all devices and hosts. Another size changes the number of steps and, in
+    # proportion, the learning rate: warm-up, schedule and moving average run over the same images.
     config.batch_size = 256
     # Parts in which a device goes through its share of a batch, one after the other, where it does
     # not fit as a whole (gradient accumulation). Batch statistics are those of each part, as if it
@@ -151,7 +153,10 @@ def get_config() -> ConfigDict:
     config.mim.normalize_targets = True
 
     config.momentum = ConfigDict()
+    # Share of the old parameters that is left of the average after `reference_batch` images (0:
+    # after every step): a batch of 256 has 0.999 ** (256 / 32) a step, the same horizon in images.
     config.momentum.value = 0.999
+    config.momentum.reference_batch = 32
     # Set: the momentum rises to this value along a cosine.
     config.momentum.final = placeholder(float)
     # How batch statistics of the momentum branch are kept from leaking identity between devices:
@@ -173,7 +178,8 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"  # "cosine", "step" or "constant"
     # "step": the rate falls to a tenth at these shares of the run.
     config.optimizer.milestones = (0.6, 0.8)
-    config.optimizer.warmup_steps = 0
+    # Images in which the rate rises linearly, rounded to whole steps.
+    config.optimizer.warmup_images = 0
     # Largest global norm of the gradient (0: no limit).
     config.optimizer.clip = 0.0
     return config
@@ -194,13 +200,14 @@ def use_vit(config: ConfigDict, size: str = "tiny") -> ConfigDict:
     # It has no batch statistics: to deal the images anew would move bytes and change nothing.
     config.key_norm = "local"
     config.momentum.value = 0.99
+    config.momentum.reference_batch = 1024
     config.momentum.final = 1.0
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 5e-4
     config.optimizer.reference_batch = 1024
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay_vectors = False
-    config.optimizer.warmup_steps = 5000
+    config.optimizer.warmup_images = 5_120_000
     return config
 
 

@@ -31,9 +31,10 @@ def get_config() -> ConfigDict:
     config.mim.form = "masked_dense"
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.reference_batch = 0
+    config.optimizer.reference_batch = 256
+    config.momentum.reference_batch = 256
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_vectors = False
-    config.optimizer.warmup_steps = 1000
+    config.optimizer.warmup_images = 256_000
     config.optimizer.clip = 5.0
     return config

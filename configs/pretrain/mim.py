@@ -23,7 +23,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "cnn" (default), "vit"."""
     variant = common.pick_variant(variant, ("cnn", "vit"), "cnn")
     config = mini.get_config(variant)
-    config.total_steps = 1200
+    config.total_images = 38_400
     config.checkpoint_every = 100
     config.keep_period = 100
     config.log_every = 20

@@ -25,7 +25,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "cnn" (default), "vit", "test"."""
     variant = common.pick_variant(variant, ("cnn", "vit", "test"), "cnn")
     config = common.get_config()
-    config.total_steps = 2400
+    config.total_images = 76_800
     config.batch_size = 32
     config.log_every = 50
     config.checkpoint_every = 400
@@ -38,10 +38,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.momentum.value = 0.99
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.reference_batch = 0
+    config.optimizer.reference_batch = 32
     config.optimizer.weight_decay = 0.01
     config.optimizer.decay_vectors = False
-    config.optimizer.warmup_steps = 50
+    config.optimizer.warmup_images = 1600
     config.optimizer.clip = 5.0
     # Without the recurrent projector the context has to be in the encoder, which is what is kept.
     config.model.projector = "mlp"
@@ -58,8 +58,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.model.width = 64
         config.model.blocks = (1, 1, 1, 1)
     if variant == "test":
-        config.total_steps = 3
+        config.total_images = 24  # three steps
         config.batch_size = 8
+        config.momentum.reference_batch = 8
+        config.optimizer.reference_batch = 8
         config.log_every = 1
         config.checkpoint_every = 2
         config.data.cache = False
@@ -71,5 +73,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.model.predict_dim = 16
         config.contrast.queue_size = 512
         config.contrast.chunk = 256
-        config.optimizer.warmup_steps = 1
+        config.optimizer.warmup_images = 8
     return config

@@ -34,5 +34,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config = common.get_config()
     config.model.rectifier = True
     config.optimizer.schedule = common.pick_variant(variant, ("cosine", "step"), "cosine")
-    config.total_steps = EPOCHS * WORDS // config.batch_size
+    config.total_images = EPOCHS * WORDS
     return config

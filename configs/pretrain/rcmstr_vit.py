@@ -28,5 +28,5 @@ def get_config(variant: str | None = None) -> ConfigDict:
     size = common.pick_variant(variant, ("tiny", "small", "base"), "small")
     config = common.use_vit(common.get_config(), size)
     config.batch_size = 1024
-    config.total_steps = EPOCHS * WORDS // config.batch_size
+    config.total_images = EPOCHS * WORDS
     return config

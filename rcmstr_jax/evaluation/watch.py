@@ -21,7 +21,7 @@ from rcmstr_jax.runtime.config_files import read_config
 from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.writers import METRICS, MetricWriter
 from rcmstr_jax.training.loop import open_session
-from rcmstr_jax.training.plan import EvaluationPlan
+from rcmstr_jax.training.plan import EvaluationPlan, pretrain_plan
 
 WATCH = "watch"
 
@@ -63,8 +63,8 @@ def watch(
             )
         if split_pretrained(pretrained)[0]:
             raise ValueError(f"--pretrained={pretrained}: --watch takes the workdir of a run")
-        description = read_config(pretrained)
-        total, interval = description["total_steps"], description["checkpoint_every"]
+        run_plan = pretrain_plan(read_config(pretrained)).loop
+        total, interval = run_plan.total_steps, run_plan.checkpoint_every
         out.mkdir(parents=True, exist_ok=True)
     measured = _steps_in(out / METRICS)
     passed: set[int] = set()  # unmeasured, and told

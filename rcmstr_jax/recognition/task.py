@@ -19,6 +19,7 @@ from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.loop import Session
 from rcmstr_jax.training.plan import EvaluationPlan
+from rcmstr_jax.training.stored import filled
 
 logger = logging.getLogger(__name__)
 # Fields that change nothing of what is learnt.
@@ -98,7 +99,7 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
         finished = Recognizer.from_checkpoint(
             workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
         )
-        changed = differences(finished.description["run"], run)
+        changed = differences(filled(finished.description["run"]), run)
         if changed:
             raise ConfigError(
                 f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"

@@ -90,10 +90,16 @@ def _given_config(argv: Sequence[str]) -> tuple[int, str, str] | None:
     return found
 
 
-def check_overrides(argv: Sequence[str]) -> dict[str, Any]:
+def check_overrides(
+    argv: Sequence[str], renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Checks that `--config` can be loaded and has every field that is overridden.
 
     `ml_collections` would answer with a traceback.
+
+    Args:
+      argv: the command line.
+      renamed: what to do instead, by names that fields had earlier.
 
     Returns:
       Fields and their defaults; empty without `--config`.
@@ -110,6 +116,8 @@ def check_overrides(argv: Sequence[str]) -> dict[str, Any]:
         if not overridden or overridden[1] in fields:
             continue
         override = overridden[1]
+        if override in (renamed or {}):
+            raise ConfigError(f"--config.{override}: {(renamed or {})[override]}")
         inside = [field for field in fields if field.startswith(f"{override}.")]
         if inside:
             switches = [field for field in inside if field.endswith(".enabled")]
@@ -173,18 +181,21 @@ def _illegal_value(said: str, fields: Mapping[str, Any]) -> str:
     return said
 
 
-def parse_flags(argv: Sequence[str], *, positional: bool = False) -> list[str]:
+def parse_flags(
+    argv: Sequence[str], *, positional: bool = False, renamed: Mapping[str, str] | None = None
+) -> list[str]:
     """absl's parsing with the checks above; `--config` may be a name.
 
     Args:
       argv: the command line.
       positional: whether it may hold arguments that are no flags.
+      renamed: see `check_overrides`.
 
     Returns:
       What is no flag, the program's name first.
     """
     with one_line_errors():
-        fields = check_overrides(argv)
+        fields = check_overrides(argv, renamed)
         argv, given = list(argv), _given_config(argv)
         if given:
             argv[given[0]] = given[1] + config_path(given[2])
@@ -204,12 +215,18 @@ def parse_flags(argv: Sequence[str], *, positional: bool = False) -> list[str]:
     raise AssertionError("unreachable")
 
 
-def command(main: Callable[[list[str]], Any], *, positional: bool = False) -> Callable[[], None]:
+def command(
+    main: Callable[[list[str]], Any],
+    *,
+    positional: bool = False,
+    renamed: Mapping[str, str] | None = None,
+) -> Callable[[], None]:
     """A function that ends the process with what a launcher's `main` returns.
 
     Args:
       main: of `launch/FILE.py`, started as a file or as the installed command `rcmstr-...`.
       positional: as in `parse_flags`.
+      renamed: as in `parse_flags`.
     """
 
     def quietly(argv: list[str]) -> Any:
@@ -221,6 +238,7 @@ def command(main: Callable[[list[str]], Any], *, positional: bool = False) -> Ca
             sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
             for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-        app.run(quietly, flags_parser=functools.partial(parse_flags, positional=positional))
+        parser = functools.partial(parse_flags, positional=positional, renamed=renamed)
+        app.run(quietly, flags_parser=parser)
 
     return run

@@ -26,10 +26,24 @@ def ema_update(average: Tree, online: Tree, momentum: float | Float[Array, ""]) 
 
 
 def momentum_schedule(
-    step: Int[Array, ""], total_steps: int, start: float, final: float | None
+    step: Int[Array, ""],
+    total_steps: int,
+    start: float,
+    final: float | None,
+    exponent: float = 1.0,
 ) -> Float[Array, ""]:
-    """Momentum of a step: constant, or rising from `start` to `final` along half a cosine."""
+    """Momentum of a step: constant, or rising from `start` to `final` along half a cosine.
+
+    Args:
+      step: finished steps.
+      total_steps: length of the rise.
+      start: share of the average that is kept after a reference batch.
+      final: the same at the end, None for a constant one.
+      exponent: reference batches in a step: its momentum is the share to this power, so that the
+        average reaches back over equally many images at any batch size.
+    """
     if final is None:
-        return jnp.asarray(start)
+        return jnp.asarray(start**exponent)
     progress = jnp.clip(step / max(total_steps, 1), 0.0, 1.0)
-    return final - (final - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    share = final - (final - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return share if exponent == 1.0 else share**exponent

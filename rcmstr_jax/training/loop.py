@@ -37,6 +37,7 @@ from rcmstr_jax.runtime.skipped import SkippedSteps
 from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
 from rcmstr_jax.runtime.writers import MetricWriter
 from rcmstr_jax.training.plan import LoopPlan
+from rcmstr_jax.training.stored import filled
 
 logger = logging.getLogger(__name__)
 State = Any  # a pytree with `step`, `skipped` and `skipped_in_row`
@@ -337,7 +338,7 @@ def _initial_state(
     restored = checkpoints.restore(jax.eval_shape(job.fresh), job.position)
     if restored:
         logger.info("continuing after step %d", restored.step)
-        changed = differences(restored.config, job.config)
+        changed = differences(filled(restored.config), job.config)
         if changed and not job.may_differ:
             raise ConfigError(
                 f"--workdir={workdir} holds another run ({'; '.join(changed[:8])}): use another "

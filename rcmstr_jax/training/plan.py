@@ -18,15 +18,12 @@ from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
-from rcmstr_jax.runtime.config_files import (
-    config_from_jsonable,
-    config_to_jsonable,
-    from_section,
-)
+from rcmstr_jax.runtime.config_files import config_to_jsonable, from_section
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
 from rcmstr_jax.training import plan_checks
+from rcmstr_jax.training.stored import ADDED, as_config
 
 IMAGE_HEIGHT = 32
 
@@ -165,10 +162,15 @@ class MaskPlan:
 
 @dataclasses.dataclass(frozen=True)
 class MomentumPlan:
-    """The moving average of the momentum branch; `final` is None for a constant one."""
+    """The moving average of the momentum branch.
+
+    `value`, rising to `final` unless that is None, is the share of the old parameters that is left
+    after `reference_batch` images; a step has it to the power of `exponent`.
+    """
 
     value: float = 0.999
     final: float | None = None
+    exponent: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +292,7 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
     Raises:
       ConfigError: a geometry that cannot work.
     """
-    plan = from_section(ModelPlan, {**_ADDED["model"], **section})
+    plan = from_section(ModelPlan, {**ADDED["model"], **section})
     if plan.encoder == "vit":
         sizes: Any = zip(("width", "depth", "heads"), VIT_SIZES[plan.size], strict=True)
         plan = dataclasses.replace(plan, **{k: getattr(plan, k) or size for k, size in sizes})
@@ -313,7 +315,7 @@ def pretrain_plan(
     Raises:
       ConfigError: naming field, value and remedy.
     """
-    config = _as_config(config)
+    config = as_config(config)
     plan_checks.check_values(config, plan_checks.PRETRAIN)
     model = model_plan(config.model)
     contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
@@ -330,13 +332,15 @@ def pretrain_plan(
     plan_checks.check_sections(config, data, mask)
     per_image = model.vectors(contrast.subwords)
     colour = ColourJitter(**views.colour) if views.colours else None
-    scale = config.batch_size / optimizer.reference_batch if optimizer.reference_batch else 1.0
+    momentum = config.momentum
+    total_steps = config.total_images // config.batch_size
     return from_section(
         PretrainPlan,
         config,
         loop=from_section(
             LoopPlan,
             config,
+            total_steps=total_steps,
             prefetch=config.data.prefetch,
             steps_per_call=1,
             sections=LoopPlan.sections,
@@ -352,21 +356,30 @@ def pretrain_plan(
             for name in options.queues
         },
         mask=mask,
+        momentum=from_section(
+            MomentumPlan, momentum, exponent=_times(config.batch_size, momentum.reference_batch)
+        ),
         optimizer=from_section(
             OptimizerPlan,
             optimizer,
-            peak=optimizer.learning_rate * scale,
-            total_steps=config.total_steps,
+            peak=optimizer.learning_rate * _times(config.batch_size, optimizer.reference_batch),
+            total_steps=total_steps,
+            warmup_steps=round(optimizer.warmup_images / config.batch_size),
         ),
         config=config_to_jsonable(config),
     )
+
+
+def _times(batch_size: int, reference: int) -> float:
+    """How many reference batches a batch is; 1 where there is no reference (0)."""
+    return batch_size / reference if reference else 1.0
 
 
 def evaluation_plan(
     config: ConfigDict | Mapping[str, Any], *, devices: int = 1, hosts: int = 1
 ) -> EvaluationPlan:
     """The same of an evaluation config, as `configs/evaluate/common.py` describes it."""
-    config = _as_config(config)
+    config = as_config(config)
     plan_checks.check_values(config, plan_checks.EVALUATE)
     plan_checks.check_training(config, devices=devices, hosts=hosts)
     train = config.train
@@ -389,22 +402,3 @@ def evaluation_plan(
         benchmarks=str(config.benchmarks),
         config=config_to_jsonable(config),
     )
-
-
-# What stored configs lack that are older than a field: runs did then what its value says.
-_ADDED: dict[str, dict[str, Any]] = {
-    "model": {"attention": ModelPlan.attention},
-    "views": {
-        "min_ops": 1,
-        "ranges": dataclasses.asdict(ViewRanges()),
-        "colours": False,
-        "colour": dataclasses.asdict(ColourJitter()),
-    },
-}
-
-
-def _as_config(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
-    if isinstance(config, ConfigDict):
-        return config
-    filled = {name: {**_ADDED[name], **config[name]} for name in _ADDED.keys() & config.keys()}
-    return config_from_jsonable({**config, **filled})

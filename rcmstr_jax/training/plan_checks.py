@@ -75,12 +75,13 @@ PRETRAIN = Values(
     ranges=_by_field(
         {
             (2, None): "batch_size",
-            (1, None): "total_steps accumulation log_every checkpoint_every keep_checkpoints"
+            (1, None): "total_images accumulation log_every checkpoint_every keep_checkpoints"
             " max_skipped model.projector_hidden model.predict_dim rearrange.group"
             " rearrange.blocks contrast.subwords contrast.queue_size",
             (0, None): "keep_period data.workers data.prefetch model.depth model.heads"
             " contrast.chunk contrast.alpha contrast.beta mim.weight optimizer.reference_batch"
-            " optimizer.weight_decay optimizer.warmup_steps optimizer.clip",
+            " optimizer.weight_decay optimizer.warmup_images optimizer.clip"
+            " momentum.reference_batch",
             (-1, None): "picture_every",
             (0, 1): "mim.block_ratio momentum.value optimizer.momentum",
             (0, 7): "views.min_ops",
@@ -319,11 +320,16 @@ def check_sections(config: ConfigDict, data: DataPlan, mask: MaskPlan | None) ->
         except ValueError as error:
             message = str(error).replace(f"{kind.__name__}.", f"config.views.{section}.", 1)
             raise ConfigError(message) from error
-    if optimizer.warmup_steps >= config.total_steps:
+    images, batch = config.total_images, config.batch_size
+    if images < batch:
         raise ConfigError(
-            f"config.optimizer.warmup_steps={optimizer.warmup_steps} leaves nothing of "
-            f"config.total_steps={config.total_steps}: set it below, "
-            f"for example {config.total_steps // 10}"
+            f"config.total_images={images} is less than one step of config.batch_size={batch}: "
+            f"set it to at least {batch}"
+        )
+    if round(optimizer.warmup_images / batch) >= images // batch:
+        raise ConfigError(
+            f"config.optimizer.warmup_images={optimizer.warmup_images} leaves nothing of "
+            f"config.total_images={images}: set it below, for example {images // 10}"
         )
     if momentum.final is not None and not momentum.value <= momentum.final <= 1:
         raise ConfigError(

@@ -219,7 +219,11 @@ def make_pretrain_step(
 
         # The momentum branch, then the queues with its keys.
         momentum = momentum_schedule(
-            state.step, plan.loop.total_steps, plan.momentum.value, plan.momentum.final
+            state.step,
+            plan.loop.total_steps,
+            plan.momentum.value,
+            plan.momentum.final,
+            plan.momentum.exponent,
         )
         online = select_parts(state.params, MOMENTUM_PARTS)
         momentum_params = ema_update(state.momentum_params, online, momentum)

@@ -44,13 +44,15 @@ class Subject:
       launcher: file of launch/, and flags that it needs.
       config: file of configs/, with its variant.
       settings: fields that make it small; {folder} holds the images.
-      length: field that takes the number of steps.
+      length: field that says how long it is.
+      per_step: what the field counts for a step.
     """
 
     launcher: tuple[str, ...]
     config: str
     settings: Mapping[str, Any]
     length: str
+    per_step: int = 1
 
 
 SUBJECTS = {
@@ -67,7 +69,8 @@ SUBJECTS = {
             "checkpoint_every": _CHECKPOINT_EVERY,
             "picture_every": -1,
         },
-        length="total_steps",
+        length="total_images",
+        per_step=8,  # the batch of mini.py:test
     ),
     # Encoder and decoder, their moving average, and validation, which keeps the best weights.
     RECOGNITION: Subject(
@@ -177,7 +180,7 @@ class ResumeCheck:
         self.kills = plan_kills(kills, seed)
         settings = {
             **subject.settings,
-            subject.length: self.total,
+            subject.length: self.total * subject.per_step,
             "compilation_cache": "{folder}/compiled",
         }
         self._command = [

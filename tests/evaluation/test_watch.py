@@ -43,7 +43,8 @@ def run(tmp_path) -> Path:
     folder.mkdir()
     pretrain = mini.get_config("vit")
     pretrain.model.width, pretrain.model.depth, pretrain.model.heads = 16, 1, 1
-    pretrain.total_steps = 4
+    pretrain.total_images = 4 * pretrain.batch_size
+    pretrain.optimizer.warmup_images = 0
     write_config(pretrain, folder)
     section = config_to_jsonable(pretrain.model)
     encoder = random_encoder(section, seed=pretrain.seed)

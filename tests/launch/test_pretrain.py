@@ -57,7 +57,7 @@ def test_whole_method(command, tmp_path):
         sys.executable, *command,
         "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
         "--config.model.image_width=32", "--config.model.projector=mlp",
-        "--config.total_steps=1000", "--config.optimizer.schedule=constant",
+        "--config.total_images=8000", "--config.optimizer.schedule=constant",
         "--config.checkpoint_every=1000", "--config.log_every=10",
     ]  # fmt: skip
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
@@ -70,7 +70,7 @@ def test_whole_method(command, tmp_path):
     assert first.returncode == 75, errors
     step = int((workdir / "state_digest.txt").read_text().split()[-1])
     assert 10 <= step < 1000
-    again = [*command, f"--config.total_steps={step + 1}"]
+    again = [*command, f"--config.total_images={8 * (step + 1)}"]
     done = subprocess.run(again, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"continuing after step {step}" in done.stderr

@@ -21,7 +21,7 @@ from rcmstr_jax.runtime import command_line
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to run.")
 
 def main(argv):
-    print(CONFIG.value.batch_size, CONFIG.value.total_steps, argv[1:])
+    print(CONFIG.value.batch_size, CONFIG.value.total_images, argv[1:])
 
 command_line.command(main, positional=True)()
 """
@@ -57,8 +57,8 @@ def test_a_name_works_with_overrides_from_any_folder(tmp_path: Path, given: list
     script.write_text(SHOW)
     command = [sys.executable, str(script), *given, "--config.batch_size=24", "a.png"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    steps = mini.get_config("test").total_steps
-    assert done.stdout == f"24 {steps} ['a.png']\n", done.stderr
+    images = mini.get_config("test").total_images
+    assert done.stdout == f"24 {images} ['a.png']\n", done.stderr
 
 
 def test_help_of_an_installed_command_shows_its_flags() -> None:

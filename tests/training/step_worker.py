@@ -34,7 +34,7 @@ from tests.training.tiny_step import (  # noqa: E402
     to_double,
 )
 
-CHANGES = {"model.blocks": (0, 0, 1, 0), "total_steps": 3}  # one residual block stands for nine
+CHANGES = {"model.blocks": (0, 0, 1, 0), "total_images": 24}  # one residual block stands for nine
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -29,6 +30,7 @@ from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.plan import pretrain_plan
 from rcmstr_jax.training.plan_checks import EVALUATE, PRETRAIN
+from rcmstr_jax.training.stored import IN_IMAGES, RENAMED
 
 ALL = {
     "cnn": rcmstr_cnn.get_config,
@@ -61,6 +63,33 @@ def test_configs_that_runs_stored_before_a_field_was_added_give_the_same_plan() 
     assert pretrain_plan(stored) == dataclasses.replace(whole, config=pretrain_plan(stored).config)
 
 
+def test_lengths_that_runs_stored_in_steps_give_the_same_steps() -> None:
+    config = mini.get_config()
+    config.batch_size = 48
+    config.momentum.reference_batch = config.optimizer.reference_batch = 0  # as at any batch
+    config.total_images, config.optimizer.warmup_images = 48 * 700, 48 * 30
+    whole, stored = pretrain_plan(config), config_to_jsonable(config)
+    del stored["total_images"], stored["optimizer"]["warmup_images"]
+    del stored["momentum"]["reference_batch"]
+    stored["total_steps"], stored["optimizer"]["warmup_steps"] = 700, 30
+    before = copy.deepcopy(stored)
+    assert pretrain_plan(stored) == whole
+    assert stored == before
+    assert (whole.loop.total_steps, whole.optimizer.warmup_steps) == (700, 30)
+    assert whole.momentum.exponent == 1.0
+
+
+@pytest.mark.parametrize(("old", "new"), IN_IMAGES.items())
+def test_a_length_in_steps_is_answered_with_its_images(old: str, new: str) -> None:
+    config = mini.get_config()
+    config.update_from_flattened_dict({old: 40})
+    with pytest.raises(ConfigError, match=rf"config\.{old}=40: .* use config\.{new}=1280"):
+        pretrain_plan(config)
+    given = ["pretrain.py", "--config=mini", f"--config.{old}=40"]
+    with pytest.raises(ConfigError, match=rf"--config\.{old}: .* use --config\.{new}, steps times"):
+        check_overrides(given, RENAMED)
+
+
 # Changes, and what the answer must say: the field, its value, and a way out.
 MISTAKES = [
     ({"model.encoder": "cn"}, ["model.encoder='cn'", "'cnn'", "vit"]),
@@ -91,7 +120,8 @@ MISTAKES = [
         {"contrast.hierarchies": (), "contrast.pairs": (), "mim.enabled": False},
         ["nothing to contrast"],
     ),
-    ({"optimizer.warmup_steps": 3}, ["warmup_steps=3", "total_steps=3"]),
+    ({"optimizer.warmup_images": 24}, ["warmup_images=24", "total_images=24", "example 2"]),
+    ({"total_images": 7}, ["total_images=7", "batch_size=8", "at least 8"]),
     ({"momentum.value": 0.99, "momentum.final": 0.9}, ["momentum.final=0.9", "0.99"]),
     ({"optimizer.learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "positive"]),
     ({"views.max_ops": 0}, ["views.max_ops=0", "between 1 and 7"]),
@@ -238,4 +268,8 @@ def test_recipes_of_the_method():
     assert cnn.optimizer.learning_rate * cnn.batch_size / 32 == pytest.approx(0.012)
     assert (cnn.optimizer.momentum, cnn.optimizer.weight_decay) == (0.9, 1e-4)
     assert (vit.optimizer.b1, vit.optimizer.b2) == (0.9, 0.999)
-    assert (vit.optimizer.warmup_steps, vit.momentum.value, vit.momentum.final) == (5000, 0.99, 1.0)
+    assert (vit.optimizer.warmup_images, vit.momentum.value, vit.momentum.final) == (
+        5_120_000,
+        0.99,
+        1.0,
+    )

@@ -22,7 +22,7 @@ CHANGES = {
     "contrast.pairs": (),
     "rearrange.enabled": False,
     "mim.enabled": False,
-    "total_steps": 3,
+    "total_images": 24,
 }
 
 

@@ -173,7 +173,7 @@ class Pair:
             "--config.model.encoder=vit", "--config.model.depth=1", "--config.model.heads=1",
             "--config.model.image_width=32", "--config.model.projector=mlp",
             "--config.mim.enabled=False", "--config.views.enabled=False",
-            "--config.total_steps=600", "--config.checkpoint_every=50", "--config.log_every=3",
+            "--config.total_images=4800", "--config.checkpoint_every=50", "--config.log_every=3",
             "--config.picture_every=-1",
         ]  # fmt: skip
 

@@ -52,7 +52,7 @@ def tiny(images: Path) -> ConfigDict:
     config.contrast.chunk = 64
     config.views.enabled = False
     config.mim.enabled = False
-    config.total_steps = 4
+    config.total_images = 4 * config.batch_size
     # Nothing in the compiled step depends on the length of the run: all tests share one program.
     config.optimizer.schedule = "constant"
     config.data.source = (f"folder:{images}",)
@@ -108,7 +108,7 @@ def test_what_a_run_leaves_behind(whole):
     log = (workdir / "log.txt").read_text().splitlines()
     assert any("compiling" in line for line in log)
     assert log[-1].endswith(f"state digest {outcome.digest}")
-    assert json.loads((workdir / "config.json").read_text())["total_steps"] == 4
+    assert json.loads((workdir / "config.json").read_text())["total_images"] == 32
     assert "encoder" in (workdir / "parameters.txt").read_text()
 
 
@@ -208,10 +208,10 @@ def test_finished_run_has_nothing_left_to_do(config, copied, whole):
 
 
 def test_longer_run_continues_a_finished_one_and_says_what_changed(config, copied):
-    config.total_steps = 5
+    config.total_images = 5 * config.batch_size
     assert pretrain(config, copied, profile_steps=(5, 9)).step == 5
     assert len(list((copied / "profile").rglob("*.xplane.pb"))) == 1
-    assert "total_steps was 4, is 5" in (copied / "log.txt").read_text()
+    assert "total_images was 32, is 40" in (copied / "log.txt").read_text()
 
 
 def test_other_architecture_in_the_workdir_is_an_error_before_training(config, copied):
@@ -235,7 +235,7 @@ def test_unusable_records_are_counted_and_skipped(config, tmp_path, images):
         content = image.read_bytes()
         (folder / image.name).write_bytes(content[:40] if place == 3 else content)
     config.data.source = (f"folder:{folder}",)
-    config.total_steps = 2
+    config.total_images = 2 * config.batch_size
     config.data.cache = True
     assert pretrain(config, tmp_path / "run").finished
     faults = json.loads((tmp_path / "run" / "faults.json").read_text())
@@ -264,7 +264,7 @@ def test_workdir_that_cannot_be_made(config, tmp_path):
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(config, copied, whole, capsys):
-    config.total_steps, config.log_every, config.checkpoint_every = 12, 12, 100
+    config.total_images, config.log_every, config.checkpoint_every = 12 * 8, 12, 100
     config.max_skipped = 2
     config.optimizer.learning_rate = 1e38
     # As launch/pretrain.py calls it.

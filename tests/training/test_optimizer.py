@@ -16,7 +16,7 @@ from rcmstr_jax.training.plan import OptimizerPlan, pretrain_plan
 def planned(batch_size: int = 8, total_steps: int = 100, **changes) -> OptimizerPlan:
     """The plan of the common config whose optimiser has these fields."""
     config = common.get_config()
-    config.batch_size, config.total_steps = batch_size, total_steps
+    config.batch_size, config.total_images = batch_size, batch_size * total_steps
     config.optimizer.update(changes)
     return pretrain_plan(config).optimizer
 
@@ -37,10 +37,13 @@ def test_rate_scales_linearly_with_the_batch():
     [
         ({"schedule": "constant"}, {0: 1.0, 99: 1.0}),
         ({"schedule": "cosine"}, {0: 1.0, 50: 0.5, 100: 0.0}),
-        ({"schedule": "cosine", "warmup_steps": 20}, {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0, 60: 0.5}),
+        (
+            {"schedule": "cosine", "warmup_images": 160},
+            {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0, 60: 0.5},
+        ),
         ({"schedule": "step"}, {0: 1.0, 59: 1.0, 60: 0.1, 79: 0.1, 80: 0.01, 99: 0.01}),
         (
-            {"schedule": "step", "warmup_steps": 10, "milestones": (0.5,)},
+            {"schedule": "step", "warmup_images": 80, "milestones": (0.5,)},
             {0: 0.1, 9: 1.0, 49: 1.0, 50: 0.1},
         ),
     ],

@@ -36,8 +36,9 @@ Numbers = dict[str, np.ndarray]
 def make_plan(**changes: Any) -> PretrainPlan:
     """A CNN of 12 frames with every loss; each view is the image itself."""
     config = mini.get_config("test")
-    config.total_steps = 10
     config.batch_size = BATCH
+    config.total_images = 10 * BATCH
+    config.momentum.reference_batch = BATCH
     config.model.image_width = 44
     config.model.blocks = (1, 0, 0, 1)
     config.model.projector = "mlp"
@@ -46,7 +47,7 @@ def make_plan(**changes: Any) -> PretrainPlan:
     config.contrast.queue_size = 96
     config.contrast.chunk = 512
     config.momentum.value = 0.9
-    config.optimizer.warmup_steps = 0
+    config.optimizer.warmup_images = 0
     config.key_norm = "local"
     config.update_from_flattened_dict(changes)
     return pretrain_plan(config)

@@ -31,7 +31,7 @@ def make_config(**changes: Any) -> ConfigDict:
     config.contrast.queue_size = 100  # 96: two steps of frames, three of sub-words, 12 of words
     config.contrast.chunk = 64
     config.momentum.value = 0.9
-    config.optimizer.warmup_steps = 0
+    config.optimizer.warmup_images = 0
     config.key_norm = "sync"
     config.update_from_flattened_dict(changes)
     return config
