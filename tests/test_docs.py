@@ -96,3 +96,20 @@ def test_the_tour_follows_an_image_through_the_rooms_in_order() -> None:
         assert name and path, f"no name or no file: {station}"
         found.append((name[1], path[1]))
     assert tuple(found) == TOUR
+
+
+# Word accuracies published for the ancestor's rungs, frozen encoder, CTC and attention decoder.
+PUBLISHED = r"(?<![\d.])(32\.2|33\.6|40\.0|43\.1|46\.0|41\.3|48\.2|50\.9|53\.3)(?![\d.])"
+
+
+def test_published_figures_stand_beside_the_recipe_they_belong_to() -> None:
+    """In the paragraph of `recipe=ancestor` alone; what is measured here stands in docs/results."""
+    files = [*(ROOT / "configs").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    files += [ROOT / page for page in PAGES if not page.startswith("docs/results/")]
+    beside = {
+        (str(path.relative_to(ROOT)), "`recipe=ancestor`" in paragraph)
+        for path in files
+        for paragraph in path.read_text(encoding="utf-8").split("\n\n")
+        if re.search(PUBLISHED, paragraph)
+    }
+    assert beside == {("configs/pretrain/ablation.py", True)}

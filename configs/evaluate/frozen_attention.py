@@ -10,8 +10,7 @@ The same encoder, untrained, is run beside it (`random_beside`).
 
 Cost: not yet measured.
 
-Expected: not yet measured. Published for the ancestor, pretrained on 5.5 million rendered words:
-53.3 % word accuracy, average of seven sets.
+Expected: not yet measured.
 """
 
 from __future__ import annotations

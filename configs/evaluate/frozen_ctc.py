@@ -12,8 +12,7 @@ Cost: `:mini` on 7,239 words with IC13 and SVT scored, about 95 s on two cores t
 shared.
 
 Expected: `:mini` after a short pretraining on real words, docs/results/real.md; at full size not
-yet measured. Published for the ancestor, pretrained on 5.5 million rendered words:
-46.0 % word accuracy, average of seven sets.
+yet measured.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ schedule instead of the cosine.
 
 Cost: 107,000 steps of 256 words: a job for accelerators, not for a CPU (`mini.py` is).
 
-Expected: the paper gives no figure for this protocol. Its published ancestor, which lacks the
-masked term, reaches 46.0 % mean word accuracy with a frozen encoder and a CTC decoder, 53.3 % with
-an attention decoder. What this project has measured is in docs/results/.
+Expected: not measured at this size, and the paper gives no figure for the frozen protocol. Those of
+its published ancestor belong to another recipe: `ablation.py:inter,recipe=ancestor`.
 """
 
 from __future__ import annotations

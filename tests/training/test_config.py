@@ -40,6 +40,10 @@ ALL = {
     **{f"mini:{s}": lambda s=s: mini.get_config(s) for s in ("cnn", "vit", "test")},
     **{f"mim:{s}": lambda s=s: mim.get_config(s) for s in ("cnn", "vit")},
     **{
+        f"ancestor:{rung}": lambda rung=rung: ablation.get_config(f"{rung},recipe=ancestor")
+        for rung in ablation.LADDER[:-1]
+    },
+    **{
         f"{base}:{rung}": lambda base=base, rung=rung: ablation.get_config(f"{rung},encoder={base}")
         for base in ablation.BASES
         for rung in (*ablation.LADDER, "full")

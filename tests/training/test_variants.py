@@ -99,7 +99,8 @@ def test_every_rung_is_a_step(rung: str) -> None:
     ],
 )
 def test_every_option_of_the_ladder_is_a_step(option: str) -> None:
-    spec = f"full,{option}" if "encoder" in option else f"full,{option},encoder=mini"
+    rung = "inter" if option == "recipe=ancestor" else "full"
+    spec = f"{rung},{option}" if "encoder" in option else f"{rung},{option},encoder=mini"
     config = ablation.get_config(spec)
     pretrain_plan(config)
     before, after, metrics = trace_step(shrink(config))
