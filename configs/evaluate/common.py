@@ -83,7 +83,9 @@ def get_config() -> ConfigDict:
     config.train.validation_source = ()
     config.train.validate_every = 500  # steps
     config.train.patience = 0
+    # Length: in steps, or in passes over the words that are trained on; the other is 0.
     config.train.steps = 10_000
+    config.train.passes = 0.0
     config.train.batch_size = 256
     config.train.learning_rate = 5e-4  # peak of the one-cycle schedule, Adam
     config.train.warmup_share = 0.3  # share of the steps in which the rate rises
@@ -98,7 +100,8 @@ def get_config() -> ConfigDict:
     # Moving average of weights and statistics, which is what reads in the end: share of the old
     # value in each step (0: no average).
     config.train.average = 0.0
-    # Light augmentation of the images with at most so many operations; 0 for none ("finetune").
+    # Light augmentation of the images with at most so many operations; 0 for none. In front of a
+    # frozen encoder words are then read, decoded and encoded again for every step.
     config.train.view_ops = 0
     # Frames in memory: "float32", "bfloat16" or "float16" ("frozen").
     config.train.feature_dtype = "float32"
@@ -122,13 +125,32 @@ def get_config() -> ConfigDict:
     return config
 
 
-def use_variant(config: ConfigDict, variant: str | None) -> ConfigDict:
+def use_published(config: ConfigDict) -> ConfigDict:
+    """The budget of the ancestor's probe (method section 8), in place: 51.2 million words."""
+    config.train.steps = 200_000
+    config.train.batch_size = 256
+    config.train.view_ops = 5
+    # The encoder runs in every step: compiled loops run its convolutions slower on CPU.
+    config.train.steps_per_call = 1
+    return config
+
+
+def use_variant(config: ConfigDict, variant: str | None, *others: str) -> ConfigDict:
     """Applies the part after the colon of `--config=FILE.py:variant`, in place.
+
+    Args:
+      config: of a protocol.
+      variant: None for "full".
+      *others: variants that the file has beside "full", "mini" and "test".
 
     Raises:
       ValueError: naming the closest known variant.
     """
-    variant = pretrain.pick_variant(variant, ("full", "mini", "test"), "full")
+    variant = pretrain.pick_variant(variant, ("full", "mini", "test", *others), "full")
+    if variant == "published":
+        return use_published(config)
+    if variant != "full":  # a length of its own, in steps
+        config.train.passes = 0.0
     if variant == "mini":
         # The quickstart runs both initialisations by itself, so that each is a phase of its own.
         config.random_beside = False

@@ -8,6 +8,8 @@ Command, with one word in ten:
 
 and `--pretrained=random:runs/rcmstr_cnn` for the row beside it: the same encoder, untrained.
 
+Ten passes over the labels that are given, however many.
+
 Cost and result of `:mini`: README.md, on rendered words; the full protocol is not yet measured.
 """
 
@@ -20,7 +22,9 @@ from rcmstr_jax.configs.evaluate import common
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "full" (default), "mini" (quickstart), "test" (three steps of a few words)."""
-    config = common.use_variant(common.get_config(), variant)
+    config = common.get_config()
+    config.train.steps, config.train.passes = 0, 10.0
+    common.use_variant(config, variant)
     config.protocol = "finetune"
     config.train.steps_per_call = 1
     if variant == "mini":

@@ -9,7 +9,7 @@ seeds, means and deviations:
 
 The subsets are nested, and the same for all seeds and initialisations: they are drawn with
 `train.subset_seed`, and the seeds decide on initialisation, order and augmentation alone. Every
-share takes the same number of steps.
+share takes ten passes over its own words; with `:mini` the same number of steps.
 
 Cost: `:mini`, eight runs on 725 and 7,239 words, 42 minutes on one core that other work shared.
 
@@ -26,7 +26,9 @@ from rcmstr_jax.configs.evaluate import common
 
 def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "full" (default), "mini" (an hour on one core), "test" (a few steps)."""
-    config = common.use_variant(common.get_config(), variant)
+    config = common.get_config()
+    config.train.steps, config.train.passes = 0, 10.0
+    common.use_variant(config, variant)
     config.protocol = "finetune"
     config.random_beside = True
     config.seeds = (0, 1, 2)

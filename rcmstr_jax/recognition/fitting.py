@@ -64,14 +64,16 @@ def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recogni
     """Trains the decoder on frozen frames, or encoder and decoder on images.
 
     Words are held in memory, as frames or as images, where they fit into `train.memory_gib`;
-    else they are read, decoded and, when the encoder is frozen, encoded again in every step.
+    else, and where they are augmented in front of a frozen encoder, they are read, decoded and,
+    when the encoder is frozen, encoded again in every step.
 
     Raises:
       Stopped: by Ctrl-C or SIGTERM.
     """
     plan, encoder, head, labels = task.plan, task.encoder, task.head, task.plan.train
     number = len(chosen.subset)
-    in_memory = _gib(plan, encoder, number) <= labels.memory_gib
+    augmented = plan.frozen and labels.view_ops > 0  # then no word has the same frames twice
+    in_memory = not augmented and _gib(plan, encoder, number) <= labels.memory_gib
     calibrate = plan.frozen and task.is_random and plan.calibrate_random_statistics
     images, texts = np.zeros((0, *encoder.image_size, 3), np.uint8), chosen.texts
     if in_memory or calibrate:
@@ -97,7 +99,8 @@ def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recogni
         feed = feeds.MemoryFeed({"inputs": inputs, **head.targets(texts)}, plan.loop, plan.seed)
         clock.mark("features")
     else:
-        logger.info("words are streamed: they exceed train.memory_gib=%s", labels.memory_gib)
+        why = "augmented" if augmented else f"more than train.memory_gib={labels.memory_gib}"
+        logger.info("words are streamed: they are %s", why)
         held = {"params": encoder.params, "batch_stats": encoder.batch_stats}
         constants = {"encoder": held} if plan.frozen else {}
         feed = feeds.StreamedFeed(chosen, head, encoder.image_size, plan, constants)
@@ -228,7 +231,7 @@ def recognition_job(
         optimizer,
         schedule,
         encode=encode,
-        view_ops=labels.view_ops if encoder else 0,
+        view_ops=labels.view_ops if encode else 0,
         average=labels.average,
         accumulation=loop.accumulation,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 from typing import Any
 
 from rcmstr_jax.data.sources import open_source
@@ -77,6 +78,16 @@ class Task:
     decoder_params: Any = None
 
 
+def in_passes(plan: EvaluationPlan, words: int) -> EvaluationPlan:
+    """The plan with the steps of `train.passes` over so many words; as it is without."""
+    passes, batch = plan.train.passes, plan.loop.batch_size
+    if not passes:
+        return plan
+    steps = math.ceil(passes * words / batch)
+    logger.info("%g passes over %d words: %d steps of %d", passes, words, steps, batch)
+    return dataclasses.replace(plan, loop=dataclasses.replace(plan.loop, total_steps=steps))
+
+
 def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     """Finds encoder and words to train on, or the recogniser that was already trained on them.
 
@@ -117,6 +128,7 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     apart = labels.validation if others is source else 0
     chosen = choose(source, labels=labels.labels, held_out=apart)
     logger.info("labels: %d words of %s", len(chosen.subset), source.name)
+    task = dataclasses.replace(task, plan=in_passes(plan, len(chosen.subset)))
     held_out = None
     if labels.validation:
         if others is source:

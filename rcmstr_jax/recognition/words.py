@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -130,15 +131,17 @@ def choose_words(
             f"{'' if endless else f' {total} words'}; hold out at most half of a finite source"
         )
     wanted = int(labels) if labels > 1 else None
-    order: Sequence[int] = range(total)
+    # Streamed words are many: eight bytes for the place of each, and every text held once.
+    order: Sequence[int] | np.ndarray = range(total)
     if not endless:
-        shuffled = np.random.default_rng(seed).permutation(total).tolist()
+        shuffled = np.random.default_rng(seed).permutation(total)
         order = shuffled[total - held_out :] if at_end else shuffled[: total - held_out]
     limit = len(order) if wanted is not None else max(1, round(labels * total))
     lost = dict.fromkeys(("unlabelled", "outside_charset", "too_long", "unreadable"), 0)
     counts = LabelCounts(available=None if endless else total, trained_on=0, **lost)
-    indices: list[int] = []
+    indices = array("q")
     texts: list[str] = []
+    distinct: dict[str, str] = {}
     kept: dict[int, Record] = {}
     kept_bytes = 0
     for index in order:
@@ -162,7 +165,7 @@ def choose_words(
             counts.too_long += 1
             continue
         indices.append(int(index))
-        texts.append(text)
+        texts.append(distinct.setdefault(text, text))
         kept_bytes += len(record.image)
         if kept_bytes <= KEPT_BYTES:
             kept[int(index)] = record

@@ -122,6 +122,47 @@ def device_memory() -> dict[str, float]:
     return {f"speed/{new}": stats[old] / 2**30 for old, new in names.items() if old in stats}
 
 
+class Forecast:
+    """What a run will take, from its first steps.
+
+    Attributes:
+      total_steps: of the run.
+      batch_size: words per step, over all devices.
+    """
+
+    CALLS = 5  # that are timed
+
+    def __init__(self, total_steps: int, batch_size: int) -> None:
+        self.total_steps, self.batch_size = total_steps, batch_size
+        self._calls, self._first, self._start = 0, 0, 0.0
+
+    def tick(self, step: int, result: Any) -> str | None:
+        """After a call of the step; waits for the first, which compiles, and the last timed one.
+
+        Args:
+          step: steps done.
+          result: what the call returns, maybe still at work.
+
+        Returns:
+          What to log, once; None otherwise.
+        """
+        self._calls += 1
+        if self._calls not in (1, 1 + self.CALLS) or step >= self.total_steps:
+            return None
+        jax.block_until_ready(result)
+        now = time.monotonic()
+        if self._calls == 1:
+            self._first, self._start = step, now
+            return None
+        rate = (step - self._first) * self.batch_size / max(now - self._start, 1e-9)
+        left = (self.total_steps - step) * self.batch_size
+        return (
+            f"predicted cost: {left:,} words in {self.total_steps - step:,} steps to go at "
+            f"{rate:,.0f} words/s, measured over the first {step - self._first}: "
+            f"{tqdm.format_interval(left / rate)} h:m:s"
+        )
+
+
 class Progress:
     """Clock and progress bar of a loop.
 

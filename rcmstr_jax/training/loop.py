@@ -31,7 +31,7 @@ from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.memory import return_freed_memory
 from rcmstr_jax.runtime.parameters import parameter_table
 from rcmstr_jax.runtime.profiling import Tracer
-from rcmstr_jax.runtime.progress import Progress, announced, run_log
+from rcmstr_jax.runtime.progress import Forecast, Progress, announced, run_log
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.runtime.skipped import SkippedSteps
 from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
@@ -221,6 +221,7 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
             shown=leads,
         )
         stack.callback(progress.close)
+        forecast = Forecast(plan.total_steps, plan.batch_size)
         traced = session.profile_steps if leads else None
         tracer = stack.enter_context(Tracer(traced, workdir / "profile"))
         skipped = SkippedSteps(plan.max_skipped, plan.sections, plan.steps_per_call)
@@ -242,6 +243,8 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
             else:
                 state, metrics = program(state, batch, constants)
             tracer.after(step, metrics)
+            if prediction := forecast.tick(step, metrics):
+                logger.info(prediction)
             skipped.add(step, metrics)
             progress.tick(step, metrics)
             if before == start:

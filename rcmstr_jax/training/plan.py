@@ -248,6 +248,7 @@ class LabelPlan:
     validation: int = 0
     validation_source: tuple[str, ...] = ()
     validate_every: int = 500
+    passes: float = 0.0
     patience: int = 0
     learning_rate: float = 5e-4
     warmup_share: float = 0.3

@@ -103,11 +103,12 @@ EVALUATE = Values(
     },
     ranges=_by_field(
         {
-            (1, None): "eval_batch_size decoder.hidden decoder.depth decoder.max_length train.steps"
+            (1, None): "eval_batch_size decoder.hidden decoder.depth decoder.max_length"
             " train.batch_size train.accumulation train.steps_per_call train.log_every"
             " train.max_skipped train.validate_every",
             (0, None): "workers decoder.beams train.checkpoint_every train.validation"
-            " train.patience train.probe_steps train.clip train.weight_decay train.memory_gib",
+            " train.patience train.probe_steps train.clip train.weight_decay train.memory_gib"
+            " train.steps train.passes",
             (0, 7): "train.view_ops",
             (0, 1): "train.warmup_share",
             (0, 0.999999): "train.average",
@@ -155,6 +156,11 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
         raise ConfigError(
             f"config.train.layer_decay={train.layer_decay} must lie between 0 and 1; 1 treats all "
             "layers alike"
+        )
+    if (train.steps > 0) == (train.passes > 0):
+        raise ConfigError(
+            f"config.train.passes={train.passes} beside config.train.steps={train.steps}: give one "
+            "of the two lengths, and 0 for the other"
         )
     if train.patience and not train.validation:
         raise ConfigError(

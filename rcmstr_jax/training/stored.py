@@ -26,6 +26,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "colour": dataclasses.asdict(ColourJitter()),
     },
     "momentum": {"reference_batch": 0},
+    "train": {"passes": 0.0},
 }
 # Lengths that were given in steps, and their names now that they are given in images.
 IN_IMAGES = {

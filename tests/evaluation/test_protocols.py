@@ -55,7 +55,7 @@ def small(config: ConfigDict, data: Path) -> ConfigDict:
     config.decoder.hidden = 8
     config.train.source = (f"lmdb:{data / 'train'}",)
     config.train.labels = 1.0
-    config.train.steps = 5
+    config.train.steps, config.train.passes = 5, 0.0
     config.train.batch_size = 8
     config.train.steps_per_call = 2
     config.train.log_every = 2

@@ -40,7 +40,9 @@ def small():
     config.compilation_cache, config.random_beside = "off", False
     config.eval_batch_size = 4
     config.decoder.name = "linear"
-    config.train.update(labels=1.0, batch_size=4, steps=2, probe_steps=30, learning_rate=0.03)
+    config.train.update(
+        labels=1.0, batch_size=4, steps=2, passes=0.0, probe_steps=30, learning_rate=0.03
+    )
     return config
 
 

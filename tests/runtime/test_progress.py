@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.runtime import progress as progress_module
-from rcmstr_jax.runtime.progress import Progress, gauges_line, run_log
+from rcmstr_jax.runtime.progress import Forecast, Progress, gauges_line, run_log
 from rcmstr_jax.runtime.writers import JsonLinesWriter, MetricWriter
 
 
@@ -65,6 +65,20 @@ def test_speed_waiting_and_time_left(clock):
     # 95 steps of two seconds are left.
     assert line == (
         "step 15/110  16 words/s (4 per device)  25% waiting for data  03:10 left  loss 2"
+    )
+
+
+def test_cost_is_predicted_once_from_the_calls_after_the_compiled_one(clock):
+    forecast = Forecast(total_steps=200_000, batch_size=256)
+    said = []
+    for call in range(1, 9):
+        clock.now += 40.0 if call == 1 else 0.5
+        said.append(forecast.tick(10 * call, ()))
+    assert [number for number, line in enumerate(said, 1) if line] == [6]
+    # 50 steps in 2.5 s; 199,940 of them take 9,997 s.
+    assert said[5] == (
+        "predicted cost: 51,184,640 words in 199,940 steps to go at 5,120 words/s, measured over "
+        "the first 50: 2:46:37 h:m:s"
     )
 
 
