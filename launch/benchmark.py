@@ -1,19 +1,22 @@
 r"""Measures time, memory and operations of pretraining and of its parts.
 
-  python launch/benchmark.py --what=step|loss|sparse|views|pipeline|decode|costs|all \
+  python launch/benchmark.py --what=step|loss|sparse|views|pipeline|decode|costs|recipe|all \
     [--model=cnn --width=512 --batch=32 --queue=65536 --precision=float32 --rectifier] \
     [--cases=NAME,...] [--repeats=5] [--out=FILE] [--baseline=FILE]
 
 --what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
 anew for this platform, precision and width, and writes it to rcmstr_jax/models/forms.json.
 
-Three subjects measure no case, they count:
+Four subjects measure no case, they count:
   costs         what every term of a step computes and moves, and the least time that takes at the
                 speed of this machine's fastest matrix operations and memory
   sparse_costs  what the masked pass computes and moves, by the share that is hidden; --drawing=FILE
                 shows which sites of every resolution one random mask keeps active (SVG)
   scaling       the exchanges of the compiled step of --config=NAME[:variant] on many chips, and the
                 predicted times (docs/scaling.md; minutes, on eight fake CPU devices)
+  recipe        what --config=NAME[:variant] comes to: images, rates, averages, queues, predicted
+                cost, and with --gradients=N how strongly each term pulls at the encoder of a fresh
+                state, on N rendered words; without --config all shipped ones (docs/recipes.md)
 
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
@@ -40,6 +43,7 @@ from ml_collections import config_flags
 
 from rcmstr_jax.benchmarking import (
     pipeline,
+    recipe,
     report,
     scaling_tables,
     sparse,
@@ -63,7 +67,7 @@ from rcmstr_jax.training.plan import ModelPlan, PretrainPlan, pretrain_plan
 # Beside the checkout; left out where they are absent, and no --source is given.
 REAL_WORDS = Path(__file__).resolve().parents[2] / "shared" / "real" / "train"
 # Not measured, but counted.
-COUNTED = ("costs", "sparse_costs", "scaling")
+COUNTED = ("costs", "sparse_costs", "scaling", "recipe")
 WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, *COUNTED, "all"], "What to measure.")
 field_flags.define(Settings)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each case.", lower_bound=1)
@@ -74,9 +78,10 @@ BASELINE = flags.DEFINE_string("baseline", None, "File of JSON lines to compare 
 UPDATE_TABLE = flags.DEFINE_boolean("update_table", False, "Choose anew what auto takes (sparse).")
 PEAK_OF = flags.DEFINE_string("peak_of", None, "Run this one case and print its peak memory.")
 DRAWING = flags.DEFINE_string("drawing", None, "sparse_costs: SVG file of a mask's sites to write.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "scaling: NAME or FILE.py[:variant].")
+CONFIG = config_flags.DEFINE_config_file("config", None, "scaling, recipe: NAME[:variant].")
 CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "scaling: numbers of chips.")
 SHARE = flags.DEFINE_float("peak_share", 0.4, "scaling: of the peak, by products.", 0.01, 1.0)
+GRADIENTS = flags.DEFINE_integer("gradients", 0, "recipe: images to differentiate.", lower_bound=0)
 flags.mark_flag_as_required("what")
 
 
@@ -141,6 +146,16 @@ def count(settings: Settings) -> None:
             drawing = draw_sites(np.asarray(mask[0]), (32, 100))
             Path(DRAWING.value).write_text(drawing, encoding="utf-8")
             print(f"written: {DRAWING.value}")
+    elif WHAT.value == "recipe":
+        given = config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else ""
+        named = (
+            {os.path.relpath(given): CONFIG.value} if given else {n: None for n in recipe.SHIPPED}
+        )
+        if not given:
+            print(recipe.HEAD)
+        for name, config in named.items():
+            config = config or command_line.load_config(name)
+            print("\n" + recipe.page(name, config, gradients=GRADIENTS.value), flush=True)
     else:
         if CONFIG.value is None:
             raise ConfigError("--what=scaling: give --config=NAME, rcmstr_cnn for example")

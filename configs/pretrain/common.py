@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
     config.accumulation = 1
     # Steps between metric lines. Only these steps wait for the devices.
     config.log_every = 50
+    # Steps between lines with the norms of the encoder's gradient from each part: contrast within
+    # hierarchies, relations within and between them, masked term (0: never). They cost some steps.
+    config.log_gradients_every = 0
     # Steps between checkpoints; one more is written at the end and on SIGINT or SIGTERM.
     config.checkpoint_every = 1000
     # Newest checkpoints to keep, and in addition every step that this number divides (0: none).
@@ -124,6 +127,9 @@ def get_config() -> ConfigDict:
     config.contrast.subwords = 4
     # Keys per queue; rounded down to a multiple of the keys that one global step adds.
     config.contrast.queue_size = 65_536
+    # Frames of an image, drawn anew for each, whose keys enter the queue (0: all): a ViT's step of
+    # 4,096 images would fill it twice over.
+    config.contrast.frame_keys = 0
     config.contrast.temperature = 0.07
     config.contrast.relation_temperature = 0.04
     # Weight of every relation term; `relation=False` leaves them out.
@@ -162,6 +168,9 @@ def get_config() -> ConfigDict:
     # How batch statistics of the momentum branch are kept from leaking identity between devices:
     # "shuffle" images over devices, "sync" the statistics, or leave them "local".
     config.key_norm = "shuffle"
+    # "shuffle" where devices are few: a device encodes its keys in so many groups of the dealt
+    # images, each normalised by itself, as if it were as many devices.
+    config.key_groups = 1
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # "sgd" or "adamw"
@@ -208,6 +217,7 @@ def use_vit(config: ConfigDict, size: str = "tiny") -> ConfigDict:
     config.optimizer.weight_decay = 0.1
     config.optimizer.decay_vectors = False
     config.optimizer.warmup_images = 5_120_000
+    config.optimizer.clip = 3.0
     return config
 
 

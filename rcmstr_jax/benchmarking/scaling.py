@@ -189,7 +189,9 @@ def queue_costs(plan: PretrainPlan, rows: int, chips: int, chip: Chip = V5P) -> 
     """
     options, entry = plan.contrast, 4 * plan.model.predict_dim
     sizes, met = plan.queue_sizes, queues_met(options)
-    queries = queries_per_image(options, plan.keys_per_image, views=2 if plan.rearrange else 1)
+    queries = queries_per_image(
+        options, plan.model.vectors(plan.subwords), views=2 if plan.rearrange else 1
+    )
     passes = 2
     # All chips' queries go to every chip, and partial gradients come back: a gather and a scatter.
     gathered = 2 * (chips - 1) * rows * queries * entry / chip.link

@@ -116,7 +116,7 @@ def step_terms(plan: PretrainPlan) -> list[Term]:
         terms.append(dataclasses.replace(term, name="masked pass"))
     inputs = input_shapes(
         plan.contrast,
-        plan.keys_per_image,
+        plan.model.vectors(plan.subwords),
         plan.queue_sizes,
         plan.loop.batch_size,
         views=views,

@@ -66,8 +66,12 @@ def config_path(spec: str) -> str:
     return f"{known[name]}{colon}{variant}"
 
 
-def _load(spec: str) -> Any:
-    """Runs `get_config` of a config given by path or name."""
+def load_config(spec: str) -> Any:
+    """What `get_config` of a config gives, which is named as for `config_path`.
+
+    Raises:
+      ConfigError: no such file, or a variant that it does not know.
+    """
     path, _, variant = config_path(spec).partition(":")
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
@@ -110,7 +114,7 @@ def check_overrides(
     given = _given_config(argv)
     if given is None:
         return {}
-    fields = dict(flatten(_load(given[2])))
+    fields = dict(flatten(load_config(given[2])))
     for argument in argv:
         overridden = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if not overridden or overridden[1] in fields:

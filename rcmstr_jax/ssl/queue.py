@@ -44,6 +44,16 @@ def init_queue(key: PRNGKeyArray, size: int, dim: int, dtype: DTypeLike = jnp.fl
     return KeyQueue(keys, jnp.zeros((), jnp.int32))
 
 
+def sample_keys(
+    key: PRNGKeyArray, keys: Float[Array, "images count dim"], number: int
+) -> Float[Array, "images number dim"]:
+    """So many of every image's keys, drawn without replacement for each image by itself."""
+    images, count = keys.shape[:2]
+    draws = jax.vmap(lambda k: jax.random.permutation(k, count)[:number])
+    chosen = draws(jax.random.split(key, images))
+    return jnp.take_along_axis(keys, chosen[..., None], axis=1)
+
+
 def enqueue(queue: KeyQueue, keys: Float[Array, "rows dim"]) -> KeyQueue:
     """Overwrites the oldest rows with `keys`; the queue size must be a multiple of `rows`."""
     size, rows = queue.keys.shape[0], keys.shape[0]

@@ -86,6 +86,8 @@ class Job:
       prepare: what is done to a fresh state on the host, None for nothing.
       watch: see `Watch`; None trains to the last step.
       pictures: `(step, state, batch) -> None`, drawn on process 0 alone.
+      gauges: numbers for the log beside those of the step: every so many steps `(state, batch) ->
+        {name: number}`, on process 0 alone.
       may_differ: whether a continued run may have another config (it is told); else that is an
         error.
     """
@@ -101,6 +103,7 @@ class Job:
     prepare: Callable[[State], State] | None = None
     watch: Watch | None = None
     pictures: Callable[[int, State, Batch], None] | None = None
+    gauges: tuple[tuple[int, Callable[[State, Batch], dict[str, float]]], ...] = ()
     may_differ: bool = True
 
 
@@ -259,6 +262,9 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
             if job.watch and (crosses(before, step, job.watch.every) or step == plan.total_steps):
                 state, watched = job.watch(step, state)
                 ended = job.watch.ended(state)
+            for every, gauge in job.gauges if leads else ():
+                if crosses(before, step, every):
+                    watched = {**watched, **gauge(state, batch)}
             if numbers:
                 speed, line = progress.report(numbers)
                 writer.write_scalars(step, {**numbers, **watched, **speed})

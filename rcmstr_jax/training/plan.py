@@ -211,17 +211,20 @@ class PretrainPlan:
     rearrange: RearrangePlan | None
     contrast: ContrastOptions
     subwords: int
+    frame_keys: int
     queue_sizes: Mapping[str, int]
     mask: MaskPlan | None
     momentum: MomentumPlan
     key_norm: str
+    key_groups: int
+    log_gradients_every: int
     optimizer: OptimizerPlan
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def keys_per_image(self) -> dict[str, int]:
         """How many keys an image adds to the queue of each hierarchy."""
-        return self.model.vectors(self.subwords)
+        return _queued(self.model, self.subwords, self.frame_keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +334,7 @@ def pretrain_plan(
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
-    per_image = model.vectors(contrast.subwords)
+    per_image = _queued(model, contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
     momentum = config.momentum
     total_steps = config.total_images // config.batch_size
@@ -352,6 +355,7 @@ def pretrain_plan(
         rearrange=rearrange,
         contrast=options,
         subwords=contrast.subwords,
+        frame_keys=contrast.frame_keys,
         queue_sizes={
             name: queue_size(contrast.queue_size, config.batch_size * per_image[name])
             for name in options.queues
@@ -369,6 +373,12 @@ def pretrain_plan(
         ),
         config=config_to_jsonable(config),
     )
+
+
+def _queued(model: ModelPlan, subwords: int, frame_keys: int) -> dict[str, int]:
+    """Keys that an image adds to each queue; of its frames a sample, unless `frame_keys` is 0."""
+    counts = model.vectors(subwords)
+    return {**counts, "frame": frame_keys or counts["frame"]}
 
 
 def _times(batch_size: int, reference: int) -> float:

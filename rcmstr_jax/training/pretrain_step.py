@@ -26,7 +26,7 @@ from rcmstr_jax.ssl.objective import (
     contrastive_terms,
     term_queue,
 )
-from rcmstr_jax.ssl.queue import enqueue
+from rcmstr_jax.ssl.queue import KeyQueue, enqueue, sample_keys
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan
@@ -36,7 +36,7 @@ from rcmstr_jax.training.state import (
     keep_finite,
     select_parts,
 )
-from rcmstr_jax.training.step_inputs import SHUFFLE, draw_inputs
+from rcmstr_jax.training.step_inputs import FRAME_KEYS, SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
 Keys = dict[str, Float[Array, "batch _ dim"]]
@@ -83,6 +83,27 @@ def encode_keys(
     found = {name: gather_rows(k, axis_name, order) for name, k in keys.items()}
     own = {name: mine for name, (mine, _) in found.items()}
     return own, {name: everybody for name, (_, everybody) in found.items()}, stats
+
+
+def add_keys(
+    plan: PretrainPlan, key: PRNGKeyArray, queues: dict[str, KeyQueue], all_keys: AllKeys
+) -> dict[str, KeyQueue]:
+    """The queues with a step's keys; of an image's frames a sample, where the plan says so.
+
+    Args:
+      plan: of the run.
+      key: of the step.
+      queues: as they were.
+      all_keys: of all devices, in global order: every device draws the same sample.
+    """
+    added = dict(all_keys)
+    if plan.frame_keys and "frame" in queues:
+        draw = jax.random.fold_in(key, FRAME_KEYS)
+        added["frame"] = sample_keys(draw, all_keys["frame"], plan.frame_keys)
+    return {
+        name: enqueue(queue, einops.rearrange(added[name], "b n d -> (b n) d"))
+        for name, queue in queues.items()
+    }
 
 
 def split_rows(tree: Tree, parts: int) -> Tree:
@@ -238,14 +259,11 @@ def make_pretrain_step(
                 variables,
                 inputs["view_k"],
                 shuffle=shuffle,
-                parts=parts,
+                parts=parts * plan.key_groups,
                 axis_name=axis_name,
             )
         )
-        new_queues = {
-            name: enqueue(queue, einops.rearrange(all_keys[name], "b n d -> (b n) d"))
-            for name, queue in state.queues.items()
-        }
+        new_queues = add_keys(plan, key, state.queues, all_keys)
         queues_after = {name: queue.keys for name, queue in new_queues.items()}
 
         # The online branch: the objective and its gradient.

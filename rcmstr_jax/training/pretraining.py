@@ -26,6 +26,7 @@ from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
+from rcmstr_jax.training.gradients import gradient_gauge
 from rcmstr_jax.training.loop import Batch, Job, Outcome, Session, open_session, train
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
@@ -79,6 +80,8 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         from rcmstr_jax.training.pictures import picture_saver  # brings matplotlib, which is slow
 
         pictures = picture_saver(plan, build_model(plan), session.workdir)
+    every = plan.log_gradients_every
+    gauges = ((every, gradient_gauge(plan, build_model(plan))),) if every else ()
     keys = ", ".join(f"{name} {size:,}" for name, size in plan.queue_sizes.items())
     logger.info("keys queued: %s", keys)
     return Job(
@@ -91,6 +94,7 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         feed=ImageFeed(plan, source, faults),
         faults=faults,
         pictures=pictures,
+        gauges=gauges,
     )
 
 

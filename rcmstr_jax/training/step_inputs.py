@@ -14,7 +14,7 @@ from rcmstr_jax.ssl.rearrange import draw_permutation
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, RearrangePlan
 
 # Purposes folded into a step's key: what one draws never moves what another draws.
-VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE = range(5)
+VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE, FRAME_KEYS = range(6)
 
 
 def images_to_float(

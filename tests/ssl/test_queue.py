@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
-from rcmstr_jax.ssl.queue import KeyQueue, enqueue, init_queue, queue_size
+from rcmstr_jax.ssl.queue import KeyQueue, enqueue, init_queue, queue_size, sample_keys
 
 
 def test_first_in_first_out():
@@ -27,6 +27,16 @@ def test_size_is_rounded_to_whole_steps():
         queue_size(100, 312)
     with pytest.raises(ValueError, match="queue of 6 cannot take 4"):
         enqueue(init_queue(jax.random.key(0), 6, 2), jnp.ones((4, 2)))
+
+
+def test_a_sample_holds_distinct_keys_of_every_image() -> None:
+    keys = (100.0 * jnp.arange(40.0)[:, None] + jnp.arange(8.0))[..., None]
+    found = np.asarray(sample_keys(jax.random.key(1), keys, 3))[..., 0]
+    assert found.shape == (40, 3)
+    np.testing.assert_array_equal(found // 100, np.arange(40)[:, None].repeat(3, 1))
+    assert all(len(set(row)) == 3 for row in found)
+    places = np.bincount((found % 100).astype(int).reshape(-1), minlength=8)
+    assert (places > 0).all() and len(np.unique(found % 100, axis=0)) > 20
 
 
 def test_starts_on_the_unit_sphere():

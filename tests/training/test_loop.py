@@ -214,6 +214,14 @@ def test_longer_run_continues_a_finished_one_and_says_what_changed(config, copie
     assert "total_images was 32, is 40" in (copied / "log.txt").read_text()
 
 
+def test_gradient_norms_are_logged_and_change_nothing(config, tmp_path, whole):
+    config.log_gradients_every = 3
+    assert pretrain(config, tmp_path).digest == whole[1].digest
+    lines, names = metric_lines(tmp_path), {"gradient/within", "gradient/relations"}
+    assert [names <= line.keys() for line in lines] == [False, False, True, False]
+    assert all(lines[2][name] > 0 for name in names)
+
+
 def test_other_architecture_in_the_workdir_is_an_error_before_training(config, copied):
     config.model.width = 32
     with pytest.raises(CheckpointMismatch, match="params/encoder.*is .*needed"):

@@ -152,6 +152,46 @@ class MeanColour(nn.Module):
         return {"word": x.mean((1, 2))[:, None]}
 
 
+def test_groups_of_a_batch_take_the_place_of_devices() -> None:
+    """On one device: dealt anew, each group normalised by itself, and put back in order."""
+    key = jax.random.key(3)
+    images = jax.random.normal(jax.random.key(0), (8, 4, 6, 3))
+    images = images + jnp.arange(8.0)[:, None, None, None]
+    variables = MeanColour().init(key, images, train=False)
+
+    def encode(images: jax.Array) -> Any:
+        return encode_keys(
+            MeanColour(), variables, images, shuffle=key, parts=4, axis_name=parallel.AXIS
+        )
+
+    keys, _, _ = jax.vmap(encode, axis_name=parallel.AXIS)(images[None])
+    order = np.asarray(jax.random.permutation(key, 8))
+    expected = np.empty((8, 3), np.float32)
+    for rows in np.split(order, 4):
+        out, _ = MeanColour().apply(variables, images[rows], train=True, mutable=["batch_stats"])
+        expected[rows] = out["word"][:, 0]  # type: ignore[call-overload, index]
+    np.testing.assert_allclose(keys["word"][0, :, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_frames_and_groups_of_keys_are_a_step() -> None:
+    config = shrink(ablation.get_config("full,encoder=mini"))
+    config.contrast.frame_keys, config.key_groups = 3, 2
+    config.contrast.queue_size = 100
+    before, after, _ = trace_step(config)
+    assert before.queues["frame"].keys.shape[0] == 96  # eight steps of 4 x 3
+    assert before.queues["subword"].keys.shape[0] == 96
+    shapes = [[x.shape for x in jax.tree.leaves(tree)] for tree in (before, after)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_sample_of_frames_gives_a_large_batch_a_queue_worth_its_name() -> None:
+    config = rcmstr_vit.get_config("tiny")
+    config.batch_size, config.contrast.frame_keys = 4096, 1
+    plan = pretrain_plan(config)
+    assert plan.queue_sizes["frame"] // (4096 * plan.keys_per_image["frame"]) == 16
+    assert plan.model.vectors(plan.subwords)["frame"] == 32
+
+
 @pytest.mark.parametrize("key_norm", ["local", "shuffle", "sync"])
 def test_key_norm_decides_whose_statistics_enter_a_key(key_norm: str) -> None:
     devices, key = jax.local_device_count(), jax.random.key(3)
