@@ -147,12 +147,12 @@ def count(settings: Settings) -> None:
             Path(DRAWING.value).write_text(drawing, encoding="utf-8")
             print(f"written: {DRAWING.value}")
     elif WHAT.value == "recipe":
-        given = config_flags.get_config_filename(flags.FLAGS["config"]) if CONFIG.value else ""
-        named = (
-            {os.path.relpath(given): CONFIG.value} if given else {n: None for n in recipe.SHIPPED}
-        )
-        if not given:
+        named = dict.fromkeys(recipe.SHIPPED)
+        if CONFIG.value is None:
             print(recipe.HEAD)
+        else:
+            given = config_flags.get_config_filename(flags.FLAGS["config"])
+            named = {os.path.relpath(given): CONFIG.value}
         for name, config in named.items():
             config = config or command_line.load_config(name)
             print("\n" + recipe.page(name, config, gradients=GRADIENTS.value), flush=True)

@@ -26,6 +26,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # One integer decides initialisation, order of the data, views, permutations and masks.
     config.seed = 0
+    # Workdir of a pretraining run, or DIR@STEP, whose weights a fresh run begins with (empty: drawn
+    # ones), and patterns of the names whose arrays may differ, as in ("params/predictors/*",).
+    config.init_from = ""
+    config.init_may_differ = ()
     # Length of the run, in images: the whole steps of `batch_size` that fit into it.
     config.total_images = 25_600_000
     # Images per step over all devices and hosts. Another size changes the number of steps and, in

@@ -204,6 +204,8 @@ class PretrainPlan:
     """
 
     seed: int
+    init_from: str
+    init_may_differ: tuple[str, ...]
     loop: LoopPlan
     data: DataPlan
     model: ModelPlan

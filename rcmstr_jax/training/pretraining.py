@@ -32,6 +32,7 @@ from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.pretrain_step import make_pretrain_step
 from rcmstr_jax.training.state import PretrainState, fresh_state
+from rcmstr_jax.training.warm_start import warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,9 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         config=plan.config,
         position=DataPosition(fingerprint, plan.seed, plan.loop.batch_size),
         fresh=functools.partial(fresh_state, plan, model, optimizer),
-        prepare=functools.partial(with_rectifier, workdir=plan.model.rectifier_from),
+        prepare=lambda state: with_rectifier(
+            warm_start(state, plan.init_from, plan.init_may_differ), plan.model.rectifier_from
+        ),
         step=lambda state, batch, constants: step(state, batch),
         feed=ImageFeed(plan, source, faults),
         faults=faults,

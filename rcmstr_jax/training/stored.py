@@ -17,7 +17,7 @@ from rcmstr_jax.runtime.errors import ConfigError
 # What stored configs lack that are older than a field: runs did then what its value says. Fields of
 # pretraining that lie in no section stand under "".
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"log_gradients_every": 0, "key_groups": 1},
+    "": {"log_gradients_every": 0, "key_groups": 1, "init_from": "", "init_may_differ": ()},
     "contrast": {"frame_keys": 0},
     "model": {"attention": CompactEncoder.attention},
     "views": {

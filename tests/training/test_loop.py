@@ -25,8 +25,13 @@ from rcmstr_jax.runtime.digest import state_digest
 from rcmstr_jax.runtime.errors import EXIT_FAILED, ConfigError
 from rcmstr_jax.runtime.skipped import TrainingDiverged
 from rcmstr_jax.training import loop
+from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.loop import Outcome
+from rcmstr_jax.training.optimizer import make_optimizer
+from rcmstr_jax.training.plan import pretrain_plan
 from rcmstr_jax.training.pretraining import pretrain
+from rcmstr_jax.training.state import PretrainState, fresh_state
+from rcmstr_jax.training.warm_start import warm_start
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +306,35 @@ def test_compilation_cache_setting(tmp_path, monkeypatch):
             enable_compilation_cache(str(tmp_path / "file" / "x"))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def fresh_like(config: ConfigDict) -> PretrainState:
+    plan = pretrain_plan(config)
+    return fresh_state(plan, build_model(plan), make_optimizer(plan.optimizer)[0])
+
+
+def test_a_warm_start_takes_the_weights_and_nothing_else(config, whole):
+    config.seed = 1
+    fresh = fresh_like(config)
+    warm, learnt = warm_start(fresh, f"{whole[0]}@4"), whole[1].state
+    equal(warm.params, learnt.params)
+    equal(warm.momentum_params, {part: learnt.params[part] for part in warm.momentum_params})
+    for name in ("step", "opt_state", "queues", "key_data"):
+        equal(getattr(warm, name), getattr(fresh, name))
+    assert warm_start(fresh, "") is fresh
+
+
+def test_names_that_differ_in_a_warm_start_are_listed_and_can_be_waived(config, whole):
+    config.contrast.hierarchies = ("subword", "word")
+    fresh, run = fresh_like(config), str(whole[0])
+    with pytest.raises(ConfigError, match=r"init_from=.* params/predictors/word/.*init_may_differ"):
+        warm_start(fresh, run)
+    warm = warm_start(fresh, run, ("params/predictors/word/*",))
+    equal(warm.params["predictors"]["word"], fresh.params["predictors"]["word"])
+    equal(warm.params["encoder"], whole[1].state.params["encoder"])
+    with pytest.raises(ConfigError, match="init_from=/nowhere"):
+        warm_start(fresh, "/nowhere")
+
+
+def equal(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
