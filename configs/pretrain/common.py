@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
     # Newest checkpoints to keep, and in addition every step that this number divides (0: none).
     config.keep_checkpoints = 3
     config.keep_period = 0
-    # Steps between pictures in the workdir (0: only at the end; -1: never).
+    # Steps between pictures in the workdir (0: only at the end; -1: never), and between lines with
+    # `shortcut/colour`: how often colour statistics alone find the other view of an image.
     config.picture_every = 5000
     # Steps in a row without a finite loss and gradient (they are skipped) that the run survives.
     config.max_skipped = 10
@@ -96,6 +97,8 @@ def get_config() -> ConfigDict:
     # Workdir whose rectifier is taken, as launch/convert_weights.py writes one; empty: fiducial
     # points evenly spread, which leaves images nearly as they are.
     config.model.rectifier_from = ""
+    # True: images are rectified before they exchange blocks; False: after it, as in the ancestor.
+    config.model.rectify_first = False
     config.model.projector = "bilstm"  # "bilstm" or "mlp"
     config.model.projector_hidden = 256
     # Length of the contrasted vectors.

@@ -27,7 +27,10 @@ class Backbone(nn.Module):
         """Straightens images with the frozen rectifier; without one they pass unchanged."""
         return images if self.rectifier is None else jax.lax.stop_gradient(self.rectifier(images))
 
-    def encode(self, images: Images, *, train: bool = False) -> Frames:
-        """Frames of images in [-1, 1]; `train` normalises with the batch's own statistics."""
-        features, _ = self.encoder(self.rectify(images), train=train)
+    def encode(self, images: Images, *, train: bool = False, rectified: bool = False) -> Frames:
+        """Frames of images in [-1, 1]; `train` normalises with the batch's own statistics.
+
+        Images that are `rectified` already go to the encoder as they are.
+        """
+        features, _ = self.encoder(images if rectified else self.rectify(images), train=train)
         return pool_frames(features)

@@ -36,9 +36,9 @@ class RCMSTR(Backbone, kw_only=True):
     form: str | None = None
     visible_count: int | None = None
 
-    def project(self, images: Images, *, train: bool = False) -> Frames:
-        """Frames after the projector, before alignment and pooling."""
-        return self.project_frames(self.encode(images, train=train))
+    def project(self, images: Images, *, train: bool = False, rectified: bool = False) -> Frames:
+        """Frames after the projector, before alignment and pooling; options as of `encode`."""
+        return self.project_frames(self.encode(images, train=train, rectified=rectified))
 
     def project_frames(self, frames: Frames) -> Projected:
         """The projector alone, on frames of the encoder."""

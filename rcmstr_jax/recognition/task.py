@@ -110,7 +110,7 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
         finished = Recognizer.from_checkpoint(
             workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
         )
-        changed = differences(filled(finished.description["run"]), run)
+        changed = differences(filled(finished.description["run"]), filled(run))
         if changed:
             raise ConfigError(
                 f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"

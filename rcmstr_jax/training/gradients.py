@@ -90,6 +90,7 @@ def term_gradients(
                 after,
                 contrast=plan.contrast,
                 blocks=plan.rearrange.blocks if plan.rearrange else None,
+                rectify_first=plan.model.rectify_first,
                 mask=plan.mask,
             )
             return split_loss(metrics, plan.contrast, plan.mask.weight if plan.mask else 0.0)

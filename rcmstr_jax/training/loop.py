@@ -42,6 +42,7 @@ from rcmstr_jax.training.stored import filled
 logger = logging.getLogger(__name__)
 State = Any  # a pytree with `step`, `skipped` and `skipped_in_row`
 Batch = dict[str, Any]
+Gauge = tuple[int, Callable[[State, Batch], dict[str, float]]]
 
 
 class Feed(Protocol):
@@ -86,8 +87,8 @@ class Job:
       prepare: what is done to a fresh state on the host, None for nothing.
       watch: see `Watch`; None trains to the last step.
       pictures: `(step, state, batch) -> None`, drawn on process 0 alone.
-      gauges: numbers for the log beside those of the step: every so many steps `(state, batch) ->
-        {name: number}`, on process 0 alone.
+      gauges: numbers for the log beside those of the step: every so many steps those of
+        `(state, batch) -> {name: number}`, on process 0 alone.
       may_differ: whether a continued run may have another config (it is told); else that is an
         error.
     """
@@ -103,7 +104,7 @@ class Job:
     prepare: Callable[[State], State] | None = None
     watch: Watch | None = None
     pictures: Callable[[int, State, Batch], None] | None = None
-    gauges: tuple[tuple[int, Callable[[State, Batch], dict[str, float]]], ...] = ()
+    gauges: tuple[Gauge, ...] = ()
     may_differ: bool = True
 
 
@@ -347,7 +348,7 @@ def _initial_state(
     restored = checkpoints.restore(jax.eval_shape(job.fresh), job.position)
     if restored:
         logger.info("continuing after step %d", restored.step)
-        changed = differences(filled(restored.config), job.config)
+        changed = differences(filled(restored.config), filled(job.config))
         if changed and not job.may_differ:
             raise ConfigError(
                 f"--workdir={workdir} holds another run ({'; '.join(changed[:8])}): use another "

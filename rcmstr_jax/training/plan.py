@@ -42,6 +42,7 @@ class ModelPlan:
     image_width: int = 100
     rectifier: bool = False
     rectifier_from: str = ""
+    rectify_first: bool = False
     projector: str = "bilstm"
     projector_hidden: int = 256
     predict_dim: int = 128

@@ -232,6 +232,11 @@ def check_model(model: ModelPlan) -> None:
             "config.model.rectifier=True belongs to the CNN: set it to False or "
             "config.model.encoder=cnn"
         )
+    if model.rectify_first and not model.rectifier:
+        raise ConfigError(
+            "config.model.rectify_first=True without config.model.rectifier: there is nothing to "
+            "do first; set config.model.rectifier=True"
+        )
     if model.rectifier_from and not model.rectifier:
         raise ConfigError(
             f"config.model.rectifier_from={model.rectifier_from} without config.model.rectifier: "

@@ -139,11 +139,13 @@ def online_losses(
     *,
     contrast: ContrastOptions,
     blocks: int | None = None,
+    rectify_first: bool = False,
     mask: MaskPlan | None = None,
 ) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
     """The objective of one device and what else the forward passes found.
 
-    Without `blocks` nothing is rearranged, without `mask` nothing is masked.
+    Without `blocks` nothing is rearranged, without `mask` nothing is masked. With `rectify_first`
+    it is rectified images that exchange blocks.
 
     Args:
       state: what else the passes need; its own `params` are not used.
@@ -184,8 +186,9 @@ def online_losses(
         plain, stats = run("project", inputs["view_q"], train=True)
     queries = {name: [q] for name, q in predict(plain).items()}
     if blocks is not None:
-        shuffled = rearrange_images(inputs["view_q"], inputs["permutation"], blocks=blocks)
-        frames_r, stats = run("project", shuffled, train=True)
+        whole = run("rectify", inputs["view_q"])[0] if rectify_first else inputs["view_q"]
+        shuffled = rearrange_images(whole, inputs["permutation"], blocks=blocks)
+        frames_r, stats = run("project", shuffled, train=True, rectified=rectify_first)
         aligned = align_frames(frames_r, inputs["permutation"], blocks=blocks)
         for name, q in predict(aligned).items():
             queries[name].append(q)
@@ -280,6 +283,7 @@ def make_pretrain_step(
                     queues_after,
                     contrast=plan.contrast,
                     blocks=plan.rearrange.blocks if plan.rearrange else None,
+                    rectify_first=plan.model.rectify_first,
                     mask=plan.mask,
                 )
 

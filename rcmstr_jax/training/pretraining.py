@@ -27,10 +27,11 @@ from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.gradients import gradient_gauge
-from rcmstr_jax.training.loop import Batch, Job, Outcome, Session, open_session, train
+from rcmstr_jax.training.loop import Batch, Gauge, Job, Outcome, Session, open_session, train
 from rcmstr_jax.training.optimizer import make_optimizer
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.pretrain_step import make_pretrain_step
+from rcmstr_jax.training.shortcut import shortcut_gauge
 from rcmstr_jax.training.state import PretrainState, fresh_state
 from rcmstr_jax.training.warm_start import warm_start
 
@@ -82,7 +83,12 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
 
         pictures = picture_saver(plan, build_model(plan), session.workdir)
     every = plan.log_gradients_every
-    gauges = ((every, gradient_gauge(plan, build_model(plan))),) if every else ()
+    gauges: list[Gauge] = []
+    if every:
+        gauges.append((every, gradient_gauge(plan, build_model(plan))))
+    local = plan.loop.batch_size // jax.device_count()
+    if plan.views is not None and plan.loop.picture_every > 0 and local >= 4:
+        gauges.append((plan.loop.picture_every, shortcut_gauge(plan)))
     keys = ", ".join(f"{name} {size:,}" for name, size in plan.queue_sizes.items())
     logger.info("keys queued: %s", keys)
     return Job(
@@ -97,7 +103,7 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         feed=ImageFeed(plan, source, faults),
         faults=faults,
         pictures=pictures,
-        gauges=gauges,
+        gauges=tuple(gauges),
     )
 
 
