@@ -134,32 +134,32 @@ class Forecast:
 
     def __init__(self, total_steps: int, batch_size: int) -> None:
         self.total_steps, self.batch_size = total_steps, batch_size
-        self._calls, self._first, self._start = 0, 0, 0.0
+        self._calls = 0
+        self._timed: list[tuple[int, Future[float]]] = []
 
-    def tick(self, step: int, result: Any) -> str | None:
-        """After a call of the step; waits for the first, which compiles, and the last timed one.
+    def tick(self, step: int, finished: Future[float]) -> str | None:
+        """After a call of the step; nothing is waited for.
 
         Args:
-          step: steps done.
-          result: what the call returns, maybe still at work.
+          step: steps that were started.
+          finished: when the last of them is done, from `Progress.tick`.
 
         Returns:
-          What to log, once; None otherwise.
+          What to log, once, when the timed calls are done; None otherwise.
         """
         self._calls += 1
-        if self._calls not in (1, 1 + self.CALLS) or step >= self.total_steps:
+        if self._calls in (1, 1 + self.CALLS):  # the first call compiles, or waits for data
+            self._timed.append((step, finished))
+        if len(self._timed) < 2 or not self._timed[1][1].done() or step >= self.total_steps:
             return None
-        jax.block_until_ready(result)
-        now = time.monotonic()
-        if self._calls == 1:
-            self._first, self._start = step, now
-            return None
-        rate = (step - self._first) * self.batch_size / max(now - self._start, 1e-9)
-        left = (self.total_steps - step) * self.batch_size
+        (first, start), (last, end) = self._timed
+        self._timed.clear()
+        rate = (last - first) * self.batch_size / max(end.result() - start.result(), 1e-9)
+        left = self.total_steps - step
         return (
-            f"predicted cost: {left:,} words in {self.total_steps - step:,} steps to go at "
-            f"{rate:,.0f} words/s, measured over the first {step - self._first}: "
-            f"{tqdm.format_interval(left / rate)} h:m:s"
+            f"predicted cost: {left * self.batch_size:,} words in {left:,} steps to go at "
+            f"{rate:,.0f} words/s, measured over {last - first} steps: "
+            f"{tqdm.format_interval(left * self.batch_size / rate)} h:m:s"
         )
 
 
@@ -224,8 +224,12 @@ class Progress:
             elif self._finished.done():
                 self._waited += time.monotonic() - max(start, self._finished.result())
 
-    def tick(self, step: int, result: Any) -> None:
-        """Steps up to `step` were started; `result` is what they return, maybe still at work."""
+    def tick(self, step: int, result: Any) -> Future[float]:
+        """Steps up to `step` were started; `result` is what they return, maybe still at work.
+
+        Returns:
+          When they are finished, on the clock of `time.monotonic`.
+        """
         self._bar.update(step - self._step)
         self._step = step
 
@@ -234,6 +238,7 @@ class Progress:
             return time.monotonic()
 
         self._finished = self._watcher.submit(ready)
+        return self._finished
 
     def restart_clock(self) -> None:
         """Leaves out of the speed what lies before now (compilation, pictures)."""

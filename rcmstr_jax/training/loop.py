@@ -247,10 +247,9 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
             else:
                 state, metrics = program(state, batch, constants)
             tracer.after(step, metrics)
-            if prediction := forecast.tick(step, metrics):
-                logger.info(prediction)
             skipped.add(step, metrics)
-            progress.tick(step, metrics)
+            if prediction := forecast.tick(step, progress.tick(step, metrics)):
+                logger.info(prediction)
             if before == start:
                 progress.restart_clock()
             numbers: dict[str, float] = {}

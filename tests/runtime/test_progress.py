@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -70,16 +71,20 @@ def test_speed_waiting_and_time_left(clock):
 
 def test_cost_is_predicted_once_from_the_calls_after_the_compiled_one(clock):
     forecast = Forecast(total_steps=200_000, batch_size=256)
-    said = []
-    for call in range(1, 9):
-        clock.now += 40.0 if call == 1 else 0.5
-        said.append(forecast.tick(10 * call, ()))
-    assert [number for number, line in enumerate(said, 1) if line] == [6]
-    # 50 steps in 2.5 s; 199,940 of them take 9,997 s.
-    assert said[5] == (
-        "predicted cost: 51,184,640 words in 199,940 steps to go at 5,120 words/s, measured over "
-        "the first 50: 2:46:37 h:m:s"
+    calls = [Future() for _ in range(9)]
+    for number, call in enumerate(calls):
+        clock.now += 0.5 if number else 40.0
+        if number != 5:  # still at work
+            call.set_result(clock.now)
+    said = [forecast.tick(10 * number, call) for number, call in enumerate(calls[:7], 1)]
+    assert said == [None] * 7
+    calls[5].set_result(calls[0].result() + 2.5)
+    # 50 steps in 2.5 s; 199,920 of them take 9,996 s.
+    assert forecast.tick(80, calls[7]) == (
+        "predicted cost: 51,179,520 words in 199,920 steps to go at 5,120 words/s, measured over "
+        "50 steps: 2:46:36 h:m:s"
     )
+    assert forecast.tick(90, calls[8]) is None
 
 
 @pytest.mark.parametrize(("left", "counted"), [(0.0, 0.5), (0.3, 0.2), (0.6, 0.0)])
