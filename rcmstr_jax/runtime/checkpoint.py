@@ -61,6 +61,19 @@ class Restored(NamedTuple):
     config: dict[str, Any]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to `interrupts.StopRequest` to ask whether to stop.
+
+    Orbax would ask in every save, by the absolute step. JAX stops all processes one after the
+    highest count that it was asked with; the loop counts from 1 and would not come there.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """False: what is saved is saved whatever the answer is."""
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one workdir."""
 
@@ -100,7 +113,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,  # what a killed process left half-written
         )
         try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = _Manager(self.directory, options=options)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write checkpoints below workdir {self.workdir}: {error}"

@@ -55,5 +55,7 @@ class StopRequest:
         """
         if not self._several:
             return bool(self.signal)
-        self._asked += 1  # not the step: JAX expects counts from 1, in every process
+        # Not the step, which may move by several: JAX waits for the count that follows the highest
+        # one. This is the only place that counts.
+        self._asked += 1
         return multihost_utils.reached_preemption_sync_point(self._asked)
