@@ -22,6 +22,7 @@ from rcmstr_jax.data.lmdb import LmdbSource, find_lmdbs
 from rcmstr_jax.data.mixture import MixtureSource
 from rcmstr_jax.data.records import TURNS, ConcatSource, RecordSource, TurnedSource
 from rcmstr_jax.data.tfds import TfdsSource
+from rcmstr_jax.runtime.files import refuse_remote
 
 _FORMS = "lmdb:PATH, folder:PATH, tfds:NAME[:SPLIT][@DATA_DIR], synthetic[:SEED[:COUNT]]"
 
@@ -73,6 +74,7 @@ def plain_spec(spec: str) -> str:
 
 
 def _open_one(spec: str, *, labels: bool, options: Mapping[str, Any]) -> RecordSource:
+    refuse_remote("data.source", spec)
     plain = plain_spec(spec)
     if plain != spec:
         turn = spec.removeprefix(plain + _VERTICAL)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import EXIT_CONFIG, EXIT_FAILED, ConfigError, RunFailed, closest
+from rcmstr_jax.runtime.files import refuse_remote
 
 # Full, over quota, larger than a file may be, or read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -215,6 +217,13 @@ def parse_flags(
             ) from error
         if len(rest) > 1 and not positional:
             raise ConfigError(f"{rest[1]!r} is no flag: write --config.field=value")
+        refuse_remote("argument", rest[1:])
+        for name in flags.FLAGS:
+            value = flags.FLAGS[name].value
+            several = isinstance(value, Mapping | ConfigDict)
+            for field, one in flatten(value, f"{name}.") if several else ((name, value),):
+                if not field.endswith("compilation_cache"):  # JAX itself reads it from buckets
+                    refuse_remote(f"--{field}", one)
         return rest
     raise AssertionError("unreachable")
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -20,6 +21,41 @@ from typing import Any
 from rcmstr_jax.runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+# `Path` leaves one slash of two.
+_SCHEME = re.compile(
+    r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*(?=://)|gs(?=:/)|s3(?=:/)):/+(?P<at>\S*)"
+)
+# How the files of a bucket come here.
+_BUCKETS = {
+    "gs": "gcloud storage cp -r {} DIR, or mount it with gcsfuse",
+    "s3": "aws s3 cp --recursive {} DIR, or mount it with mount-s3",
+}
+
+
+def refuse_remote(name: str, value: Any) -> None:
+    """Refuses what is no path of this machine, before it is taken for a folder called `gs:`.
+
+    Args:
+      name: of the flag or field, for the message.
+      value: its value, or several; only text is looked at, also behind `lmdb:` or `tfds:NAME@`.
+
+    Raises:
+      ConfigError: it has a scheme, `gs://BUCKET/...` for example.
+    """
+    if isinstance(value, list | tuple):
+        for one in value:
+            refuse_remote(name, one)
+    elif isinstance(value, str | Path) and (found := _SCHEME.search(str(value))):
+        scheme, place = found["scheme"].lower(), f"{found['scheme']}://{found['at']}"
+        remedy = f"{_BUCKETS.get(scheme, 'copy {} here').format(place)}, and give that folder"
+        if scheme == "file":
+            remedy = f"give /{found['at']}"
+        raise ConfigError(
+            f"{name}={value}: {scheme}:// is not supported, only what lies on this machine or is "
+            f"mounted there: {remedy}"
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:

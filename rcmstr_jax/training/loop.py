@@ -26,7 +26,7 @@ from rcmstr_jax.runtime.checkpoint import Checkpoints
 from rcmstr_jax.runtime.compilation import QUICKLY, enable_compilation_cache
 from rcmstr_jax.runtime.config_files import differences, flatten, write_config
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.files import held, write_text
+from rcmstr_jax.runtime.files import held, refuse_remote, write_text
 from rcmstr_jax.runtime.interrupts import StopRequest
 from rcmstr_jax.runtime.memory import return_freed_memory
 from rcmstr_jax.runtime.parameters import parameter_table
@@ -164,6 +164,7 @@ def open_session(
     Raises:
       ConfigError: if the workdir cannot be written, or another process trains there.
     """
+    refuse_remote("--workdir", workdir)
     workdir = Path(workdir).absolute()
     _prepare(workdir)
     with contextlib.ExitStack() as stack:

@@ -145,3 +145,22 @@ def test_a_recogniser_is_given_away_and_reads_elsewhere(
     (tmp_path / "cat.png").write_bytes(picture("cat"))
     done = launch("recognize.py", f"--checkpoint={given}", str(tmp_path / "cat.png"))
     assert done.code == 0 and "1 images read" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pretrain.py --config=mini --workdir=gs://bucket/run",
+        "evaluate.py --config=frozen_ctc --workdir=runs/new --pretrained=s3://bucket/run",
+        "evaluate.py --config=score --pretrained=compact --config.benchmarks=gs://bucket/words",
+        "recognize.py gs://bucket/word.png",
+        "prepare.py --from=svt --source=svt1 --out=gs://bucket/SVT_647",
+        "render_words.py --num=10 --out=gs://bucket/words",
+    ],
+)
+def test_buckets_are_refused_by_every_launcher(launch, command: str) -> None:
+    done = launch(*command.split())
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    place = command.split("=")[-1].split()[-1]
+    assert f"{place}: {place[:2]}:// is not supported" in line and "give that folder" in line
