@@ -7,7 +7,7 @@ r"""Measures time, memory and operations of pretraining and of its parts.
 --what=sparse also says what the form "auto" takes at each ratio; --update_table makes that choice
 anew for this platform, precision and width, and writes it to rcmstr_jax/models/forms.json.
 
-Four subjects measure no case, they count:
+Five subjects measure no case, they count:
   costs         what every term of a step computes and moves, and the least time that takes at the
                 speed of this machine's fastest matrix operations and memory
   sparse_costs  what the masked pass computes and moves, by the share that is hidden; --drawing=FILE
@@ -17,6 +17,8 @@ Four subjects measure no case, they count:
   recipe        what --config=NAME[:variant] comes to: images, rates, averages, queues, predicted
                 cost, and with --gradients=N how strongly each term pulls at the encoder of a fresh
                 state, on N rendered words; without --config all shipped ones (docs/recipes.md)
+  compile       memory, traffic and roofline of that step, as the compiler for --topology=v5e:2x4
+                (or another TPU; cpu or gpu: this machine) makes it (docs/accelerators.md; minutes)
 
 Prints a table per subject. --out appends every row as a JSON line, --baseline compares with such a
 file. Cases of a table run in turns in one process, after one run each that is not counted; peak
@@ -42,6 +44,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rcmstr_jax.benchmarking import (
+    compiled,
     pipeline,
     recipe,
     report,
@@ -67,7 +70,7 @@ from rcmstr_jax.training.plan import ModelPlan, PretrainPlan, pretrain_plan
 # Beside the checkout; left out where they are absent, and no --source is given.
 REAL_WORDS = Path(__file__).resolve().parents[2] / "shared" / "real" / "train"
 # Not measured, but counted.
-COUNTED = ("costs", "sparse_costs", "scaling", "recipe")
+COUNTED = ("costs", "sparse_costs", "scaling", "recipe", "compile")
 WHAT = flags.DEFINE_enum("what", None, [*suite.WHAT, *COUNTED, "all"], "What to measure.")
 field_flags.define(Settings)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each case.", lower_bound=1)
@@ -78,10 +81,13 @@ BASELINE = flags.DEFINE_string("baseline", None, "File of JSON lines to compare 
 UPDATE_TABLE = flags.DEFINE_boolean("update_table", False, "Choose anew what auto takes (sparse).")
 PEAK_OF = flags.DEFINE_string("peak_of", None, "Run this one case and print its peak memory.")
 DRAWING = flags.DEFINE_string("drawing", None, "sparse_costs: SVG file of a mask's sites to write.")
-CONFIG = config_flags.DEFINE_config_file("config", None, "scaling, recipe: NAME[:variant].")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "scaling, recipe, compile: NAME[:variant]."
+)
 CHIPS = flags.DEFINE_multi_integer("chips", [8, 64, 512], "scaling: numbers of chips.")
 SHARE = flags.DEFINE_float("peak_share", 0.4, "scaling: of the peak, by products.", 0.01, 1.0)
 GRADIENTS = flags.DEFINE_integer("gradients", 0, "recipe: images to differentiate.", lower_bound=0)
+TOPOLOGY = flags.DEFINE_string("topology", None, "compile: cpu, gpu, or a TPU's: v5e:2x4.")
 flags.mark_flag_as_required("what")
 
 
@@ -156,9 +162,16 @@ def count(settings: Settings) -> None:
         for name, config in named.items():
             config = config or command_line.load_config(name)
             print("\n" + recipe.page(name, config, gradients=GRADIENTS.value), flush=True)
+    elif CONFIG.value is None:
+        raise ConfigError(f"--what={WHAT.value}: give --config=NAME, rcmstr_cnn for example")
+    elif WHAT.value == "compile":
+        if TOPOLOGY.value is None:
+            raise ConfigError("--what=compile: give --topology=v5e:2x4, or cpu for this machine")
+        if TOPOLOGY.value != "gpu":
+            jax.config.update("jax_platforms", "cpu")
+        for part in compiled.report(CONFIG.value, compiled.find_target(TOPOLOGY.value)):
+            print(part, flush=True)
     else:
-        if CONFIG.value is None:
-            raise ConfigError("--what=scaling: give --config=NAME, rcmstr_cnn for example")
         os.environ["XLA_FLAGS"] = scaling_tables.XLA_FLAGS
         jax.config.update("jax_platforms", "cpu")
         for part in scaling_tables.report(CONFIG.value, CHIPS.value, SHARE.value):

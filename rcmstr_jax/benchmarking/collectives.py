@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 # Share of an array's bytes that each of n devices sends when the operation runs on a ring.
 RING_SHARE = {
@@ -20,6 +21,7 @@ _OPERATION = re.compile(
 _ARRAY = re.compile(r"(?P<type>pred|bf16|f8\w*|[suf]\d+|c64|c128)\[(?P<shape>[\d,]*)\]")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(?P<size>\d+)\]|\{\{(?P<first>[\d,]+)\})")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 
 
@@ -44,30 +46,42 @@ class Collective(NamedTuple):
         return self.size * RING_SHARE[self.kind](self.group)
 
 
-def collectives_in(hlo: str, devices: int) -> list[Collective]:
+def collectives_in(
+    hlo: str, devices: int, runs: Mapping[str, int] | None = None
+) -> list[Collective]:
     """Finds the collectives of a compiled program, in order of the text.
 
     Args:
       hlo: `compiled.as_text()`.
       devices: that the program runs on; the group of operations that name none.
+      runs: how often a computation runs, see `program.runs_of_computations`; one in a loop is then
+        found as often.
 
     Raises:
-      ValueError: if one lies in a loop, whose repetitions the text does not tell.
+      ValueError: if one lies in a loop, and `runs` does not tell how often that runs.
     """
     loops = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
-    found, computation = [], ""
+    found: list[Collective] = []
+    computation, chains = "", set[tuple[Any, ...]]()
     for line in hlo.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header["name"]
         if operation := _OPERATION.match(line):
-            if computation in loops:
+            times = (runs or {}).get(computation, 0 if computation in loops else 1)
+            if not times:
                 said = line.strip()[:200]
                 raise ValueError(f"a collective inside a loop cannot be counted: {said}")
             groups = _GROUPS.search(line)
+            if chain := _CHAIN.search(line):
+                # The TPU compiler weaves one exchange into several computations: parts of a chain.
+                part = (chain[1], operation["kind"], *_ARRAY.findall(operation["type"]))
+                if part in chains:
+                    continue
+                chains.add(part)
             group = devices
             if groups:  # counted, or the first one listed
                 group = int(groups["size"] or groups["first"].count(",") + 1)
-            found.append(_collective(operation, group))
+            found += [_collective(operation, group)] * times
     return found
 
 
@@ -83,6 +97,10 @@ def _collective(operation: re.Match[str], group: int) -> Collective:
 
 
 def _bytes(array: re.Match[str]) -> int:
-    name = array["type"]
-    bits = _BITS.get(name) or int(re.findall(r"\d+", name)[0])
-    return math.prod(int(n) for n in array["shape"].split(",") if n) * bits // 8
+    size = math.prod(int(n) for n in array["shape"].split(",") if n)
+    return size * element_bits(array["type"]) // 8
+
+
+def element_bits(name: str) -> int:
+    """Bits of a number of a type of HLO, "bf16" for example."""
+    return _BITS.get(name) or int(re.findall(r"\d+", name)[0])

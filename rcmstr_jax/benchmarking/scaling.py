@@ -57,6 +57,19 @@ class Chip:
 
 # 1200 GB/s over six links of a 3D torus, in both directions together.
 V5P = Chip("TPU v5p", "https://docs.cloud.google.com/tpu/docs/v5p", 459e12, 95e9, 2765e9, 100e9)
+# JAX's `device_kind` -> chip. Links: 300 GB/s over six; 400 and 800 GB/s over four.
+CHIPS = {
+    "TPU v4": Chip(
+        "TPU v4", "https://docs.cloud.google.com/tpu/docs/v4", 275e12, 32e9, 1228e9, 50e9
+    ),
+    "TPU v5": V5P,
+    "TPU v5 lite": Chip(
+        "TPU v5e", "https://docs.cloud.google.com/tpu/docs/v5e", 197e12, 16e9, 819e9, 50e9
+    ),
+    "TPU v6 lite": Chip(
+        "TPU v6e", "https://docs.cloud.google.com/tpu/docs/v6e", 918e12, 32e9, 1638e9, 100e9
+    ),
+}
 HOP_SECONDS = 1e-6
 
 
@@ -106,20 +119,27 @@ def abstract_step(plan: PretrainPlan, rows: int) -> tuple[PretrainState, dict[st
     return state, batch, step
 
 
+def lower_step(plan: PretrainPlan, devices: Sequence[Any] | None = None) -> Any:
+    """The step as training runs it, for the devices at hand or for others; `.compile()` follows.
+
+    Args:
+      plan: of a run; its batch is divided over the devices.
+      devices: to compile for, a topology's for example.
+    """
+    count = len(devices) if devices is not None else jax.local_device_count()
+    state, batch, step = abstract_step(plan, plan.loop.batch_size // count)
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), (state, batch))
+    return parallel.pmap_step(step(parallel.AXIS), devices).lower(*wide)
+
+
 def step_collectives(plan: PretrainPlan) -> list[Collective]:
     """Compiles the step for all local devices and reads its exchanges; nothing is run.
 
     Args:
       plan: of a run; its batch is divided over the devices.
     """
-    devices = jax.local_device_count()
-    state, batch, step = abstract_step(plan, plan.loop.batch_size // devices)
-    wide = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((devices, *x.shape), x.dtype), (state, batch)
-    )
-    mapped: Any = parallel.pmap_step(step(parallel.AXIS))
-    compiled = mapped.lower(*wide).compile()
-    return collectives_in(compiled.as_text(), devices)
+    compiled = lower_step(plan).compile()
+    return collectives_in(compiled.as_text(), jax.local_device_count())
 
 
 def step_flops(plan: PretrainPlan, rows: int) -> float:

@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from rcmstr_jax.target import target_platform
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -28,7 +30,7 @@ def compiled_apart(
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if jax.default_backend() != "cpu":
+        if target_platform() != "cpu":
             return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
             return apart(*args, **kwargs)

@@ -37,7 +37,7 @@ def choose_form(
     """ "packed" or "masked_dense", whichever the table says is faster.
 
     Args:
-      platform: as `jax.default_backend()` names it.
+      platform: as `target_platform()` names it.
       arithmetic: name of its dtype.
       width: width of the encoder; the nearest measured one decides.
       visible_share: visible patches divided by all patches.

@@ -21,6 +21,7 @@ from rcmstr_jax.models import packed
 from rcmstr_jax.models.linear import per_channel, promote_dtype
 from rcmstr_jax.models.normalization import normalize
 from rcmstr_jax.models.sites import Pair, Sites, output_size
+from rcmstr_jax.target import target_platform
 
 Dtype = Any
 
@@ -70,13 +71,13 @@ def convolve(
 ) -> Float[Array, "batch out_height out_width features"]:
     """Dense convolution; thin ones take neighbouring columns as channels on CPU."""
     group = 1
-    if jax.default_backend() == "cpu" and (kernel.shape[:2], strides, padding) == _SAME_3X3:
+    if target_platform() == "cpu" and (kernel.shape[:2], strides, padding) == _SAME_3X3:
         group = _columns_per_group(x.shape[2], kernel.shape[3])
     if group > 1:
         # In channels-last order a group of columns is already a longer vector of channels.
         x = rearrange(x, "b h (w g) c -> b h w (g c)", g=group)
         kernel = _group_columns(kernel, group)
-    if jax.default_backend() == "cpu" and x.dtype == jnp.bfloat16 and strides == (1, 1):
+    if target_platform() == "cpu" and x.dtype == jnp.bfloat16 and strides == (1, 1):
         y = _convolve_by_products(x, kernel, padding)
     else:
         y = _convolve(x, kernel, strides, padding)

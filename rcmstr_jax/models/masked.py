@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -13,6 +12,7 @@ from rcmstr_jax.models.forms import choose_form
 from rcmstr_jax.models.layers import keep_active
 from rcmstr_jax.models.packed import pack, unpack
 from rcmstr_jax.models.sites import Sites
+from rcmstr_jax.target import target_platform
 
 FORMS = ("masked_dense", "packed", "auto", "dense")
 
@@ -67,7 +67,7 @@ def enter(
     if form == "auto" and visible_count is not None:
         share = visible_count / (mask.shape[1] * mask.shape[2])
         arithmetic = np.promote_types(images.dtype, np.float32) if dtype is None else dtype
-        form = choose_form(jax.default_backend(), jnp.dtype(arithmetic).name, width, share)
+        form = choose_form(target_platform(), jnp.dtype(arithmetic).name, width, share)
     size = (images.shape[1], images.shape[2])
     if form == "packed":
         sites = Sites.from_patches(mask, size, visible_count)

@@ -116,13 +116,17 @@ def map_rows(function: Callable[[Any, Any], Any]) -> Callable[[Any], Callable[[A
     return with_weights
 
 
-def pmap_step(step: Callable[..., Any]) -> Any:
+def pmap_step(step: Callable[..., Any], devices: Sequence[Any] | None = None) -> Any:
     """Runs `step(state, batch, ...)` on every device; the old state's buffers are reused.
+
+    Args:
+      step: of one device.
+      devices: that it is made for, by default those at hand; others can only be compiled for.
 
     Returns:
       A function that can also be compiled ahead, by the `lower` method of `jax.jit`.
     """
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,))
+    return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=(0,))
 
 
 def compile_ahead(step: Any, *arguments: Any) -> Callable[..., Any]:

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
+from rcmstr_jax.target import target_platform
+
 
 class RelationalTerms(NamedTuple):
     """Per-query terms; no reduction has been applied.
@@ -89,7 +91,7 @@ def _total(x: Array) -> Array:
     XLA for CPU adds the numbers of a row one by one, but multiplies by ones with vectors. Elsewhere
     a product might round its factors.
     """
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return x.sum(-1)
     return x @ jnp.ones((x.shape[-1],), x.dtype)
 
@@ -219,7 +221,7 @@ _relational.defvjp(_relational_forward, _relational_backward)
 
 def default_chunk() -> int:
     """Entries handled at a time: few on CPU, so that their logits stay in the cache."""
-    return 256 if jax.default_backend() == "cpu" else 2048
+    return 256 if target_platform() == "cpu" else 2048
 
 
 def relational_terms(

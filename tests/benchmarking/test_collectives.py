@@ -77,3 +77,13 @@ def test_an_exchange_in_a_loop_is_refused():
 )
 def test_forms_of_other_backends(line, expected):
     assert collectives_in(line, 8) == ([expected] if expected else [])
+
+
+def test_an_exchange_that_is_woven_into_several_computations_counts_once():
+    """As the TPU compiler hides them behind other work: parts of one chain."""
+    line = (
+        "  %g.{} = bf16[8,4]{{1,0:T(8,128)}} all-gather(%x), channel_id=1, "
+        'replica_groups={{{{0,1}}}}, frontend_attributes={{chain_id="{}"}}'
+    )
+    text = "\n".join(line.format(i, chain) for i, chain in enumerate((0, 0, 1, 0)))
+    assert collectives_in(text, 2) == [Collective("all-gather", ("bf16[8,4]",), 64, 2)] * 2
