@@ -105,6 +105,10 @@ def get_config() -> ConfigDict:
     config.model.predict_dim = 128
     # Compute type, "float32" or "bfloat16". Parameters, statistics and losses are float32.
     config.model.dtype = "float32"
+    # What the encoder keeps for the backward pass. "none": everything; "blocks": the input of each
+    # block, whose insides are computed again; "full": of each pass the images alone (two more
+    # forward computations).
+    config.model.remat = "none"
 
     config.views = ConfigDict()
     # False: both views are the image itself (for debugging).

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
 from rcmstr_jax.models.hierarchy import pool_frames
+from rcmstr_jax.models.remat import recomputed
 
 Images = Float[Array, "batch height width 3"]
 Frames = Float[Array, "batch frames dim"]
@@ -32,5 +35,10 @@ class Backbone(nn.Module):
 
         Images that are `rectified` already go to the encoder as they are.
         """
-        features, _ = self.encoder(images if rectified else self.rectify(images), train=train)
+        features, _ = self.features(images if rectified else self.rectify(images), train=train)
         return pool_frames(features)
+
+    def features(self, images: Images, **options: Any) -> Any:
+        """What the encoder gives for rectified images; `remat="full"` keeps these alone."""
+        again = getattr(self.encoder, "remat", "none") == "full"
+        return recomputed(again, self.encoder, images, **options)

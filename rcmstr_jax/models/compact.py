@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from rcmstr_jax.models import masked
 from rcmstr_jax.models.layers import BatchNorm, Conv
 from rcmstr_jax.models.linear import LayerNorm
+from rcmstr_jax.models.remat import recomputed
 from rcmstr_jax.models.resnet import BasicBlock
 from rcmstr_jax.models.sites import Pair, Sites
 from rcmstr_jax.models.vit import Block, sinusoid_positions
@@ -37,6 +38,8 @@ class CompactEncoder(nn.Module):
         4 rows are as sparse as the mask of 8x4 patches; with three they are twice as full.
       axis_name: device axis over which batch statistics are shared; None keeps them local.
       dtype: arithmetic; None computes in the type of the input.
+      remat: what is kept for the backward pass, see `models/remat.py`; the packed form then makes
+        its index tables in every block.
     """
 
     width: int = 192
@@ -47,6 +50,7 @@ class CompactEncoder(nn.Module):
     window: Pair = (2, 3)
     axis_name: str | None = None
     dtype: Any = None
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -96,7 +100,7 @@ class CompactEncoder(nn.Module):
             for index in range(count):
                 name = f"layer{stage}_{index}"
                 block = BasicBlock(features, self.axis_name, self.dtype, name=name)
-                x = block(x, sites, train=train)
+                x = recomputed(self.remat != "none", block, x, sites, train=train)
             self.sow("intermediates", f"layer{stage}", x)
         x, sites = self._conv(x, sites, "fold", self.width, train, **_FOLD)
         x, active = masked.leave(x, sites, mask is not None)
@@ -129,7 +133,7 @@ class CompactEncoder(nn.Module):
         x = x + jnp.asarray(sinusoid_positions(x.shape[1], self.width), x.dtype)[None]
         for index in range(self.attention):
             block = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{index}")
-            x = block(x, active)
+            x = recomputed(self.remat != "none", block, x, active)
         # The two-pass variance, as in the ViT.
         norm = LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")
         x = norm(x)

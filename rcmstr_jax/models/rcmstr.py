@@ -66,7 +66,7 @@ class RCMSTR(Backbone, kw_only=True):
         options: dict[str, Any] = {}
         if self.form is not None:
             options = {"form": self.form, "visible_count": self.visible_count}
-        features, filled = self.encoder(images, train=train, mask=mask, **options)
+        features, filled = self.features(images, train=train, mask=mask, **options)
         frames = pool_frames(features)
         if filled is None:  # every patch holds a token, the learnt one where it is hidden
             return self.reconstruction(features), frames

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models import masked
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
+from rcmstr_jax.models.remat import recomputed
 from rcmstr_jax.models.sites import Pair, Sites
 
 TALL = {"strides": (2, 1), "padding": (0, 1)}  # halves the height, keeps the columns (plus one)
@@ -52,12 +53,15 @@ class ResNet(nn.Module):
       blocks: residual blocks of the four stages.
       axis_name: device axis over which batch statistics are shared; None keeps them local.
       dtype: arithmetic; None computes in the type of the input.
+      remat: what is kept for the backward pass, see `models/remat.py`; the packed form then makes
+        its index tables in every block.
     """
 
     width: int = 512
     blocks: tuple[int, ...] = (1, 2, 5, 3)
     axis_name: str | None = None
     dtype: Any = None
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -132,6 +136,6 @@ class ResNet(nn.Module):
         """Residual blocks; all stages but the last end in a convolution of their own."""
         for index in range(self.blocks[stage - 1]):
             block = BasicBlock(features, self.axis_name, self.dtype, name=f"layer{stage}_{index}")
-            x = block(x, sites, train=train)
+            x = recomputed(self.remat != "none", block, x, sites, train=train)
         self.sow("intermediates", f"layer{stage}", x)
         return x if stage == 4 else self._conv(x, sites, str(stage), features, train)

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models.linear import LayerNorm, Linear, per_channel, promote_dtype
+from rcmstr_jax.models.remat import recomputed
 
 # width, depth, heads
 VIT_SIZES: dict[str, tuple[int, int, int]] = {
@@ -120,6 +121,7 @@ class VisionTransformer(nn.Module):
       heads: attention heads; `VIT_SIZES` holds the three published sizes.
       patch: height and width of a patch in pixels.
       dtype: dtype of the computation; None takes the promoted dtype of input and parameters.
+      remat: what is kept for the backward pass, see `models/remat.py`.
     """
 
     width: int = 384
@@ -129,6 +131,7 @@ class VisionTransformer(nn.Module):
     mlp_ratio: float = 4.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -173,7 +176,8 @@ class VisionTransformer(nn.Module):
             x = jnp.where(hidden, per_channel(token.astype(x.dtype), x), x)
         x = x + jnp.asarray(sinusoid_positions(rows * columns, self.width), x.dtype)[None]
         for i in range(self.depth):
-            x = Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}")(x)
+            block = Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}")
+            x = recomputed(self.remat != "none", block, x)
         x = _layer_norm(*dtypes, "norm")(x)
         return rearrange(x, "b (r c) d -> b r c d", r=rows), None
 

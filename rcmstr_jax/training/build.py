@@ -23,6 +23,7 @@ def build_encoder(model: ModelPlan, axis_name: str | None = None) -> nn.Module:
             blocks=model.blocks,
             axis_name=axis_name,
             dtype=model.compute_dtype,
+            remat=model.remat,
         )
     if model.encoder == "compact":
         return CompactEncoder(
@@ -32,9 +33,14 @@ def build_encoder(model: ModelPlan, axis_name: str | None = None) -> nn.Module:
             heads=model.heads,
             axis_name=axis_name,
             dtype=model.compute_dtype,
+            remat=model.remat,
         )
     return VisionTransformer(
-        width=model.width, depth=model.depth, heads=model.heads, dtype=model.compute_dtype
+        width=model.width,
+        depth=model.depth,
+        heads=model.heads,
+        dtype=model.compute_dtype,
+        remat=model.remat,
     )
 
 

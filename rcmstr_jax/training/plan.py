@@ -47,6 +47,7 @@ class ModelPlan:
     projector_hidden: int = 256
     predict_dim: int = 128
     dtype: str = "float32"
+    remat: str = "none"
 
     @property
     def convolutional(self) -> bool:

@@ -12,6 +12,7 @@ from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.metrics.words import POLICIES
 from rcmstr_jax.models.compact import CompactEncoder
+from rcmstr_jax.models.remat import REMAT
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.config_files import flatten
@@ -57,6 +58,7 @@ MODEL: dict[str, tuple[Any, ...]] = {
     "model.size": tuple(VIT_SIZES),
     "model.projector": ("bilstm", "mlp"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.remat": REMAT,
 }
 PRETRAIN = Values(
     kind="pretraining",

@@ -19,7 +19,7 @@ from rcmstr_jax.runtime.errors import ConfigError
 ADDED: dict[str, dict[str, Any]] = {
     "": {"log_gradients_every": 0, "key_groups": 1, "init_from": "", "init_may_differ": ()},
     "contrast": {"frame_keys": 0},
-    "model": {"attention": CompactEncoder.attention, "rectify_first": False},
+    "model": {"attention": CompactEncoder.attention, "rectify_first": False, "remat": "none"},
     "views": {
         "min_ops": 1,
         "ranges": dataclasses.asdict(ViewRanges()),
