@@ -92,6 +92,7 @@ def test_the_test_size_step_for_a_tpu() -> None:
 def test_what_does_not_fit_is_told_with_the_parts_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config()
     config.batch_size = 48  # twelve a device: in groups of two 2, 3 or 6 parts
+    config.total_images = 144
     tried = []
 
     def compile_some(plan: PretrainPlan, target: compiled.Target) -> CompiledStep:
