@@ -288,7 +288,7 @@ def test_streamed_feed_pairs_images_with_their_labels(data) -> None:
         ("decoder.charset", "37", "37 characters"),
         ("decoder.charset", "no/such/file", "no/such/file"),
         ("train.feature_dtype", "int8", "config.train.feature_dtype='int8'.*bfloat16"),
-        ("train.steps", 0, "config.train.steps=0 is out of range: set it at least 1"),
+        ("train.steps", 0, "config.train.passes=0.0 beside config.train.steps=0: give one"),
         ("train.layer_decay", 1.5, "config.train.layer_decay=1.5 must lie between 0 and 1"),
         (
             "train.average",

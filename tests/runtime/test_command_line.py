@@ -65,4 +65,4 @@ def test_help_of_an_installed_command_shows_its_flags() -> None:
     code = "import sys; sys.argv[:] = ['rcmstr-prepare', '--help']\n"
     code += "from rcmstr_jax.launch.prepare import run; run()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "counts what is in it" in done.stdout and "--annotation" in done.stdout
+    assert "Turns labelled images" in done.stdout and "--annotation" in done.stdout

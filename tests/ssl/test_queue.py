@@ -30,7 +30,7 @@ def test_size_is_rounded_to_whole_steps():
 
 
 def test_a_sample_holds_distinct_keys_of_every_image() -> None:
-    keys = (100.0 * jnp.arange(40.0)[:, None] + jnp.arange(8.0))[..., None]
+    keys = (100.0 * jnp.arange(40.0)[:, None] + jnp.arange(8.0)[None])[..., None]
     found = np.asarray(sample_keys(jax.random.key(1), keys, 3))[..., 0]
     assert found.shape == (40, 3)
     np.testing.assert_array_equal(found // 100, np.arange(40)[:, None].repeat(3, 1))
