@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     config.protocol = "frozen"
     # "online" or "momentum": which branch of the pretraining run is evaluated.
     config.branch = "online"
-    # Folder below which every LMDB is scored. Nothing below it may be trained on.
+    # What is scored: a folder below which every LMDB is a set, folder:PATH or tfds:NAME. Nothing of
+    # it may be trained on.
     config.benchmarks = "data/benchmark"
     # What is compared. "alphanumeric": case-insensitive, letters and digits only; "case_sensitive":
     # letters and digits only; "symbols": everything. The report holds all three, this one first.
@@ -45,9 +46,10 @@ def get_config() -> ConfigDict:
     config.random_beside = True
 
     config.decoder = ConfigDict()
-    # "ctc", "attention", "transformer", or "linear": one linear map under the CTC loss. Where
-    # --pretrained is a recogniser, its decoder is continued: name, hidden and depth must be its
-    # own, or name is "continued", which takes all three from it.
+    # "ctc", "attention", "transformer", "linear": one linear map under the CTC loss, or
+    # "plain_attention": that of published TPS-ResNet-BiLSTM-Attn recognisers. Where --pretrained is
+    # a recogniser, its decoder is continued: name, hidden and depth must be its own, or name is
+    # "continued", which takes all three from it.
     config.decoder.name = "ctc"
     # True: a new decoder, as described here, on the encoder of that recogniser.
     config.decoder.fresh = False
