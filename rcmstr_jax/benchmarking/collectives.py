@@ -19,7 +19,7 @@ _OPERATION = re.compile(
     rf"\s*(?:ROOT )?%?[\w.\-]+ = (?P<type>.*?) (?P<kind>{'|'.join(RING_SHARE)})(?P<start>-start)?\("
 )
 _ARRAY = re.compile(r"(?P<type>pred|bf16|f8\w*|[suf]\d+|c64|c128)\[(?P<shape>[\d,]*)\]")
-_COMPUTATION = re.compile(r"(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(?P<size>\d+)\]|\{\{(?P<first>[\d,]+)\})")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
@@ -64,7 +64,7 @@ def collectives_in(
     found: list[Collective] = []
     computation, chains = "", set[tuple[Any, ...]]()
     for line in hlo.splitlines():
-        if header := _COMPUTATION.match(line):
+        if header := COMPUTATION.match(line):
             computation = header["name"]
         if operation := _OPERATION.match(line):
             times = (runs or {}).get(computation, 0 if computation in loops else 1)

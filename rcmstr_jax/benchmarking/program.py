@@ -14,9 +14,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from rcmstr_jax.benchmarking.collectives import element_bits
+from rcmstr_jax.benchmarking.collectives import COMPUTATION, element_bits
 
-_HEADER = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(
     r"\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)"
 )
@@ -121,7 +120,9 @@ def runs_of_computations(hlo: str) -> dict[str, int]:
                 for called in instruction.called:
                     visit(called, times * turns)
 
-    visit(next(m["name"] for line in hlo.splitlines() if (m := _HEADER.match(line)) and m[1]), 1)
+    visit(
+        next(m["name"] for line in hlo.splitlines() if (m := COMPUTATION.match(line)) and m[1]), 1
+    )
     return runs
 
 
@@ -131,7 +132,7 @@ def _bodies(hlo: str) -> dict[str, dict[str, _Instruction]]:
     bodies: dict[str, dict[str, _Instruction]] = {}
     body: dict[str, _Instruction] = {}
     for line in hlo.splitlines():
-        if header := _HEADER.match(line):
+        if header := COMPUTATION.match(line):
             body = bodies.setdefault(header["name"], {})
         elif found := _INSTRUCTION.match(line):
             end = _closing(found["rest"])

@@ -99,8 +99,12 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, name: str) -> Iterator[None]:
     """Keeps other processes out of a folder within the block, however this one ends.
+
+    Args:
+      folder: that exists; a hidden file in it is locked.
+      name: flag or field that a user gives another place with.
 
     Raises:
       ConfigError: if a process is in there, naming it.
@@ -111,8 +115,8 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise ConfigError(
-                f"workdir={str(folder)!r} is in use by {file.read().strip() or 'a process'}: wait"
-                " until it has left, stop it, or give another workdir"
+                f"{name} is in use by {file.read().strip() or 'a process'}: wait until it has left,"
+                f" stop it, or give another {name.partition('=')[0].lstrip('-')}"
             ) from error
         except OSError as error:
             logger.warning("%s cannot be held: let one process write there (%s)", folder, error)

@@ -15,7 +15,7 @@ from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.compilation import QUICKLY
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.training.plan import PretrainPlan
-from rcmstr_jax.training.pretrain_step import add_keys, encode_keys, online_losses
+from rcmstr_jax.training.pretrain_step import add_keys, encode_keys, loss_options, online_losses
 from rcmstr_jax.training.state import PretrainState
 from rcmstr_jax.training.step_inputs import draw_inputs
 
@@ -70,7 +70,7 @@ def term_gradients(
     """
 
     def norms(state: PretrainState, batch: Mapping[str, Array]) -> Norms:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        key = state.step_key
         inputs = draw_inputs(plan, key, batch["image"], batch["index"])
         variables = {
             "params": {**state.momentum_params, **state.frozen_params},
@@ -88,10 +88,7 @@ def term_gradients(
                 inputs,
                 keys,
                 after,
-                contrast=plan.contrast,
-                blocks=plan.rearrange.blocks if plan.rearrange else None,
-                rectify_first=plan.model.rectify_first,
-                mask=plan.mask,
+                **loss_options(plan),
             )
             return split_loss(metrics, plan.contrast, plan.mask.weight if plan.mask else 0.0)
 

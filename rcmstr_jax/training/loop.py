@@ -169,7 +169,7 @@ def open_session(
     _prepare(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
-            stack.enter_context(held(workdir))
+            stack.enter_context(held(workdir, f"--workdir={workdir}"))
         stop = stack.enter_context(StopRequest())
         watchdog = stack.enter_context(
             Watchdog(

@@ -44,8 +44,7 @@ def picture_saver(
     # Runs a few times: quickly compiled is better than quick.
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def draw(state: PretrainState, batch: Mapping[str, Array]) -> dict[str, Array]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        out = draw_inputs(plan, key, batch["image"], batch["index"])
+        out = draw_inputs(plan, state.step_key, batch["image"], batch["index"])
         out["image"] = images_to_float(batch["image"])
         if plan.rearrange is not None:
             out["rearranged"] = rearrange_images(

@@ -68,6 +68,10 @@ class ModelPlan:
         """How many vectors of each hierarchy an image has."""
         return {"frame": self.frames, "subword": subwords, "word": 1}
 
+    def queued(self, subwords: int, frame_keys: int) -> dict[str, int]:
+        """How many of them enter the queues; of the frames a sample, unless `frame_keys` is 0."""
+        return {**self.vectors(subwords), "frame": frame_keys or self.frames}
+
     @property
     def patch(self) -> tuple[int, int]:
         """Height and width in pixels of a maskable patch: 8 x 4, 4 x 4 for the ViT."""
@@ -228,7 +232,7 @@ class PretrainPlan:
     @property
     def keys_per_image(self) -> dict[str, int]:
         """How many keys an image adds to the queue of each hierarchy."""
-        return _queued(self.model, self.subwords, self.frame_keys)
+        return self.model.queued(self.subwords, self.frame_keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,7 +342,7 @@ def pretrain_plan(
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
-    per_image = _queued(model, contrast.subwords, contrast.frame_keys)
+    per_image = model.queued(contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
     momentum = config.momentum
     total_steps = config.total_images // config.batch_size
@@ -377,12 +381,6 @@ def pretrain_plan(
         ),
         config=config_to_jsonable(config),
     )
-
-
-def _queued(model: ModelPlan, subwords: int, frame_keys: int) -> dict[str, int]:
-    """Keys that an image adds to each queue; of its frames a sample, unless `frame_keys` is 0."""
-    counts = model.vectors(subwords)
-    return {**counts, "frame": frame_keys or counts["frame"]}
 
 
 def _times(batch_size: int, reference: int) -> float:

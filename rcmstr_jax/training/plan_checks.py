@@ -77,12 +77,8 @@ PRETRAIN = Values(
     ranges=_by_field(
         {
             (2, None): "batch_size",
-            (
-                1,
-                None,
-            ): "total_images key_groups accumulation log_every checkpoint_every"
-            " keep_checkpoints"
-            " max_skipped model.projector_hidden model.predict_dim rearrange.group"
+            (1, None): "total_images key_groups accumulation log_every checkpoint_every"
+            " keep_checkpoints max_skipped model.projector_hidden model.predict_dim rearrange.group"
             " rearrange.blocks contrast.subwords contrast.queue_size",
             (0, None): "keep_period log_gradients_every data.workers data.prefetch"
             " model.depth model.heads contrast.chunk contrast.frame_keys contrast.alpha"
@@ -277,19 +273,19 @@ def check_batch(
             "config.contrast.hierarchies=() and config.contrast.pairs=() leave nothing to "
             "contrast: name at least one of frame, subword, word, or set config.mim.enabled=True"
         )
-    per_image, sampled = model.vectors(config.contrast.subwords), config.contrast.frame_keys
+    sampled = config.contrast.frame_keys
     if sampled > frames:
         raise ConfigError(
             f"config.contrast.frame_keys={sampled} exceeds the {frames} frames of an image: use "
             f"0 for all of them, or fewer"
         )
-    per_image["frame"] = sampled or frames
     if rows % config.key_groups or (config.key_groups > 1 and config.key_norm != "shuffle"):
         raise ConfigError(
             f"config.key_groups={config.key_groups} must divide the {rows} images that a device "
             f"encodes at once, and take config.key_norm=shuffle (is {config.key_norm!r}): use a "
             f"divisor of {rows}, or 1"
         )
+    per_image = model.queued(config.contrast.subwords, sampled)
     largest = max(queues, key=lambda name: per_image[name], default="word")
     keys = batch * per_image[largest]
     if config.contrast.queue_size < keys:

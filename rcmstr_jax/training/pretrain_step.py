@@ -129,6 +129,16 @@ def mean_over_parts(function: Callable[[Any], Tree], rows: Any, parts: int) -> T
     return jax.tree.map(lambda x: x / parts, total)
 
 
+def loss_options(plan: PretrainPlan) -> dict[str, Any]:
+    """What a plan says to `online_losses`."""
+    return {
+        "contrast": plan.contrast,
+        "blocks": plan.rearrange.blocks if plan.rearrange else None,
+        "rectify_first": plan.model.rectify_first,
+        "mask": plan.mask,
+    }
+
+
 def online_losses(
     model: RCMSTR,
     params: Variables,
@@ -238,7 +248,7 @@ def make_pretrain_step(
     parts = plan.loop.accumulation
 
     def step(state: PretrainState, batch: dict[str, Array]) -> tuple[PretrainState, Any]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        key = state.step_key
         inputs = draw_inputs(plan, key, batch["image"], batch["index"])
 
         # The momentum branch, then the queues with its keys.
@@ -281,10 +291,7 @@ def make_pretrain_step(
                     part_inputs,
                     part_keys,
                     queues_after,
-                    contrast=plan.contrast,
-                    blocks=plan.rearrange.blocks if plan.rearrange else None,
-                    rectify_first=plan.model.rectify_first,
-                    mask=plan.mask,
+                    **loss_options(plan),
                 )
 
             return jax.grad(loss_fn, has_aux=True)(state.params)

@@ -20,11 +20,9 @@ from rcmstr_jax.data.pipeline import train_batches
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.digest import misfits
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
-from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.gradients import gradient_gauge
 from rcmstr_jax.training.loop import Batch, Gauge, Job, Outcome, Session, open_session, train
@@ -33,7 +31,7 @@ from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.pretrain_step import make_pretrain_step
 from rcmstr_jax.training.shortcut import shortcut_gauge
 from rcmstr_jax.training.state import PretrainState, fresh_state
-from rcmstr_jax.training.warm_start import warm_start
+from rcmstr_jax.training.warm_start import warm_start, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -170,10 +168,7 @@ def with_rectifier(state: PretrainState, workdir: str) -> PretrainState:
     if not workdir:
         return state
     field = f"config.model.rectifier_from={workdir}"
-    try:
-        weights = read_weights(workdir)
-    except CheckpointError as error:
-        raise ConfigError(f"{field}: {error}") from error
+    weights = weights_of(field, workdir)
     found = {
         "params": weights.params.get("rectifier", {}),
         "statistics": weights.batch_stats.get("rectifier", {}),

@@ -183,8 +183,7 @@ def make_step(
             if encode is not None:
                 inputs = images_to_float(inputs)
                 if view_ops:
-                    base = jax.random.wrap_key_data(state.key_data)
-                    key = jax.random.fold_in(jax.random.fold_in(base, state.step), VIEW_PURPOSE)
+                    key = jax.random.fold_in(state.step_key, VIEW_PURPOSE)
                     inputs = make_view(key, inputs, indices=part["index"], max_ops=view_ops)
 
             def objective(params: Tree) -> tuple[Float[Array, ""], Any]:

@@ -65,8 +65,7 @@ def shortcut_gauge(
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def views(state: PretrainState, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-        inputs = draw_inputs(plan, key, batch["image"], batch["index"])
+        inputs = draw_inputs(plan, state.step_key, batch["image"], batch["index"])
         return inputs["view_q"], inputs["view_k"]
 
     def gauge(state: PretrainState, batch: Mapping[str, Array]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.core import FrozenDict
-from jaxtyping import Array, Int, UInt
+from jaxtyping import Array, Int, PRNGKeyArray, UInt
 
 from rcmstr_jax.models.rcmstr import FROZEN_PARTS, MOMENTUM_PARTS, RCMSTR
 from rcmstr_jax.ssl.queue import KeyQueue, init_queue
@@ -43,6 +43,11 @@ class TrainingState:
     key_data: UInt[Array, " words"]
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
+
+    @property
+    def step_key(self) -> PRNGKeyArray:
+        """The key of the next step: the base key with the number of steps folded in."""
+        return jax.random.fold_in(jax.random.wrap_key_data(self.key_data), self.step)
 
 
 @flax.struct.dataclass

@@ -15,10 +15,22 @@ from rcmstr_jax.models.rcmstr import FROZEN_PARTS, MOMENTUM_PARTS
 from rcmstr_jax.runtime.checkpoint import CheckpointError
 from rcmstr_jax.runtime.digest import leaf_name, misfits
 from rcmstr_jax.runtime.errors import ConfigError
-from rcmstr_jax.runtime.weights import read_weights
+from rcmstr_jax.runtime.weights import RunWeights, read_weights
 from rcmstr_jax.training.state import PretrainState, select_parts
 
 logger = logging.getLogger(__name__)
+
+
+def weights_of(field: str, run: str) -> RunWeights:
+    """The weights that a field of the config names.
+
+    Raises:
+      ConfigError: there is no checkpoint, naming the field.
+    """
+    try:
+        return read_weights(run)
+    except CheckpointError as error:
+        raise ConfigError(f"{field}: {error}") from error
 
 
 def warm_start(state: PretrainState, run: str, may_differ: Sequence[str] = ()) -> PretrainState:
@@ -38,10 +50,7 @@ def warm_start(state: PretrainState, run: str, may_differ: Sequence[str] = ()) -
     if not run:
         return state
     field = f"config.init_from={run}"
-    try:
-        weights = read_weights(run)
-    except CheckpointError as error:
-        raise ConfigError(f"{field}: {error}") from error
+    weights = weights_of(field, run)
     own = {"params": {**state.params, **state.frozen_params}, "batch_stats": state.batch_stats}
     differing = misfits(weights.variables, own)
     wrong = [line for line in differing if not _matches(line.split(" is ")[0], may_differ)]

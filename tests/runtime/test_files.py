@@ -15,14 +15,14 @@ from rcmstr_jax.training.loop import open_session
 
 
 def test_a_folder_is_held_by_one_process_until_it_leaves(tmp_path: Path) -> None:
-    with held(tmp_path):
+    with held(tmp_path, "--workdir=mine"):
         # A second opening of the file is refused as that of another process is.
         said = f"in use by process {os.getpid()} on .*give another workdir"
-        with pytest.raises(ConfigError, match=said), held(tmp_path):
+        with pytest.raises(ConfigError, match=said), held(tmp_path, "--workdir=mine"):
             pass
-    with pytest.raises(KeyError), held(tmp_path):
+    with pytest.raises(KeyError), held(tmp_path, "--workdir=mine"):
         raise KeyError
-    with held(tmp_path):
+    with held(tmp_path, "--workdir=mine"):
         pass
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from rcmstr_jax.data.prepare.crops import Filtered, Job, Outcome, crop_block, st
 from rcmstr_jax.data.prepare.forms import FORMS
 from rcmstr_jax.data.prepare.leaks import hash_benchmarks
 from rcmstr_jax.data.workers import in_order, parse_part
-from rcmstr_jax.runtime.files import from_json, whole_folder, write_json
+from rcmstr_jax.runtime.files import from_json, held, whole_folder, write_json
 
 NOTE, SKIPPED = "prepare.json", "skipped.jsonl"
 _PROGRESS, _MADE = "progress.json", "sets"
@@ -229,12 +228,7 @@ class _Draft:
 
     def __enter__(self) -> _Draft:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = self._stack.enter_context((self._folder / "lock").open("w"))
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._stack.close()
-            raise ValueError(f"--out={self._out}: another process is making it") from error
+        self._stack.enter_context(held(self._folder, f"--out={self._out}"))
         file, skipped = self._folder / _PROGRESS, 0
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
