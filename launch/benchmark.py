@@ -219,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-run = command_line.command(main)  # rcmstr-benchmark
+run = command_line.command(main, room=command_line.PRETRAIN)  # rcmstr-benchmark
 
 if __name__ == "__main__":
     run()
