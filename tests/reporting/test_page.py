@@ -196,6 +196,26 @@ def test_the_folder_of_a_quickstart_stands_for_its_runs(tmp_path: Path) -> None:
     assert [run.kind for run in found] == ["pretraining", "evaluation", "evaluation"]
 
 
+def test_the_page_opens_with_pretrained_beside_random(tmp_path: Path) -> None:
+    guesses = {"pretrained": ["ab", "cde", "x1", "?", "?"], "random_init": ["ab"] + ["?"] * 4}
+    for initialisation, read in guesses.items():
+        run = evaluate(tmp_path / initialisation, tmp_path / "gone", read)
+        results = json.loads((run / "results.json").read_text())
+        changed = json.dumps(results | {"initialisation": initialisation})
+        (run / "results.json").write_text(changed)
+    both = write_page([tmp_path], tmp_path / "both.html").read_text()
+    opening = both[both.index("<h2>") : both.index("<h2>Scores")]
+    assert opening.startswith("<h2>Pretrained beside random initialisation")
+    assert "frozen, ctc, 3 labels" in opening and opening.count("<circle") == 2
+    found = re.findall(r"<title>(\w+): ([\d.]+) % \(([\d.]+) to ([\d.]+)\)", opening)
+    shown = {name: (float(value), float(low), float(high)) for name, value, low, high in found}
+    assert shown["random_init"][0] == 20 and shown["pretrained"][0] == 60
+    assert all(low <= value <= high for value, low, high in shown.values())
+
+    alone = write_page([tmp_path / "pretrained"], tmp_path / "alone.html").read_text()
+    assert "Left out: no protocol was run from both initialisations." in alone
+
+
 def test_a_sheet_of_words_read_right_and_wrong(tmp_path: Path, runs: list[Path]) -> None:
     with Image.open(draw_words(open_runs(runs)[0], tmp_path / "out/sheet.png")) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
