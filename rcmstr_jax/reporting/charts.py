@@ -193,7 +193,7 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Sequence[Bar]]]) -> str
         parts.insert(0, f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{y}"/>')
         place = f'class="tick" x="{x}" y="{y + 13}" text-anchor="middle"'
         parts.append(f"<text {place}>{short(tick)}</text>")
-    return _chart(title, parts, "chart wide", height=y + 20)
+    return _chart(title, parts, "chart half", height=y + 20)
 
 
 def glyph_map(title: str, points: Float[np.ndarray, "points 2"], glyphs: Sequence[str]) -> str:
