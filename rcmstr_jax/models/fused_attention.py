@@ -28,7 +28,13 @@ def fits(tokens: int, width: int, heads: int) -> bool:
 
 def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
     numbers = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, numbers, preferred_element_type=jnp.float32)
+    # Kernels know two precisions of float32 products alone: one pass of bfloat16, or all.
+    one_pass = (None, "default", "fastest", "bfloat16")
+    exact = a.dtype == jnp.float32 and jax.config.jax_default_matmul_precision not in one_pass
+    precision = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(
+        a, b, numbers, precision=precision, preferred_element_type=jnp.float32
+    )
 
 
 def _weights(q: Array, k: Array, scale: float) -> Array:
