@@ -51,12 +51,9 @@ class RenderedMasks:
     def __getitem__(self, index: int) -> DenseWord:
         position = check_index(int(index), len(self), self.name)
         rng, scene = self._renderer.compose(self._given[0], position)
-        crop = self._renderer.photograph(rng, scene)
-        return DenseWord(
-            decode_image(crop, (HEIGHT, self._image_width)),
-            text_mask(scene.layers, self._image_width),
-            scene.text,
-        )
+        size = (HEIGHT, self._image_width)
+        image = decode_image(self._renderer.photograph(rng, scene), size)
+        return DenseWord(image, text_mask(scene.coverage("letters", size)), scene.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         faces = tuple(self._renderer.fonts.faces)

@@ -3,6 +3,9 @@
 | spec | what |
 | --- | --- |
 | `rendered:SEED:NUM[:PRESET[:PART]]` | rendered words, "medium" and "train" by default |
+| `textseg:FOLDER[:SPLIT]` | TextSeg, all of it or a split of its `split.json`; segmentation |
+| `textzoom:FOLDER` | every LMDB of TextZoom at or below FOLDER; super-resolution |
+| `crops:LMDB[,LMDB]` | real crops, 32 pixels high or more, damaged by us; super-resolution |
 
 PRESET is a difficulty of `RenderOptions`, PART train or test. The parts share no word
 (`RenderOptions.split`), no font family and no background photograph (`RenderOptions.looks`): a hash
@@ -15,16 +18,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rcmstr_jax.data.dense.pairs import CropsSource, TextZoomSource
+from rcmstr_jax.data.dense.rendered import RenderedMasks, RenderedPairs
+from rcmstr_jax.data.dense.textseg import TextSegSource
 from rcmstr_jax.data.dense.words import TASKS, WIDTH, DenseSource
+from rcmstr_jax.data.synthetic.options import RenderOptions
 from rcmstr_jax.runtime.files import refuse_remote
 
 _PARTS = ("train", "test")
 _FORMS = {
     "rendered": "rendered:SEED:NUM[:PRESET[:PART]]",
+    "textseg": "textseg:FOLDER[:SPLIT]",
+    "textzoom": "textzoom:FOLDER",
+    "crops": "crops:LMDB[,LMDB]",
 }
 _KINDS = {
-    "segmentation": ("rendered",),
-    "super_resolution": ("rendered",),
+    "segmentation": ("rendered", "textseg"),
+    "super_resolution": ("rendered", "textzoom", "crops"),
 }
 
 
@@ -56,16 +66,19 @@ def open_dense(
         raise ValueError(f"data.source: {what} {spec!r}; known for {task} are {known}")
     if not rest:
         raise ValueError(f"data.source: {spec!r} names no place; known are {known}")
-    return _open_rendered(task, spec, rest, image_width, synthetic_options or {})
+    if kind == "rendered":
+        return _open_rendered(task, spec, rest, image_width, synthetic_options or {})
+    if kind == "textseg":
+        folder, _, split = rest.partition(":")
+        return TextSegSource(folder, split, image_width=image_width)
+    if kind == "textzoom":
+        return TextZoomSource(rest)
+    return CropsSource(rest.split(","), _options(spec, "medium", synthetic_options or {}))
 
 
 def _open_rendered(
     task: str, spec: str, rest: str, image_width: int, changes: Mapping[str, Any]
 ) -> DenseSource:
-    # Fonts and word lists are costly to import, and only the renderer needs them.
-    from rcmstr_jax.data.dense.rendered import RenderedMasks, RenderedPairs
-    from rcmstr_jax.data.synthetic.options import RenderOptions
-
     numbers, extra = rest.split(":")[:2], rest.split(":")[2:]
     if len(numbers) < 2 or len(extra) > 2 or not all(number.isdecimal() for number in numbers):
         raise ValueError(
@@ -81,15 +94,18 @@ def _open_rendered(
         raise ValueError(
             f"data.source: {spec!r}: PART = {part!r} must be one of {', '.join(_PARTS)}"
         )
+    changes = {**changes, "split": part, "looks": part}
+    options = _options(spec, extra[0] if extra else "medium", changes)
+    if task == "segmentation":
+        return RenderedMasks(spec, seed, length, options, image_width=image_width)
+    return RenderedPairs(spec, seed, length, options)
+
+
+def _options(spec: str, preset: str, changes: Mapping[str, Any]) -> RenderOptions:
     unknown = sorted(set(changes) - {field.name for field in dataclasses.fields(RenderOptions)})
     if unknown:
         raise ValueError(f"data.synthetic: unknown fields {unknown}; see RenderOptions")
     try:
-        options = RenderOptions.preset(
-            extra[0] if extra else "medium", **{**changes, "split": part, "looks": part}
-        )
+        return RenderOptions.preset(preset, **changes)
     except ValueError as error:
         raise ValueError(f"data.source: {spec!r}: {error}") from error
-    if task == "segmentation":
-        return RenderedMasks(spec, seed, length, options, image_width=image_width)
-    return RenderedPairs(spec, seed, length, options)

@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from rcmstr_jax.data.decode import resize_image
 from rcmstr_jax.data.faults import Fault, FaultLog
 from rcmstr_jax.data.records import BadRecord
 
@@ -99,14 +98,6 @@ def read_words(
     )
 
 
-def text_mask(
-    coverage: UInt8[np.ndarray, "h w channels"], width: int
-) -> UInt8[np.ndarray, "32 width"]:
-    """Where half of a pixel or more is text, once the crop has its final size.
-
-    Args:
-      coverage: share of each pixel that is text, of 255, in the first channel.
-      width: of the mask, in pixels.
-    """
-    sized = resize_image(np.repeat(coverage[..., :1], 3, axis=2), (HEIGHT, width))
-    return (sized[..., 0] >= _HALF).astype(np.uint8)
+def text_mask(coverage: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """1 where half of a pixel or more is text; of the share that is, of 255, at the final size."""
+    return (coverage >= _HALF).astype(np.uint8)

@@ -23,6 +23,8 @@ from rcmstr_jax.data.synthetic.layout import lay_out
 from rcmstr_jax.data.synthetic.lexicon import Lexicon
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
+LAYERS = ("letters", "outlined", "shadow")
+
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
@@ -31,15 +33,28 @@ class Scene:
     Attributes:
       text: what is written.
       picture: float32 (height, width, 3), RGB, 0 to 255, values beyond are not cut off yet.
-      layers: coverage of the letters (neighbouring text included), of the letters with their
-        outline, and of the shadow, each where there is none of it 0; uint8 (height, width, 3).
       density: share of ink in the word's box.
+      flat: the layers as they were set, before the view: uint8 (height, width, 3 or more).
+      view: how they came into the crop.
     """
 
     text: str
     picture: np.ndarray
-    layers: np.ndarray
     density: float
+    flat: np.ndarray
+    view: View
+
+    def coverage(self, layer: str, size: tuple[int, int]) -> np.ndarray:
+        """Share of each pixel that a layer covers if the crop is resized; uint8, of 255.
+
+        It is drawn at that size, and not enlarged from a small crop.
+
+        Args:
+          layer: "letters", neighbouring text included; "outlined", the letters with their outline;
+            "shadow".
+          size: (height, width) of the crop.
+        """
+        return self.view.cover(self.flat[..., LAYERS.index(layer)], size)
 
 
 class WordRenderer:
@@ -82,7 +97,8 @@ class WordRenderer:
         layout = lay_out(rng, face, text, options)
         view = View(rng, layout.box, options)
         style = _Style(rng, options)
-        layers = view.warp(style.layers(layout.mask, layout.accent))
+        flat = style.layers(layout.mask, layout.accent)
+        layers = view.warp(flat)
         ink = None
         if style.paper:
             ground = draw_paper(rng)
@@ -94,7 +110,7 @@ class WordRenderer:
             picture, ground = draw_background(rng, view.size, options)
         picture = style.paint(rng, picture, ground, ink, layers, options)
         picture = degrade.light(rng, picture, options)
-        return Scene(text, picture, layers[..., :3], layout.density)
+        return Scene(text, picture, layout.density, flat, view)
 
 
 class _Style:
