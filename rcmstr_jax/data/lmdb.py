@@ -42,18 +42,22 @@ class LmdbSource:
       labelled: whether labels are read and the set has some.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, labels: bool = True) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, labels: bool = True, image_key: str = "image"
+    ) -> None:
         """Opens the LMDB and checks that it is one of this layout.
 
         Args:
           path: folder that holds `data.mdb`, or such a file.
           labels: whether to read labels; without them every text is None.
+          image_key: what the keys of the images begin with, where a word has several.
 
         Raises:
           ValueError: missing, foreign, truncated or empty LMDB.
         """
         self.path = Path(path)
         self.name = f"lmdb:{self.path}"
+        self._image_key = image_key
         self._pid = -1
         self._env: lmdb.Environment | None = None
         self._size = 0  # until it has been opened
@@ -66,7 +70,7 @@ class LmdbSource:
     def __getitem__(self, index: int) -> Record:
         check_index(index, len(self), self.name)
         number = index + 1
-        key = f"image-{number:09d}"
+        key = f"{self._image_key}-{number:09d}"
         try:
             with self._environment().begin() as transaction:
                 image = transaction.get(key.encode())

@@ -28,6 +28,7 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "momentum": {"reference_batch": 0},
     "train": {"passes": 0.0},
+    "data.synthetic": {"alphabet_from": "", "looks": "all"},
 }
 # Lengths that were given in steps, and their names now that they are given in images.
 IN_IMAGES = {
@@ -49,8 +50,8 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     new = dict(config)
     for name, fields in ADDED.items():
-        if name and isinstance(new.get(name), Mapping):
-            new[name] = {**fields, **new[name]}
+        if name:
+            new = _with(new, name.split("."), fields)
     if "optimizer" not in new:
         return new
     for old, images in IN_IMAGES.items():
@@ -62,6 +63,16 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
             steps = holder.pop(field)
             holder.setdefault(images.rpartition(".")[2], steps * new["batch_size"])
     return {**ADDED[""], **new}
+
+
+def _with(config: Mapping[str, Any], section: list[str], fields: dict[str, Any]) -> dict[str, Any]:
+    """A config with fields that a section of it, if it has that, lacks."""
+    if not section:
+        return {**fields, **config}
+    held = config.get(section[0])
+    if not isinstance(held, Mapping):
+        return dict(config)
+    return {**config, section[0]: _with(held, section[1:], fields)}
 
 
 def as_config(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from rcmstr_jax.data.synthetic.colour import draw_colour
-from rcmstr_jax.data.synthetic.options import RenderOptions
+from rcmstr_jax.data.synthetic.lexicon import in_part
+from rcmstr_jax.data.synthetic.options import LOOKS_HOLDOUT, RenderOptions
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _PHOTO_SIDE = 256
@@ -18,11 +19,15 @@ _TILE_SEED = 20230806
 
 
 @functools.lru_cache(maxsize=16)
-def find_photos(folder: str) -> tuple[str, ...]:
+def find_photos(folder: str, part: str = "all") -> tuple[str, ...]:
     """Paths of the pictures below a folder, sorted.
 
+    Args:
+      folder: where they lie.
+      part: all of them, or those whose names belong to the train or test part.
+
     Raises:
-      ValueError: no such folder, or no picture in it.
+      ValueError: no such folder, or no picture of the part in it.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"backgrounds = {folder!r} is no folder; give a folder of photographs")
@@ -32,7 +37,13 @@ def find_photos(folder: str) -> tuple[str, ...]:
             f"backgrounds = {folder!r} holds no picture ({', '.join(_PHOTO_SUFFIXES)}); "
             "give a folder of photographs"
         )
-    return tuple(sorted(str(path) for path in found))
+    kept = tuple(sorted(str(p) for p in found if in_part(p.name, part, LOOKS_HOLDOUT)))
+    if not kept:
+        raise ValueError(
+            f"backgrounds = {folder!r}: none of its {len(found)} pictures belongs to looks = "
+            f"{part!r} by the hash of its name; add photographs, or set looks to all"
+        )
+    return kept
 
 
 def draw_background(
@@ -135,7 +146,7 @@ def _add_texture(rng: np.random.Generator, picture: np.ndarray) -> None:
 
 def _photo(rng: np.random.Generator, size: tuple[int, int], options: RenderOptions) -> np.ndarray:
     """A cut-out of a photograph, calmed down so that text on it stays readable."""
-    paths = find_photos(options.backgrounds)
+    paths = find_photos(options.backgrounds, options.looks)
     photo = _load_photo(paths[int(rng.random() * len(paths))])
     height, width = size
     rows, columns = photo.shape[:2]

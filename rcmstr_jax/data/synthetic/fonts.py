@@ -21,7 +21,8 @@ from rcmstr_jax.data.synthetic.glyphs import (
     raster,
     recognised,
 )
-from rcmstr_jax.data.synthetic.options import RenderOptions
+from rcmstr_jax.data.synthetic.lexicon import in_part
+from rcmstr_jax.data.synthetic.options import LOOKS_HOLDOUT, RenderOptions
 
 CAP_HEIGHT = 36
 """Height in pixels at which capital letters are rasterised, whatever the face."""
@@ -69,7 +70,7 @@ class Face:
 
 @functools.lru_cache(maxsize=16)
 def usable_faces(
-    sources: tuple[str, ...], alphabet: str, num_fonts: int, plain_only: bool
+    sources: tuple[str, ...], alphabet: str, num_fonts: int, plain_only: bool, part: str = "all"
 ) -> list[Face]:
     """The checked faces of some sources for an alphabet.
 
@@ -79,12 +80,16 @@ def usable_faces(
         its digits.
       num_fonts: stop at this many faces, of different families first; 0 keeps all.
       plain_only: whether only plain families count, while there are any.
+      part: all families, or those of the train or test part. A hash of the first two letters of
+        their names decides, so that relatives (Source Sans 3 and Pro, the Computer Moderns) keep
+        together.
 
     Raises:
       ValueError: no face passes.
     """
     paths = find_fonts(sources, latin=_is_latin(alphabet))
-    named = [name for name in map(_read_name, paths) if name is not None]
+    found = [name for name in map(_read_name, paths) if name is not None]
+    named = [name for name in found if in_part(f"font {name.family[:2]}", part, LOOKS_HOLDOUT)]
     plain = [name for name in named if name.family in _PLAIN]
     faces = _first_usable(plain if plain_only else named, alphabet, num_fonts)
     if not faces and plain_only:
@@ -97,8 +102,8 @@ def usable_faces(
         if not _is_latin(alphabet):
             remedy = "name a font or a folder of fonts that hold these letters"
         raise ValueError(
-            f"no usable font among {len(paths)} files of fonts = {','.join(sources)} for the "
-            f"alphabet {shown!r}; {remedy}, or shorten the alphabet"
+            f"no usable font among {len(paths)} files of fonts = {','.join(sources)} (looks = "
+            f"{part}) for the alphabet {shown!r}; {remedy}, or shorten the alphabet"
         )
     return sorted(faces, key=lambda face: (face.family, face.style))
 
@@ -107,7 +112,7 @@ class FontBook:
     """Draws a face for a text: first a family, then one of its faces.
 
     Args:
-      options: the fields fonts, num_fonts, plain_fonts and alphabet are used.
+      options: the fields fonts, looks, num_fonts, plain_fonts and alphabet are used.
       faces: fonts that were checked already, for these options.
 
     Raises:
@@ -118,7 +123,9 @@ class FontBook:
     def __init__(self, options: RenderOptions, *, faces: Sequence[Face] | None = None):
         if faces is None:
             plain_only = options.plain_fonts >= 1
-            faces = usable_faces(options.fonts, options.alphabet, options.num_fonts, plain_only)
+            faces = usable_faces(
+                options.fonts, options.alphabet, options.num_fonts, plain_only, options.looks
+            )
         self.faces = list(faces)
         check_shaping(options.alphabet)
         lost = [

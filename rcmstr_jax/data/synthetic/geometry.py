@@ -92,13 +92,18 @@ class View:
             v = v - np.float32(self._bend) * (u / np.float32(self._half)) ** 2
         return u, v
 
-    def warp(self, layers: np.ndarray) -> np.ndarray:
-        """Resamples canvas layers, uint8 (height, width, channels), into the crop."""
-        rows, columns = self.size
+    def warp(self, layers: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Resamples canvas layers into the crop.
+
+        Args:
+          layers: uint8 (height, width) or (height, width, channels).
+          size: (height, width) of the result, where it is not that of the crop.
+        """
+        rows, columns = size or self.size
+        across = self.scale * (columns / self.size[1])
+        down = self.scale * (rows / self.size[0])
         inverse = np.linalg.inv(self._homography)
-        to_plane = np.array(
-            [[1 / self.scale, 0, self._low[0]], [0, 1 / self.scale, self._low[1]], [0, 0, 1]]
-        )
+        to_plane = np.array([[1 / across, 0, self._low[0]], [0, 1 / down, self._low[1]], [0, 0, 1]])
         m = (inverse @ to_plane).astype(np.float32)
         x = np.arange(columns, dtype=np.float32) + np.float32(0.5)
         y = (np.arange(rows, dtype=np.float32) + np.float32(0.5))[:, None]
@@ -108,10 +113,23 @@ class View:
         u, v = self._flatten(u, v)
         u += np.float32(self._centre[0] - 0.5)
         v += np.float32(self._centre[1] - 0.5)
-        if self.scale < 0.6:  # linear interpolation alone would skip pixels
-            size = 2 * int(0.5 / self.scale) + 1
-            layers = cv2.blur(layers, (size, size))
+        if min(across, down) < 0.6:  # linear interpolation alone would skip pixels
+            layers = cv2.blur(layers, (2 * int(0.5 / across) + 1, 2 * int(0.5 / down) + 1))
         return cv2.remap(layers, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+    def cover(self, layer: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The mean of a canvas layer over every pixel of the crop, were the crop of another size.
+
+        Args:
+          layer: uint8 (height, width).
+          size: (height, width) of the result, uint8.
+        """
+        fine = [
+            wanted * max(2, math.ceil(0.6 * own / (self.scale * wanted)))
+            for wanted, own in zip(size, self.size, strict=True)
+        ]
+        drawn = self.warp(layer, (fine[0], fine[1]))
+        return cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _homography(

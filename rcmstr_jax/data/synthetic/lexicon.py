@@ -37,6 +37,11 @@ def word_share(text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def in_part(name: str, part: str, holdout: float) -> bool:
+    """Whether a word or a name belongs to a part: all of them, or a train or test split."""
+    return part == "all" or (word_share(name) < holdout) == (part == "test")
+
+
 class Lexicon:
     """Draws texts that satisfy the alphabet, the lengths and the split of `RenderOptions`.
 
@@ -184,7 +189,7 @@ class Lexicon:
 
     def _in_split(self, text: str) -> bool:
         o = self._options
-        return o.split == "all" or (word_share(text) < o.holdout) == (o.split == "test")
+        return in_part(text, o.split, o.holdout)
 
     def _until_fits(
         self, rng: np.random.Generator, make: Callable[[np.random.Generator], str], name: str

@@ -14,6 +14,8 @@ ALPHABET = string.digits + string.ascii_letters + string.punctuation
 
 CASES = ("mixed", "lower", "upper", "title", "as_given")
 SPLITS = ("all", "train", "test")
+LOOKS_HOLDOUT = 0.25
+"""Share of font families and of photographs that belong to the test part of `looks`."""
 ENCODINGS = ("jpeg", "png")
 DIFFICULTIES = ("easy", "medium", "hard", "scene")
 
@@ -67,6 +69,9 @@ class RenderOptions:
     fonts: tuple[str, ...] = _knob(
         ("packaged",),
         "packaged, package:NAME, system, a font file or a folder of fonts; several are joined",
+    )
+    looks: str = _knob(
+        "all", "all, or the train or test fonts and photographs of a split by a hash of their names"
     )
     num_fonts: int = _knob(0, "use only this many faces, of different families first; 0 uses all")
     plain_fonts: float = _knob(
@@ -237,6 +242,7 @@ def _check(o: RenderOptions) -> None:
     need("frequency_power", o.frequency_power >= 0, "give 0 or more")
     need("case", o.case in CASES, f"choose one of {', '.join(CASES)}")
     need("split", o.split in SPLITS, f"choose one of {', '.join(SPLITS)}")
+    need("looks", o.looks in SPLITS, f"choose one of {', '.join(SPLITS)}")
     need("encoding", o.encoding in ENCODINGS, f"choose one of {', '.join(ENCODINGS)}")
     need("holdout", 0 < o.holdout < 1, "give a share between 0 and 1")
     need("fonts", bool(o.fonts), 'name at least one source, for example "packaged"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import cv2
@@ -22,6 +23,39 @@ from rcmstr_jax.data.synthetic.layout import lay_out
 from rcmstr_jax.data.synthetic.lexicon import Lexicon
 from rcmstr_jax.data.synthetic.options import RenderOptions
 
+LAYERS = ("letters", "outlined", "shadow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A word under its light, before the camera.
+
+    Attributes:
+      text: what is written.
+      picture: float32 (height, width, 3), RGB, 0 to 255, values beyond are not cut off yet.
+      density: share of ink in the word's box.
+      flat: the layers as they were set, before the view: uint8 (height, width, 3 or more).
+      view: how they came into the crop.
+    """
+
+    text: str
+    picture: np.ndarray
+    density: float
+    flat: np.ndarray
+    view: View
+
+    def coverage(self, layer: str, size: tuple[int, int]) -> np.ndarray:
+        """Share of each pixel that a layer covers if the crop is resized; uint8, of 255.
+
+        It is drawn at that size, and not enlarged from a small crop.
+
+        Args:
+          layer: "letters", neighbouring text included; "outlined", the letters with their outline;
+            "shadow".
+          size: (height, width) of the crop.
+        """
+        return self.view.cover(self.flat[..., LAYERS.index(layer)], size)
+
 
 class WordRenderer:
     """Draws words. Holds no state but caches: the same (seed, index) gives the same bytes.
@@ -40,23 +74,31 @@ class WordRenderer:
         self.lexicon = Lexicon(options)
         self.fonts = FontBook(options, faces=faces)
         if options.backgrounds:
-            find_photos(options.backgrounds)
+            find_photos(options.backgrounds, options.looks)
 
     def render(self, seed: int, index: int) -> tuple[bytes, str]:
         """The encoded crop and the text of one word."""
-        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-        text = self.lexicon.draw(rng)
-        picture = self.draw(rng, text)
-        return degrade.encode(rng, picture, self.options), text
+        rng, scene = self.compose(seed, index)
+        return self.photograph(rng, scene), scene.text
 
-    def draw(self, rng: np.random.Generator, text: str) -> np.ndarray:
-        """A crop of a given text, uint8 (height, width, 3), RGB."""
+    def compose(self, seed: int, index: int) -> tuple[np.random.Generator, Scene]:
+        """What stands in front of the camera, and the generator that the camera goes on with."""
+        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        return rng, self._draw(rng, self.lexicon.draw(rng))
+
+    def photograph(self, rng: np.random.Generator, scene: Scene) -> bytes:
+        """The encoded crop of a scene."""
+        picture = degrade.expose(rng, scene.picture, self.options, scene.density)
+        return degrade.encode(rng, picture, self.options)
+
+    def _draw(self, rng: np.random.Generator, text: str) -> Scene:
         options = self.options
         face = self.fonts.draw(rng, text)
         layout = lay_out(rng, face, text, options)
         view = View(rng, layout.box, options)
         style = _Style(rng, options)
-        layers = view.warp(style.layers(layout.mask, layout.accent))
+        flat = style.layers(layout.mask, layout.accent)
+        layers = view.warp(flat)
         ink = None
         if style.paper:
             ground = draw_paper(rng)
@@ -68,7 +110,7 @@ class WordRenderer:
             picture, ground = draw_background(rng, view.size, options)
         picture = style.paint(rng, picture, ground, ink, layers, options)
         picture = degrade.light(rng, picture, options)
-        return degrade.expose(rng, picture, options, layout.density)
+        return Scene(text, picture, layout.density, flat, view)
 
 
 class _Style:

@@ -25,6 +25,7 @@ EFFECTS = {
     "punctuation": 0.0,
     "case": "upper",
     "split": "train",
+    "looks": "test",
     "plain_fonts": 0.0,
     "num_fonts": 3,
     "spacing": 0.0,
