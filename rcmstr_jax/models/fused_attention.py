@@ -30,7 +30,8 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
     numbers = (((contract[0],), (contract[1],)), ((), ()))
     # Kernels know two precisions of float32 products alone: one pass of bfloat16, or all.
     one_pass = (None, "default", "fastest", "bfloat16")
-    exact = a.dtype == jnp.float32 and jax.config.jax_default_matmul_precision not in one_pass
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    exact = a.dtype == jnp.float32 and asked not in one_pass
     precision = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
     return jax.lax.dot_general(
         a, b, numbers, precision=precision, preferred_element_type=jnp.float32
