@@ -30,7 +30,8 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
     numbers = (((contract[0],), (contract[1],)), ((), ()))
     # Kernels know two precisions of float32 products alone: one pass of bfloat16, or all.
     one_pass = (None, "default", "fastest", "bfloat16")
-    exact = a.dtype == jnp.float32 and jax.config.jax_default_matmul_precision not in one_pass
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    exact = a.dtype == jnp.float32 and asked not in one_pass
     precision = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
     return jax.lax.dot_general(
         a, b, numbers, precision=precision, preferred_element_type=jnp.float32
@@ -43,50 +44,67 @@ def _weights(q: Array, k: Array, scale: float) -> Array:
     return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
-def _parts(qkv_ref: Any, image: Any, head: int, size: int) -> list[Array]:
-    width = qkv_ref.shape[-1] // 3
-    return [qkv_ref[image, :, _columns(i * width, head, size)] for i in range(3)]
+def _tiles(width: int, heads: int) -> tuple[int, int]:
+    """Columns handled at a time, whole lanes of the chip if possible, and heads in them."""
+    size = width // heads
+    columns = 128 if width % 128 == 0 and 128 % size == 0 else width
+    return columns, columns // size
 
 
-def _columns(start: int, head: int, size: int) -> slice:
-    return slice(start + head * size, start + (head + 1) * size)
+def _each_tile(images: int, width: int, columns: int, turn: Any) -> None:
+    """`turn(image, part)` for every image and tile; `part(i)` is the tile of the part `i`."""
+    tiles = jnp.int32(width // columns)
+
+    def at(step: Any, _: None) -> None:
+        image, tile = jax.lax.div(step, tiles), jax.lax.rem(step, tiles)
+        turn(image, lambda i: pl.ds(pl.multiple_of(i * width + tile * columns, columns), columns))
+
+    def whole(image: Any, _: None) -> None:  # known beforehand, where it need not be aligned
+        turn(image, lambda i: slice(i * width, (i + 1) * width))
+
+    if columns == width:
+        jax.lax.fori_loop(0, images, whole, None)
+    else:
+        jax.lax.fori_loop(0, images * (width // columns), at, None)
 
 
 def _forward_kernel(qkv_ref: Any, out_ref: Any, *, heads: int) -> None:
-    size = out_ref.shape[-1] // heads
+    images, _, width = out_ref.shape
+    columns, heads = _tiles(width, heads)
 
-    def mix(image: Any, _: None) -> None:
-        for head in range(heads):
-            q, k, v = _parts(qkv_ref, image, head, size)
-            mixed = _dot(_weights(q, k, size**-0.5).astype(v.dtype), v, (1, 0))
-            out_ref[image, :, _columns(0, head, size)] = mixed.astype(out_ref.dtype)
+    def mix(image: Any, part: Any) -> None:
+        parts = [jnp.split(qkv_ref[image, :, part(i)], heads, axis=1) for i in range(3)]
+        mixed = [
+            _dot(_weights(q, k, q.shape[1] ** -0.5).astype(v.dtype), v, (1, 0))
+            for q, k, v in zip(*parts, strict=True)
+        ]
+        out_ref[image, :, part(0)] = jnp.concatenate(mixed, axis=1).astype(out_ref.dtype)
 
-    jax.lax.fori_loop(0, out_ref.shape[0], mix, None)
+    _each_tile(images, width, columns, mix)
 
 
 def _backward_kernel(qkv_ref: Any, d_out_ref: Any, d_qkv_ref: Any, *, heads: int) -> None:
-    width = d_out_ref.shape[-1]
-    size = width // heads
-    scale = size**-0.5
+    images, _, width = d_out_ref.shape
+    columns, heads = _tiles(width, heads)
 
-    def unmix(image: Any, _: None) -> None:
-        for head in range(heads):
-            q, k, v = _parts(qkv_ref, image, head, size)
-            d_mixed = d_out_ref[image, :, _columns(0, head, size)]
+    def unmix(image: Any, part: Any) -> None:
+        parts = [jnp.split(qkv_ref[image, :, part(i)], heads, axis=1) for i in range(3)]
+        found: list[list[Array]] = [[], [], []]
+        d_out = jnp.split(d_out_ref[image, :, part(0)], heads, axis=1)
+        for q, k, v, d_mixed in zip(*parts, d_out, strict=True):
+            scale = q.shape[1] ** -0.5
             weights = _weights(q, k, scale)
             d_weights = _dot(d_mixed, v, (1, 1))
             slope = weights * (d_weights - jnp.sum(weights * d_weights, axis=1, keepdims=True))
             slope = (slope * scale).astype(q.dtype)
-            found = (
-                _dot(slope, k, (1, 0)),
-                _dot(slope, q, (0, 0)),
-                _dot(weights.astype(v.dtype), d_mixed, (0, 0)),
-            )
-            for i, part in enumerate(found):
-                columns = _columns(i * width, head, size)
-                d_qkv_ref[image, :, columns] = part.astype(d_qkv_ref.dtype)
+            found[0].append(_dot(slope, k, (1, 0)))
+            found[1].append(_dot(slope, q, (0, 0)))
+            found[2].append(_dot(weights.astype(v.dtype), d_mixed, (0, 0)))
+        for i, gradient in enumerate(found):
+            tile = jnp.concatenate(gradient, axis=1).astype(d_qkv_ref.dtype)
+            d_qkv_ref[image, :, part(i)] = tile
 
-    jax.lax.fori_loop(0, d_out_ref.shape[0], unmix, None)
+    _each_tile(images, width, columns, unmix)
 
 
 def _call(kernel: Any, arrays: tuple[Array, ...], width: int, heads: int, interpret: bool) -> Array:

@@ -81,7 +81,7 @@ def test_a_loop_keeps_the_marked_products_alone() -> None:
     assert kept("cpu") > 1.5 * kept("tpu")
 
 
-@pytest.mark.parametrize(("heads", "tokens"), [(3, 128), (1, 256)])
+@pytest.mark.parametrize(("heads", "tokens"), [(3, 128), (4, 256)])
 def test_the_kernel_is_equal_to_attention_written_out(heads: int, tokens: int) -> None:
     width = 64 * heads
     assert fits(tokens, width, heads)
