@@ -63,16 +63,18 @@ class MemoryFeed:
       memory: `inputs` and targets, a row per word.
       plan: of the loop.
       seed: of the order.
+      beside: what else every step reads, a frozen encoder's weights for example.
     """
 
     memory: Mapping[str, Any]
     plan: LoopPlan
     seed: int
+    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def constants(self) -> Mapping[str, Any]:
         """What every step reads."""
-        return {"memory": dict(self.memory)}
+        return {"memory": dict(self.memory), **self.beside}
 
     @contextlib.contextmanager
     def batches(self, start: int) -> Iterator[Iterator[Batch]]:
