@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, UInt8
 
 from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.recognition import feeds
@@ -227,7 +227,7 @@ def recognition_job(
     head = task.head
     frames = (2, *task.encoder.frames_shape())
 
-    def init(key: Key[Array, ""]) -> Tree:
+    def init(key: Array) -> Tree:
         return (
             jax.jit(head.init)(key, jnp.zeros(frames)) if decoder_params is None else decoder_params
         )
@@ -253,7 +253,7 @@ def labelled_job(
     feed: Feed,
     *,
     loss: rs.LossFn,
-    init: Callable[[Key[Array, ""]], Tree],
+    init: Callable[[Any], Tree],
     encoder: Encoder | None,
     encode: rs.EncodeFn | None,
     run: dict[str, Any],
@@ -265,7 +265,7 @@ def labelled_job(
 
     Args:
       loss: of a head.
-      init: its parameters.
+      init: its parameters, of a key.
       encoder: None when it is frozen.
       encode: see `recognition_step.make_step`.
       run: what a continued run must agree in.
