@@ -64,8 +64,10 @@ def picture_paths(images: Sequence[str], out: Path) -> list[Path]:
     """Where the picture of each image goes: its name with .png, numbered where that is taken.
 
     Raises:
-      ValueError: one of the images lies there.
+      ValueError: one of the images lies there, or `out` is a file.
     """
+    if out.is_file():
+        raise ValueError(f"--out={out} is a file: give a folder")
     given = {Path(image).resolve() for image in images if image != STANDARD_INPUT}
     found: dict[Path, None] = {}
     for image in images:
