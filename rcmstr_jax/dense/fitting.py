@@ -129,7 +129,6 @@ def obtain_network(task: DenseTask, clock: Clock) -> DenseNetwork:
         encoder,
         head,
         weights["params"]["decoder"],
-        dict(vars(plan.head)),
         description,
         plan.eval_batch_size,
     )

@@ -49,6 +49,12 @@ class DenseHead(abc.ABC):
         """(height, width) of the images that the task is given."""
         return self.input_size or self.image_size
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """`width` and `depth` of `make_head`, as the module has them."""
+        found = {name: getattr(self.module, name, 0) for name in ("width", "depth")}
+        return {name: size for name, size in found.items() if size}
+
     def shown(self, images: Images) -> Float[Array, "batch rows columns 3"]:
         """What the encoder sees of images, in [-1, 1]."""
         return resized(images_to_float(images), self.image_size)

@@ -35,7 +35,6 @@ class DenseNetwork:
       encoder: with the parameters and statistics that it works with.
       head: what it makes of the encoder's maps.
       params: of the head.
-      sizes: `width` and `depth` of `make_head`.
       description: what a report says about it, JSON-ready.
       batch_size: images per compiled call; each call is filled up to it.
     """
@@ -44,7 +43,6 @@ class DenseNetwork:
     encoder: Encoder
     head: DenseHead
     params: Tree
-    sizes: dict[str, int]
     description: dict[str, Any] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
 
@@ -81,7 +79,7 @@ class DenseNetwork:
         """
         config = {
             "model": self.encoder.origin["model"],
-            "decoder": {"task": self.task, **self.sizes},
+            "decoder": {"task": self.task, **self.head.sizes},
             "description": self.description,
         }
         state = {
@@ -129,7 +127,7 @@ def _network(saved: SavedRecognizer, task: str | None, batch_size: int) -> Dense
     params = nested(saved.arrays, "decoder")
     wanted = jax.eval_shape(head.init, jax.random.key(0), map_shapes(encoder))
     check_same_shapes({"decoder": params}, {"decoder": wanted}, str(saved.place))
-    return DenseNetwork(own, encoder, head, params, sizes, saved.description, batch_size)
+    return DenseNetwork(own, encoder, head, params, saved.description, batch_size)
 
 
 def map_shapes(encoder: Encoder) -> list[Any]:

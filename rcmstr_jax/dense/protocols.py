@@ -78,7 +78,7 @@ def run_dense(
         profile_steps=profile_steps,
     ) as session:
         with reported_as_config_error():
-            reader = Recognizer.from_pretrained(plan.recognizer) if plan.recognizer else None
+            reader = _reader(plan.recognizer)
             task = prepare(plan, session, pretrained)
             sources = [open_words(plan, spec, task.encoder) for spec in plan.benchmarks]
         network = obtain_network(task, clock)
@@ -116,6 +116,16 @@ def run_dense(
                 f"written: {session.workdir / RESULTS_JSON}, and {RESULTS_MD} beside it", flush=True
             )
     return results
+
+
+def _reader(named: str) -> Recognizer | None:
+    if not named:
+        return None
+    try:
+        return Recognizer.from_pretrained(named)
+    except ConfigError as error:
+        said = str(error).replace("--pretrained=", "config.recognizer=")
+        raise ConfigError(said) from error
 
 
 def images_per_second(network: DenseNetwork) -> float:
