@@ -145,8 +145,8 @@ def get_dense_config(task: str) -> ConfigDict:
         del config.train[name]
     config.task = task
     # Words with an answer for every pixel: "rendered:SEED:NUM[:PRESET[:train|test]]" (the parts
-    # share no word, font or photograph); for segmentation "textseg:FOLDER"; for super-resolution
-    # "textzoom:FOLDER", or "crops:PATH", an LMDB of real crops that are damaged here.
+    # share no word, font or photograph); for segmentation "textseg:FOLDER[:SPLIT]"; for
+    # super-resolution "textzoom:FOLDER", or "crops:PATH[,PATH]", LMDBs of real crops, damaged here.
     config.train.source = ("rendered:0:2000:medium:train",)
     config.benchmarks = ("rendered:1:500:medium:test",)
     # Reads words before and after super-resolution: a name or folder as --pretrained; "" for none.
@@ -166,21 +166,20 @@ def get_dense_config(task: str) -> ConfigDict:
     return config
 
 
-def use_dense_variant(config: ConfigDict, variant: str | None, real: str) -> ConfigDict:
+def use_dense_variant(config: ConfigDict, variant: str | None, *published: str) -> ConfigDict:
     """Applies "full", "mini", "published" or "test" to such a config, in place.
 
     Args:
       config: of a dense task.
       variant: None for "full".
-      real: words that "published" trains on, below `data`; it is scored on their test part.
+      *published: words that "published" trains on, then those that it is scored on.
 
     Raises:
       ValueError: naming the closest known variant.
     """
     variant = pretrain.pick_variant(variant, ("full", "mini", "published", "test"), "full")
     if variant == "published":
-        config.train.source = (f"{real}/train",)
-        config.benchmarks = (f"{real}/test",)
+        config.train.source, config.benchmarks = published[:1], published[1:]
         config.train.labels = 1.0
     if variant == "mini":
         config.train.steps = 600

@@ -25,10 +25,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """Variants: "full" (default), "mini", "published", "test" (three steps of a few words)."""
     config = common.get_dense_config("super_resolution")
     config.recognizer = "compact"
-    common.use_dense_variant(config, variant, "textzoom:data/textzoom")
-    if variant == "published":
-        sets = ("easy", "medium", "hard")
-        config.benchmarks = tuple(f"textzoom:data/textzoom/test/{name}" for name in sets)
+    words = "textzoom:data/textzoom"
+    sets = [f"{words}/test/{name}" for name in ("easy", "medium", "hard")]
+    common.use_dense_variant(config, variant, f"{words}/train", *sets)
     if variant == "mini":
         config.head.width = 32
         config.head.depth = 2

@@ -212,13 +212,13 @@ def check_apart(trained: str, benchmarks: Sequence[str]) -> None:
       ValueError: the same rendered words, or folders of which one holds the other.
     """
     for spec in benchmarks:
-        (kind, _, rest), (other, _, place) = trained.partition(":"), spec.partition(":")
+        kind, parts = _contents(trained)
+        other, scored = _contents(spec)
         if kind == other == "rendered":
-            same = _rendered(rest) == _rendered(place)
+            same = parts == scored
         else:
-            one, two = Path(rest).resolve(), Path(place).resolve()
-            same = "rendered" not in (kind, other) and (
-                one.is_relative_to(two) or two.is_relative_to(one)
+            same = "rendered" not in (kind, other) and any(
+                _overlap(one, two) for one in parts for two in scored
             )
         if same:
             raise ValueError(
@@ -227,7 +227,18 @@ def check_apart(trained: str, benchmarks: Sequence[str]) -> None:
             )
 
 
-def _rendered(rest: str) -> tuple[str, str]:
-    """Seed and part of rendered words."""
-    parts = rest.split(":")
-    return parts[0], parts[3] if len(parts) > 3 else "train"
+def _contents(spec: str) -> tuple[str, list[tuple[str, str]]]:
+    """Kind of a spec, and (seed or folder, part or split) of what it names."""
+    kind, _, rest = spec.partition(":")
+    fields = rest.split(":")
+    if kind == "rendered":
+        return kind, [(fields[0], fields[3] if len(fields) > 3 else "train")]
+    split = fields[1] if kind == "textseg" and len(fields) > 1 else ""
+    return kind, [(str(Path(place).resolve()), split) for place in fields[0].split(",")]
+
+
+def _overlap(one: tuple[str, str], two: tuple[str, str]) -> bool:
+    """Whether one folder holds the other, and they are not different splits of one."""
+    if one[0] == two[0] and one[1] and two[1]:
+        return one[1] == two[1]
+    return Path(one[0]).is_relative_to(two[0]) or Path(two[0]).is_relative_to(one[0])

@@ -92,8 +92,11 @@ def test_subsets_are_nested_and_more_than_there_is_is_refused() -> None:
         ("rendered:0:100:easy:train", "rendered:0:50:hard", True),
         ("rendered:0:100:easy:train", "rendered:0:50:easy:test", False),
         ("rendered:0:100", "rendered:1:100", False),
-        ("textseg:data/a", "textseg:data/a/test", True),
-        ("textseg:data/a/train", "textseg:data/a/test", False),
+        ("textseg:data/a", "textseg:data/a:test", True),
+        ("textseg:data/a:train", "textseg:data/a:test", False),
+        ("textzoom:data/a/train", "textzoom:data/a", True),
+        ("textzoom:data/a/train", "textzoom:data/a/test", False),
+        ("crops:data/a,data/b", "crops:data/c,data/b", True),
         ("rendered:0:100", "crops:rendered", False),
     ],
 )
