@@ -140,7 +140,7 @@ def get_dense_config(task: str) -> ConfigDict:
         del config[name]
     for name in (
         *("weights", "validation", "validation_source", "validate_every", "patience", "passes"),
-        *("probe_steps", "view_ops", "feature_dtype", "memory_gib"),
+        *("probe_steps", "view_ops", "feature_dtype"),
     ):
         del config.train[name]
     config.task = task

@@ -23,6 +23,7 @@ from rcmstr_jax.recognition.features import calibrate_statistics
 from rcmstr_jax.recognition.feeds import MemoryFeed
 from rcmstr_jax.recognition.fitting import CALIBRATION_WORDS, Clock, finished, labelled_job
 from rcmstr_jax.recognition.task import identity, refuse_another_run
+from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training.dense_plan import DensePlan
@@ -141,8 +142,8 @@ def obtain_network(task: DenseTask, clock: Clock) -> DenseNetwork:
 def dense_job(task: DenseTask, words: DenseArrays) -> Job:
     """The job of the loop: a head, and the encoder beside it where that is trained too.
 
-    Maps of several resolutions are larger than images: these are held in memory, and a frozen
-    encoder works in every step.
+    Images are held in memory, and with them the maps of a frozen encoder where they fit into
+    `train.memory_gib`; else it works in every step.
     """
     plan, session, encoder, head = task.plan, task.session, task.encoder, task.head
     held = {"params": encoder.params, "batch_stats": encoder.batch_stats}
@@ -158,13 +159,16 @@ def dense_job(task: DenseTask, words: DenseArrays) -> Job:
         maps = [jnp.zeros(found.shape) for found in map_shapes(encoder)]
         return jax.jit(head.init)(key, maps)
 
+    images = words.images
+    kept = plan.frozen and _gib(encoder, len(images)) <= plan.train.memory_gib
+    inputs = extract_maps(encoder, head, images, plan.eval_batch_size) if kept else images
     feed = MemoryFeed(
-        {"inputs": words.images, "target": words.targets},
+        {"inputs": inputs, "image": images, "target": words.targets},
         plan.loop,
         plan.seed,
-        {"encoder": held} if plan.frozen else {},
+        {"encoder": held} if plan.frozen and not kept else {},
     )
-    place = f"{len(words.images)} of {source_fingerprint(task.source)}"
+    place = f"{len(images)} of {source_fingerprint(task.source)}"
     return labelled_job(
         plan,
         plan.loop,
@@ -172,11 +176,35 @@ def dense_job(task: DenseTask, words: DenseArrays) -> Job:
         loss=head.loss,
         init=init,
         encoder=None if plan.frozen else encoder,
-        encode=encode,
+        encode=None if kept else encode,
         run=task.run,
         position=DataPosition(place, plan.seed, plan.loop.batch_size),
         faults=session.faults(),
     )
+
+
+def extract_maps(
+    encoder: Encoder, head: DenseHead, images: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, ...]:
+    """Maps of all images by a frozen encoder, on the host, a row per image."""
+
+    def infer(weights: Tree, rows: Any) -> list[Any]:
+        return encoder.maps(weights[0], weights[1], head.shown(rows))[0]
+
+    rows = parallel.map_rows(infer)((encoder.params, encoder.batch_stats))
+    size, found = min(batch_size, len(images)), []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+        found.append([x[: len(batch)].astype(np.float32) for x in rows(padded)])
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def _gib(encoder: Encoder, number: int) -> float:
+    """What the maps take, with their copies on the host's own devices."""
+    copies = 1 + jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    each = sum(4 * int(np.prod(found.shape[1:])) for found in map_shapes(encoder))
+    return copies * number * each / 2**30
 
 
 def open_words(plan: DensePlan, spec: str, encoder: Encoder) -> DenseSource:

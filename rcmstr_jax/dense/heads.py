@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
-Maps = list[Float[Array, "batch _ _ _"]]
+Maps = Sequence[Float[Array, "batch _ _ _"]]
 Images = Num[Array, "batch height width 3"]
 Scalar = Float[Array, ""]
 
@@ -75,7 +75,7 @@ class DenseHead(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, params: Tree, maps: Maps, batch: Mapping[str, Any]) -> tuple[Scalar, Scalar]:
-        """Sum of the losses of images, and their number; `batch` holds `inputs` and `target`."""
+        """Sum of the losses of images, and their number; `batch` holds `image` and `target`."""
 
     @abc.abstractmethod
     def answer(self, params: Tree, images: Images, maps: Maps) -> UInt8[Array, "batch ..."]:
@@ -86,7 +86,7 @@ class SegmentationHead(DenseHead):
     """1 where a pixel belongs to a character."""
 
     def loss(self, params: Tree, maps: Maps, batch: Mapping[str, Any]) -> tuple[Scalar, Scalar]:
-        return segmentation_loss(self.apply(params, batch["inputs"], maps), batch["target"])
+        return segmentation_loss(self.apply(params, batch["image"], maps), batch["target"])
 
     def answer(self, params: Tree, images: Images, maps: Maps) -> UInt8[Array, "batch ..."]:
         return (self.apply(params, images, maps) > 0).astype(jnp.uint8)
@@ -101,7 +101,7 @@ class SuperResolutionHead(DenseHead):
         return _in_unit(images), maps
 
     def loss(self, params: Tree, maps: Maps, batch: Mapping[str, Any]) -> tuple[Scalar, Scalar]:
-        found = self.apply(params, batch["inputs"], maps)
+        found = self.apply(params, batch["image"], maps)
         return super_resolution_loss(found, _in_unit(batch["target"]))
 
     def answer(self, params: Tree, images: Images, maps: Maps) -> UInt8[Array, "batch ..."]:

@@ -132,7 +132,8 @@ DENSE = Values(
         {
             (1, None): "eval_batch_size train.batch_size train.steps train.accumulation"
             " train.steps_per_call train.log_every train.max_skipped",
-            (0, None): "head.width head.depth train.checkpoint_every train.clip train.weight_decay",
+            (0, None): "head.width head.depth train.checkpoint_every train.clip train.weight_decay"
+            " train.memory_gib",
             (0, 1): "train.warmup_share train.layer_decay",
             (0, 0.999999): "train.average",
         }

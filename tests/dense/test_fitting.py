@@ -78,6 +78,18 @@ def test_four_devices_learn_what_one_device_learns_and_a_killed_run_too(
     assert max(moved) > 0.01
 
 
+def test_maps_in_memory_teach_what_the_frozen_encoder_teaches_in_every_step(tmp_path) -> None:
+    kept, anew = (
+        by_loop(tmp_path / str(gib), "segmentation", frozen=True, memory_gib=gib, steps=2)
+        for gib in (1.0, 0.0)
+    )
+    assert set(kept.state.params) == {"decoder"}
+    for one, other in zip(
+        jax.tree.leaves(kept.state.params), jax.tree.leaves(anew.state.params), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_subsets_are_nested_and_more_than_there_is_is_refused() -> None:
     few, many = (chosen_rows(toy_plan("segmentation", labels=n), 100) for n in (20.0, 0.5))
     assert len(few) == 20 and len(many) == 50

@@ -19,9 +19,9 @@ CONFIGS = {"segmentation": segmentation, "super_resolution": super_resolution}
 WIDTH = 48
 
 
-def toy_plan(task: str, **train: Any) -> DensePlan:
+def toy_plan(task: str, *, frozen: bool = False, **train: Any) -> DensePlan:
     config = CONFIGS[task].get_config("test")
-    config.compilation_cache, config.protocol = "off", "finetune"
+    config.compilation_cache, config.protocol = "off", "frozen" if frozen else "finetune"
     config.head.width, config.head.depth = 8, 1
     config.model.encoder, config.model.image_width = "vit", WIDTH
     config.model.width, config.model.depth, config.model.heads = 8, 1, 1
