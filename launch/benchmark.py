@@ -160,7 +160,7 @@ def count(settings: Settings) -> None:
             given = config_flags.get_config_filename(flags.FLAGS["config"])
             named = {os.path.relpath(given): CONFIG.value}
         for name, config in named.items():
-            config = config or command_line.load_config(name)
+            config = config or command_line.load_config(name, command_line.PRETRAIN)
             print("\n" + recipe.page(name, config, gradients=GRADIENTS.value), flush=True)
     elif CONFIG.value is None:
         raise ConfigError(f"--what={WHAT.value}: give --config=NAME, rcmstr_cnn for example")
@@ -219,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-run = command_line.command(main)  # rcmstr-benchmark
+run = command_line.command(main, room=command_line.PRETRAIN)  # rcmstr-benchmark
 
 if __name__ == "__main__":
     run()

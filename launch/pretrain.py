@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 
-run = command_line.command(main, renamed=RENAMED)  # rcmstr-pretrain
+run = command_line.command(main, renamed=RENAMED, room=command_line.PRETRAIN)  # rcmstr-pretrain
 
 if __name__ == "__main__":
     run()

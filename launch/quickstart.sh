@@ -28,6 +28,8 @@ size="${SIZE:-full}"
 world=(--difficulty=easy --paper=1 --alphabet=adeilnorst --case=lower --numbers=0 --punctuation=0
   --min_length=3 --max_length=5 --frequency_power=0 --holdout=0.25 --num_fonts=6)
 num_unlabelled=30000 num_labelled=2000 num_test=2000
+# Words of all characters that look like crops of photographs, for the packaged recogniser and the one that is trained here.
+real_looking=(--difficulty=scene) num_real_looking=300
 pretrain=(--config=configs/pretrain/mini.py)
 frozen=(--config=configs/evaluate/frozen_ctc.py:mini)
 finetuned=(--config=configs/evaluate/finetune_ctc.py:mini)
@@ -37,7 +39,7 @@ case "$size" in
   test)
     # Programs that run a few steps are compiled without LLVM's optimisations, in half the time.
     export XLA_FLAGS="--xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
-    num_unlabelled=64 num_labelled=40 num_test=24
+    num_unlabelled=64 num_labelled=40 num_test=24 num_real_looking=24
     pretrain=("${pretrain[0]}:test")
     frozen=("${frozen[0]%:mini}:test") finetuned=("${finetuned[0]%:mini}:test")
     ;;
@@ -139,12 +141,13 @@ together() {
 render() { # NAME COUNT SPLIT DRAW ARGUMENTS...: draws of one seed share no image
   begin "render $1 words" "$out/words/$1" clear \
     "$python" launch/render_words.py --out="$out/words/$1" --num="$2" --format=lmdb --split="$3" \
-    --seed="$((3 * seed + $4))" "${world[@]}" "${@:5}"
+    --seed="$((3 * seed + $4))" "${@:5}"
 }
 depends_on launch/render_words.py rcmstr_jax/data/synthetic
-render unlabelled "$num_unlabelled" train 0 --sheet="$out/words.png"
-render labelled "$num_labelled" train 1
-render test "$num_test" test 2
+render unlabelled "$num_unlabelled" train 0 "${world[@]}" --sheet="$out/words.png"
+render labelled "$num_labelled" train 1 "${world[@]}"
+render test "$num_test" test 2 "${world[@]}"
+render real_looking "$num_real_looking" all 900000 "${real_looking[@]}"
 together
 
 depends_on configs/pretrain rcmstr_jax/augment rcmstr_jax/models rcmstr_jax/ssl rcmstr_jax/training
@@ -168,8 +171,22 @@ evaluate finetuned_random_init "random:$out/pretrain" "${finetuned[@]}"
 evaluate finetuned_pretrained "$out/pretrain" "${finetuned[@]}"
 together
 
+read_real_looking() { # NAME RECOGNISER
+  begin "read with $1" "$out/$1" clear \
+    "$python" launch/evaluate.py --config=score --workdir="$out/$1" --pretrained="$2" \
+    --config.benchmarks="$out/words/real_looking"
+}
+read_real_looking trained_here "$out/finetuned_pretrained"
+read_real_looking compact compact
+together
+sheet="$out/compact.png"
+"$python" launch/report.py "$out/compact" --sheet="$sheet" >/dev/null
+
 echo
 "$python" launch/compare.py --runs="$out" --out="$out/results.json"
+echo
+echo "words that look like crops of photographs, read with trained_here (first) and with the packaged compact (second):"
+"$python" launch/compare.py --first="$out/trained_here" --second="$out/compact"
 echo
 echo "pictures:"
 find "$out" -name '*.png' | sort | sed 's/^/  /'

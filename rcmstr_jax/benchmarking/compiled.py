@@ -215,9 +215,10 @@ def report(config: Mapping[str, Any], target: Target) -> Iterator[str]:
         return
     yield f"does not fit: {found}"
     for larger in with_more_parts(plan, len(target.devices), hosts):
-        parts = larger.loop.accumulation
-        if isinstance(_within(larger, target), CompiledStep):
+        parts, found = larger.loop.accumulation, _within(larger, target)
+        if isinstance(found, CompiledStep):
             yield f"fits with --config.accumulation={parts}"
+            yield from describe(found, target, plan.loop.batch_size, parts)
             return
         yield f"nor with --config.accumulation={parts}"
     yield "no accumulation makes it fit: lower --config.batch_size, or take more devices"
@@ -245,8 +246,8 @@ def with_more_parts(plan: PretrainPlan, devices: int, hosts: int = 1) -> Iterato
             continue
 
 
-def describe(step: CompiledStep, target: Target, batch: int) -> Iterator[str]:
-    """A step that fits: what it needs, what it takes at best, and what moves most."""
+def describe(step: CompiledStep, target: Target, batch: int, parts: int = 1) -> Iterator[str]:
+    """A step that fits: what it needs, what it takes at best, what moves most, and a summary."""
     yield f"compiled in {step.seconds:.0f} s; it fits"
     held = [["bytes of a device", "GB", "of its memory"]]
     for name in ("arguments", "results", "temporaries", "code", "held"):
@@ -268,7 +269,9 @@ def describe(step: CompiledStep, target: Target, batch: int) -> Iterator[str]:
         times = {"products": best.compute, "memory": traffic, "exchanges": exchange, "step": total}
         said = ", ".join(f"{name} {1e3 * seconds:.4g} ms" for name, seconds in times.items())
         yield f"roofline of {target.chip.name}: {said}; {batch / total:,.0f} words per second"
+        best_step = [f"{1e3 * total:.0f}", f"{batch / total:,.0f}"]
     else:
+        best_step = ["", ""]
         yield f"roofline: the speeds of {target.devices[0].device_kind} are not known here"
     if step.collectives:
         yield f"\n{markdown_table(exchange_rows(step.collectives))}"
@@ -276,7 +279,10 @@ def describe(step: CompiledStep, target: Target, batch: int) -> Iterator[str]:
     for o in step.moving[:LISTED]:
         share = f"{100 * o.moved / step.moved:.1f} %"
         rows.append([o.name, str(o.times), f"{o.moved / 1e6:.4g}", share, o.source[-70:]])
-    yield f"\n{markdown_table(rows)}"
+    yield f"\n{markdown_table(rows)}\n"
+    sizes = (f"{size / 1e9:.2f}" for size in (step.held, step.temporaries, step.code))
+    work = f"{step.operations / 1e12:.3g}", f"{step.moved / 1e9:.0f}"
+    yield " | ".join([str(parts), f"{step.seconds:.0f}", *sizes, *work, *best_step])
 
 
 def _giga(size: float) -> str:

@@ -59,7 +59,9 @@ def _count_equation(equation: Any) -> np.ndarray:
         return np.zeros(3)
     if name == "cond":
         return max(counts, key=lambda work: work[0])
-    return np.sum(counts, axis=0) * (params["length"] if name == "scan" else 1)
+    turns = {"scan": "length", "pallas_call": "grid_mapping"}.get(name)
+    times = params[turns] if turns else 1
+    return np.sum(counts, axis=0) * math.prod(getattr(times, "grid", (times,)))
 
 
 def _operations(equation: Any) -> float:

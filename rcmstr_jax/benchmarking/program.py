@@ -175,6 +175,11 @@ def _turns(loop: _Instruction, bodies: Mapping[str, _Body]) -> int:
 
 def _moved(instruction: _Instruction, body: _Body, bodies: Mapping[str, _Body]) -> float:
     """Bytes of what an operation reads and writes."""
+    if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
+        return 0.0
+    if instruction.kind == "slice-start":  # its type lists all of what it takes a part of
+        whole, part = list(_ARRAY.finditer(instruction.type))[:2]
+        return _size(part) + (_size(part, anywhere=True) if _size(whole) else 0)
     if instruction.kind.endswith("-start"):  # its type lists what it reads and what it writes
         return array_bytes(instruction.type)
     written = _written(instruction, body, bodies)
@@ -236,9 +241,9 @@ def array_bytes(text: str) -> float:
     return float(sum(_size(found) for found in _ARRAY.finditer(text)))
 
 
-def _size(found: re.Match[str]) -> int:
+def _size(found: re.Match[str], anywhere: bool = False) -> int:
     layout = found["layout"] or ""
-    if re.search(r"S\([1-9]", layout):
+    if re.search(r"S\([1-9]", layout) and not anywhere:
         return 0
     shape = [int(n) for n in found["shape"].split(",") if n]
     order, _, tiles = layout.partition(":")

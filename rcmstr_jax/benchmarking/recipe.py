@@ -31,7 +31,7 @@ SHIPPED = (
     *(f"ablation:{rung}" for rung in ("seqmoco_no_relation", "inter")),
     *(f"ablation:{rung},recipe=ancestor" for rung in ("seqmoco_no_relation", "inter")),
     *("mini", "mini:vit", "mim", "mim:vit"),
-    "configs/pretrain/compact.py",  # by its name alone it is that of configs/evaluate/
+    *("compact", "compact:mini"),
 )
 HEAD = """# What the shipped recipes come to
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from rcmstr_jax.models import masked
 from rcmstr_jax.models.layers import BatchNorm, Conv
 from rcmstr_jax.models.linear import LayerNorm
-from rcmstr_jax.models.remat import recomputed
+from rcmstr_jax.models.repeated import through
 from rcmstr_jax.models.resnet import BasicBlock
 from rcmstr_jax.models.sites import Pair, Sites
 from rcmstr_jax.models.vit import Block, sinusoid_positions
@@ -98,10 +98,9 @@ class CompactEncoder(nn.Module):
             features = self.width * 2**stage // 8
             if stage > 1:
                 x, sites = self._halve(x, sites, f"down{stage}", features, train, columns=1)
-            for index in range(count):
-                name = f"layer{stage}_{index}"
-                block = BasicBlock(features, self.axis_name, self.dtype, name=name)
-                x = recomputed(self.remat != "none", block, x, sites, train=train)
+            common = (features, self.axis_name, self.dtype)
+            blocks = [BasicBlock(*common, name=f"layer{stage}_{i}") for i in range(count)]
+            x = through(blocks, x, sites, again=self.remat != "none", train=train)
             self.sow("intermediates", f"layer{stage}", x)
         x, sites = self._conv(x, sites, "fold", self.width, train, **_FOLD)
         x, active = masked.leave(x, sites, mask is not None)
@@ -132,9 +131,9 @@ class CompactEncoder(nn.Module):
         if not self.attention:
             return x
         x = x + jnp.asarray(sinusoid_positions(x.shape[1], self.width), x.dtype)[None]
-        for index in range(self.attention):
-            block = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block_{index}")
-            x = recomputed(self.remat != "none", block, x, active)
+        common = (self.heads, self.mlp_ratio, self.dtype)
+        blocks = [Block(*common, name=f"block_{index}") for index in range(self.attention)]
+        x = through(blocks, x, active, again=self.remat != "none")
         # The two-pass variance, as in the ViT.
         norm = LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")
         x = norm(x)

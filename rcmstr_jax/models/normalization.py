@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models.linear import per_channel
+from rcmstr_jax.models.remat import kept
 
 
 def sum_over_devices(value: Array, axis_name: str | None) -> Array:
@@ -85,7 +86,7 @@ def _normalize(
     axis_name: str | None,
 ) -> Any:
     precise = x.astype(np.promote_types(np.float32, x.dtype))
-    mean, var, count = batch_moments(precise, active, axis_name)
+    mean, var, count = map(kept, batch_moments(precise, active, axis_name))
     inverse = lax.rsqrt(var + epsilon)
     over = partial(per_channel, like=x)
     factor, offset = scale.astype(var.dtype) * inverse, bias.astype(var.dtype)

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
 
 # What is kept for the backward pass: everything; the input of each block; the images alone (and,
 # while an encoder is computed again, the input of each block).
 REMAT = ("none", "blocks", "full")
+KEPT = "kept"
+
+
+def kept(x: jax.Array) -> jax.Array:
+    """`x`, marked as worth its memory where the rest of a block is computed again."""
+    return checkpoint_name(x, KEPT)
 
 
 def recomputed(again: bool, module: nn.Module, *inputs: Any, **options: Any) -> Any:

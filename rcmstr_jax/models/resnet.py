@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from rcmstr_jax.models import masked
 from rcmstr_jax.models.layers import BatchNorm, Conv, max_pool
-from rcmstr_jax.models.remat import recomputed
+from rcmstr_jax.models.remat import kept, recomputed
+from rcmstr_jax.models.repeated import through
 from rcmstr_jax.models.sites import Pair, Sites
 
 TALL = {"strides": (2, 1), "padding": (0, 1)}  # halves the height, keeps the columns (plus one)
@@ -33,9 +34,9 @@ class BasicBlock(nn.Module):
         """Maps every site, of a dense or a packed map, to `features` channels."""
         common = {"dtype": self.dtype}
         norm = {"axis_name": self.axis_name, "dtype": self.dtype}
-        y = Conv(self.features, **common, name="conv1")(x, sites)
+        y = kept(Conv(self.features, **common, name="conv1")(x, sites))
         y = nn.relu(BatchNorm(**norm, name="bn1")(y, sites, train=train))
-        y = Conv(self.features, **common, name="conv2")(y, sites)
+        y = kept(Conv(self.features, **common, name="conv2")(y, sites))
         y = BatchNorm(**norm, name="bn2")(y, sites, train=train)
         if x.shape[-1] != self.features:
             shortcut = Conv(self.features, (1, 1), (1, 1), (0, 0), **common, name="downsample_conv")
@@ -135,8 +136,13 @@ class ResNet(nn.Module):
         self, x: Array, sites: Sites | None, stage: int, features: int, train: bool
     ) -> Array:
         """Residual blocks; all stages but the last end in a convolution of their own."""
-        for index in range(self.blocks[stage - 1]):
-            block = BasicBlock(features, self.axis_name, self.dtype, name=f"layer{stage}_{index}")
-            x = recomputed(self.remat != "none", block, x, sites, train=train)
+        common, again = (features, self.axis_name, self.dtype), self.remat != "none"
+        blocks = [
+            BasicBlock(*common, name=f"layer{stage}_{index}")
+            for index in range(self.blocks[stage - 1])
+        ]
+        if x.shape[-1] != features:  # the first has a shortcut of its own
+            x = recomputed(again, blocks.pop(0), x, sites, train=train) if blocks else x
+        x = through(blocks, x, sites, again=again, train=train)
         self.sow("intermediates", f"layer{stage}", x)
         return x if stage == 4 else self._conv(x, sites, str(stage), features, train)

@@ -16,8 +16,11 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
+from rcmstr_jax.models.fused_attention import fits, fused_attention
 from rcmstr_jax.models.linear import LayerNorm, Linear, per_channel, promote_dtype
-from rcmstr_jax.models.remat import recomputed
+from rcmstr_jax.models.remat import kept
+from rcmstr_jax.models.repeated import through
+from rcmstr_jax.target import target_platform
 
 # width, depth, heads
 VIT_SIZES: dict[str, tuple[int, int, int]] = {
@@ -67,22 +70,34 @@ class Attention(nn.Module):
         q_bias = self.param("q_bias", nn.initializers.zeros, (width,), self.param_dtype)
         v_bias = self.param("v_bias", nn.initializers.zeros, (width,), self.param_dtype)
         x, kernel, q_bias, v_bias = promote_dtype(x, kernel, q_bias, v_bias, dtype=self.dtype)
-        query, keys, values = jnp.split(x @ kernel, 3, axis=-1)
-        query = (query + per_channel(q_bias, query)) * (width // self.heads) ** -0.5
-        query, keys, values = (
-            rearrange(part, "b n (h d) -> b n h d", h=self.heads)
-            for part in (query, keys, values + per_channel(v_bias, values))
-        )
-        logits = jnp.einsum("bnhd,bmhd->bhnm", query, keys)
-        # Softmax in float32 at least: bfloat16 sums of 256 weights would lose the small ones.
-        logits = logits.astype(np.promote_types(logits.dtype, np.float32))
-        if active is not None:  # finite, so that an image without an active token stays finite
-            lowest = jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype)
-            logits = jnp.where(active[:, None, None, :], logits, lowest)
-        weights = jax.nn.softmax(logits)
-        mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(values.dtype), values)
-        mixed = rearrange(mixed, "b n h d -> b n (h d)")
-        return _xavier(width, self.dtype, self.param_dtype, "proj")(mixed)
+        qkv = x @ kernel
+        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+        qkv = kept(qkv + per_channel(bias, qkv))
+        if target_platform() == "tpu" and active is None and fits(x.shape[1], width, self.heads):
+            mixed = fused_attention(qkv, self.heads)
+        else:
+            mixed = mix_tokens(qkv, self.heads, active)
+        return _xavier(width, self.dtype, self.param_dtype, "proj")(kept(mixed))
+
+
+def mix_tokens(
+    qkv: Float[Array, "batch tokens three_width"],
+    heads: int,
+    active: Bool[Array, "batch tokens"] | None = None,
+) -> Float[Array, "batch tokens width"]:
+    """`fused_attention` written out, for every platform; only `active` tokens are seen."""
+    query, keys, values = (
+        rearrange(part, "b n (h d) -> b n h d", h=heads) for part in jnp.split(qkv, 3, axis=-1)
+    )
+    logits = jnp.einsum("bnhd,bmhd->bhnm", query * query.shape[-1] ** -0.5, keys)
+    # Softmax in float32 at least: bfloat16 sums of 256 weights would lose the small ones.
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
+    if active is not None:  # finite, so that an image without an active token stays finite
+        lowest = jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype)
+        logits = jnp.where(active[:, None, None, :], logits, lowest)
+    weights = jax.nn.softmax(logits)
+    mixed = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(values.dtype), values)
+    return rearrange(mixed, "b n h d -> b n (h d)")
 
 
 class Block(nn.Module):
@@ -106,9 +121,9 @@ class Block(nn.Module):
     ) -> Float[Array, "b tokens width"]:
         width, dtypes = x.shape[-1], (self.dtype, self.param_dtype)
         y = _layer_norm(*dtypes, "norm1")(x)
-        x = x + Attention(self.heads, *dtypes, name="attn")(y, active)
+        x = kept(x + Attention(self.heads, *dtypes, name="attn")(y, active))
         y = _layer_norm(*dtypes, "norm2")(x)
-        y = _xavier(round(self.mlp_ratio * width), *dtypes, "fc1")(y)
+        y = kept(_xavier(round(self.mlp_ratio * width), *dtypes, "fc1")(y))
         return x + _xavier(width, *dtypes, "fc2")(nn.gelu(y, approximate=False))
 
 
@@ -175,9 +190,10 @@ class VisionTransformer(nn.Module):
             hidden = rearrange(mask, "b r c -> b (r c) 1")
             x = jnp.where(hidden, per_channel(token.astype(x.dtype), x), x)
         x = x + jnp.asarray(sinusoid_positions(rows * columns, self.width), x.dtype)[None]
-        for i in range(self.depth):
-            block = Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}")
-            x = recomputed(self.remat != "none", block, x)
+        blocks = [
+            Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}") for i in range(self.depth)
+        ]
+        x = through(blocks, x, again=self.remat != "none")
         x = _layer_norm(*dtypes, "norm")(x)
         return rearrange(x, "b (r c) d -> b r c d", r=rows), None
 

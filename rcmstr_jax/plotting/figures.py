@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rcmstr_jax.runtime.curves import moving_average
 
@@ -256,6 +256,38 @@ def save_comparison(
         for row, image in enumerate(batch):
             _show(axes[row, column], image, "" if row else title)
     _save(figure, path)
+
+
+def save_words(
+    path: str | Path,
+    images: Num[np.ndarray, "batch height width channels"],
+    captions: Sequence[tuple[str, str]],
+    *,
+    columns: int = 6,
+) -> None:
+    """Words, each above what was read; misread ones in another colour, above what they are.
+
+    Args:
+      path: PNG file; folders are made.
+      images: crops of words.
+      captions: what was read, and what is written there ("" where that is the same).
+      columns: words in a row.
+    """
+    height, width = images.shape[1:3]
+    rows = math.ceil(len(images) / columns)
+    canvas = Image.new("RGB", (columns * (width + 12) * 2, rows * (2 * height + 34)), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_POINTS + 5)
+    for number, (image, (read, written)) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(number, columns)
+        corner = 2 * (width + 12) * column + 12, (2 * height + 34) * row + 4
+        crop = Image.fromarray(to_pixels(image)).resize((2 * width, 2 * height))
+        canvas.paste(crop, corner)
+        said = f"{read} (is {written})" if written else read
+        below = corner[0], corner[1] + 2 * height + 4
+        pen.text(below, said, COLOURS[1] if written else COLOURS[2], font)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def save_curves(path: str | Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -25,6 +25,7 @@ from rcmstr_jax.models.decoders.ctc import BLANK
 from rcmstr_jax.recognition.heads import FrameHead
 from rcmstr_jax.runtime.errors import ConfigError, in_one_line
 from rcmstr_jax.runtime.files import whole_folder, write_json, write_text
+from rcmstr_jax.target import compiling_for
 
 if TYPE_CHECKING:
     from rcmstr_jax.recognition.recognizer import Recognizer
@@ -60,7 +61,8 @@ def export_program(recognizer: Recognizer, target: str | Path, format: str) -> d
         if not target.is_dir() or any(target.iterdir()):
             raise ConfigError(f"--to={target} exists and is no exported recogniser: give a new one")
     write = _write_stablehlo if format == "stablehlo" else _write_onnx
-    with whole_folder(target) as folder:
+    # The forms for CPU are those that every platform can run.
+    with whole_folder(target) as folder, compiling_for("cpu"):
         write(recognizer, folder)
         write_json(folder / ABOUT, describe(recognizer, format))
         write_text(folder / LOADER, loader(format))

@@ -79,11 +79,11 @@ class Frame:
         return "".join(parts)
 
 
-def _chart(title: str, parts: Sequence[str], kind: str = "chart") -> str:
+def _chart(title: str, parts: Sequence[str], kind: str = "chart", *, height: int = HEIGHT) -> str:
     """A drawing that takes the width of its column, with the title as its caption."""
     return (
         f'<figure class="{kind}"><figcaption>{text(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(title)}">'
         f"{''.join(parts)}</svg></figure>"
     )
 
@@ -158,6 +158,42 @@ def reliability_chart(
             radius = round(2 + 8 * math.sqrt(words / total), 1)
             parts.append(_dot(colour, place, radius, f"{words} words", "dot soft"))
     return _chart(title, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A value and its interval; `colour` as in `Series`, `tip` is what pointing at it shows."""
+
+    colour: int
+    value: float
+    low: float
+    high: float
+    tip: str
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, Sequence[Bar]]]) -> str:
+    """Bars below each other, under the name of their row, from 0 to what the longest needs."""
+    top = max(bar.high for _, bars in rows for bar in bars)
+    frame = Frame((0.0, max(top, 1.0)), (0.0, 1.0))
+    parts: list[str] = []
+    y = 4
+    for name, bars in rows:
+        y += 14
+        parts.append(f'<text class="tick" x="{_LEFT}" y="{y - 3}">{text(name)}</text>')
+        for bar in bars:
+            low, value, high = (frame.at(x, 0)[0] for x in (bar.low, bar.value, bar.high))
+            parts.append(_line(bar.colour, [(low, y + 4), (high, y + 4)], bar.tip))
+            parts.append(_dot(bar.colour, (value, y + 4), 3.2, bar.tip))
+            said = f'class="tick" x="{_LEFT - 6}" y="{y + 7}" text-anchor="end"'
+            parts.append(f"<text {said}>{bar.value:.1f}</text>")
+            y += 11
+        y += 5
+    for tick in ticks(*frame.x):
+        x, _ = frame.at(tick, 0)
+        parts.insert(0, f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{y}"/>')
+        place = f'class="tick" x="{x}" y="{y + 13}" text-anchor="middle"'
+        parts.append(f"<text {place}>{short(tick)}</text>")
+    return _chart(title, parts, "chart half", height=y + 20)
 
 
 def glyph_map(title: str, points: Float[np.ndarray, "points 2"], glyphs: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from rcmstr_jax.data.benchmarks import benchmark_spec
 from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.reporting import learnt, scores, sheets
+from rcmstr_jax.reporting.beside import beside_random
 from rcmstr_jax.reporting.elements import Section, text
 from rcmstr_jax.reporting.representation import Embeddings, Words, embed, load_words
 from rcmstr_jax.reporting.runs import Run, evaluations, open_runs
@@ -57,6 +58,7 @@ def write_page(
     if num_words < 1:
         raise ValueError(f"--num_words={num_words}: give at least 1")
     sections = [
+        beside_random(runs),
         scores.overview(runs),
         scores.intervals(runs),
         scores.errors(runs),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from rcmstr_jax.data.records import BadRecord, RecordSource
 from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.metrics.intervals import Line, judge_lines
 from rcmstr_jax.metrics.words import normalize_text
+from rcmstr_jax.plotting.figures import save_words
 from rcmstr_jax.recognition.attending import ATTENDING, read_and_attend
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.saved import RECOGNIZER
@@ -50,12 +52,10 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
         if not run.lines:
             continue
         policy = results.policy
-        judged = list(zip(run.lines, judge_lines(run.lines, policy), strict=True))
         parts.append(f"<h3>{text(run.name)}</h3>")
         show, problems = _crops(run, results) if crops else (lambda line: None, [])
         missing += problems
-        for title, wanted in (("wrong", False), ("right", True)):
-            found = [line for line, o in judged if o is not None and o.correct == wanted]
+        for title, found in _judged(run.lines, policy).items():
             shown = spread([line for line in found if line.get("readable", True)], SHEET_WORDS)
             parts.append(paragraph(f"{len(found)} {title}, {len(shown)} of them:"))
             parts.append(gallery([_card(line, policy, show(line)) for line in shown]))
@@ -64,6 +64,55 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
     if not evaluations(runs):
         missing.append(NO_EVALUATION)
     return Section("Words read right and wrong", "".join(parts), missing)
+
+
+def _judged(lines: Sequence[Line], policy: str) -> dict[str, list[Line]]:
+    """The wrong and the right lines; those without a label that counts are neither."""
+    judged = list(zip(lines, judge_lines(lines, policy), strict=True))
+    return {
+        title: [line for line, o in judged if o is not None and o.correct == wanted]
+        for title, wanted in (("wrong", False), ("right", True))
+    }
+
+
+def draw_words(run: Run, path: str | Path, count: int = SHEET_WORDS) -> Path:
+    """Scored words of an evaluation as a PNG file, right ones above wrong ones.
+
+    Args:
+      run: workdir of an evaluation that kept its predictions.
+      path: PNG file; folders are made.
+      count: at most so many of each kind, evenly over their confidences.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: nothing was scored there, or the images are gone.
+    """
+    results = run.results
+    if results is None or not run.lines:
+        raise ValueError(f"{run.path} scored no words; give the workdir of an evaluation")
+    show, problems = _crops(run, results)
+    kinds = _judged(run.lines, results.policy)
+    images, captions = [], []
+    for title in ("right", "wrong"):
+        for line in spread([line for line in kinds[title] if line.get("readable", True)], count):
+            pixels = show(line)
+            if pixels is not None:
+                guess, label = _read_and_true(line, results.policy)
+                images.append(pixels)
+                captions.append((guess or "–", "" if title == "right" else label))
+    if not images:
+        raise ValueError(f"no image of {run.path} is to be had: {' '.join(problems)}")
+    save_words(path, np.stack(images), captions)
+    return Path(path)
+
+
+def _read_and_true(line: Line, policy: str) -> tuple[str, str]:
+    """What was read and what is written there, as the policy compares them."""
+    said = line["prediction"] or "", line["label"] or ""
+    guess, label = (normalize_text(word, policy) for word in said)
+    return guess, label
 
 
 def _crops(run: Run, results: Evaluation) -> tuple[Callable[[Line], np.ndarray | None], list[str]]:
@@ -94,9 +143,7 @@ def _crops(run: Run, results: Evaluation) -> tuple[Callable[[Line], np.ndarray |
 def _card(line: Line, policy: str, pixels: UInt8[np.ndarray, "height width 3"] | None) -> str:
     confidence = line.get("confidence")
     sure = "" if confidence is None else f" <span>{100 * float(confidence):.0f} %</span>"
-    guess, label = (
-        normalize_text(said or "", policy) for said in (line["prediction"], line["label"])
-    )
+    guess, label = _read_and_true(line, policy)
     kind = "right" if guess == label else "wrong"
     caption = f'<b class="{kind}">{marked(label, guess)}</b>{sure}'
     if guess != label:

@@ -25,13 +25,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 # Where configs are that can be given by name. Looked up, not imported: they lie above this room.
-_SHIPPED = ("rcmstr_jax.configs.pretrain", "rcmstr_jax.configs.evaluate")
+PRETRAIN, EVALUATE = "rcmstr_jax.configs.pretrain", "rcmstr_jax.configs.evaluate"
 
 
-def shipped_configs() -> dict[str, str]:
-    """Paths of the configs that are installed with the package, by name."""
+def shipped_configs(room: str = EVALUATE) -> dict[str, str]:
+    """Paths of the configs that are installed with the package, by name.
+
+    Args:
+      room: package of the launcher's own configs, whose is a name that both packages have.
+    """
     found = {}
-    for package in _SHIPPED:
+    for package in sorted((PRETRAIN, EVALUATE), key=room.__eq__):
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             found.update({path.stem: str(path) for path in _configs_in(Path(folder))})
@@ -43,11 +47,12 @@ def _configs_in(folder: Path) -> list[Path]:
     return [path for path in files if path.stem not in ("__init__", "common")]
 
 
-def config_path(spec: str) -> str:
+def config_path(spec: str, room: str = EVALUATE) -> str:
     """`FILE.py` or `FILE.py:variant`, where FILE.py may be given by its name alone.
 
     Args:
       spec: a path (which ends with .py), or a name like `mini` or `frozen_ctc:mini`.
+      room: see `shipped_configs`.
 
     Raises:
       ConfigError: naming the closest config.
@@ -59,7 +64,7 @@ def config_path(spec: str) -> str:
         files = [str(path) for path in _configs_in(Path(name).parent)]
         hint = f": did you mean {closest(name, files)}?" if files else ""
         raise ConfigError(f"--config={spec}: there is no file {name}{hint}")
-    known = shipped_configs()
+    known = shipped_configs(room)
     if name not in known:
         raise ConfigError(
             f"--config={spec}: no config has this name: did you mean {closest(name, known)}? "
@@ -68,13 +73,13 @@ def config_path(spec: str) -> str:
     return f"{known[name]}{colon}{variant}"
 
 
-def load_config(spec: str) -> Any:
+def load_config(spec: str, room: str = EVALUATE) -> Any:
     """What `get_config` of a config gives, which is named as for `config_path`.
 
     Raises:
       ConfigError: no such file, or a variant that it does not know.
     """
-    path, _, variant = config_path(spec).partition(":")
+    path, _, variant = config_path(spec, room).partition(":")
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
         raise ConfigError(f"--config={spec}: {path} defines no get_config()")
@@ -97,7 +102,7 @@ def _given_config(argv: Sequence[str]) -> tuple[int, str, str] | None:
 
 
 def check_overrides(
-    argv: Sequence[str], renamed: Mapping[str, str] | None = None
+    argv: Sequence[str], renamed: Mapping[str, str] | None = None, room: str = EVALUATE
 ) -> dict[str, Any]:
     """Checks that `--config` can be loaded and has every field that is overridden.
 
@@ -106,6 +111,7 @@ def check_overrides(
     Args:
       argv: the command line.
       renamed: what to do instead, by names that fields had earlier.
+      room: see `shipped_configs`.
 
     Returns:
       Fields and their defaults; empty without `--config`.
@@ -116,7 +122,7 @@ def check_overrides(
     given = _given_config(argv)
     if given is None:
         return {}
-    fields = dict(flatten(load_config(given[2])))
+    fields = dict(flatten(load_config(given[2], room)))
     for argument in argv:
         overridden = re.match(r"--?(?:no)?config\.([^=]+)", argument)
         if not overridden or overridden[1] in fields:
@@ -188,7 +194,11 @@ def _illegal_value(said: str, fields: Mapping[str, Any]) -> str:
 
 
 def parse_flags(
-    argv: Sequence[str], *, positional: bool = False, renamed: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    positional: bool = False,
+    renamed: Mapping[str, str] | None = None,
+    room: str = EVALUATE,
 ) -> list[str]:
     """absl's parsing with the checks above; `--config` may be a name.
 
@@ -196,15 +206,16 @@ def parse_flags(
       argv: the command line.
       positional: whether it may hold arguments that are no flags.
       renamed: see `check_overrides`.
+      room: see `shipped_configs`.
 
     Returns:
       What is no flag, the program's name first.
     """
     with one_line_errors():
-        fields = check_overrides(argv, renamed)
+        fields = check_overrides(argv, renamed, room)
         argv, given = list(argv), _given_config(argv)
         if given:
-            argv[given[0]] = given[1] + config_path(given[2])
+            argv[given[0]] = given[1] + config_path(given[2], room)
         try:
             rest = flags.FLAGS(tuple(argv))
         except flags.IllegalFlagValueError as error:
@@ -233,6 +244,7 @@ def command(
     *,
     positional: bool = False,
     renamed: Mapping[str, str] | None = None,
+    room: str = EVALUATE,
 ) -> Callable[[], None]:
     """A function that ends the process with what a launcher's `main` returns.
 
@@ -240,6 +252,7 @@ def command(
       main: of `launch/FILE.py`, started as a file or as the installed command `rcmstr-...`.
       positional: as in `parse_flags`.
       renamed: as in `parse_flags`.
+      room: as in `parse_flags`.
     """
 
     def quietly(argv: list[str]) -> Any:
@@ -251,7 +264,7 @@ def command(
             sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
             for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-        parser = functools.partial(parse_flags, positional=positional, renamed=renamed)
+        parser = functools.partial(parse_flags, positional=positional, renamed=renamed, room=room)
         app.run(quietly, flags_parser=parser)
 
     return run

@@ -7,6 +7,7 @@ passes of the online branch (plain, rearranged, masked), the objective, the opti
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from rcmstr_jax.ssl.objective import (
 from rcmstr_jax.ssl.queue import KeyQueue, enqueue, sample_keys
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
 from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
+from rcmstr_jax.target import target_platform
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan
 from rcmstr_jax.training.state import (
     PretrainState,
@@ -40,6 +42,7 @@ from rcmstr_jax.training.step_inputs import FRAME_KEYS, SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
 Keys = dict[str, Float[Array, "batch _ dim"]]
+Metrics = dict[str, Array]
 AllKeys = dict[str, Float[Array, "all_images _ dim"]]
 Step = Callable[[PretrainState, dict[str, Array]], tuple[PretrainState, dict[str, Array]]]
 
@@ -166,44 +169,27 @@ def online_losses(
     """
     stats: Variables = state.batch_stats
     weights = {**params, **state.frozen_params}
-
-    def run(method: str, *args: Any, **kwargs: Any) -> tuple[Any, Variables]:
-        out, updated = model.apply(
-            {"params": weights, "batch_stats": stats},
-            *args,
-            method=method,
-            mutable=["batch_stats"],
-            **kwargs,
-        )
-        return out, {**stats, **updated.get("batch_stats", {})}
-
-    def predict(frames: Array) -> dict[str, Array]:
-        return run("predict", frames)[0]
-
-    masked: tuple[Array, Array] | None = None
+    run = functools.partial(_run, model, weights)
+    masked: tuple[Array, Metrics] | None = None
     if mask is not None:
-        target_images, _ = run("rectify", inputs["view_q"])
-        # The masked pass sees other statistics: what it would leave behind is dropped, unless the
-        # masked image is the query view itself.
-        (prediction, frames), masked_stats = run(
-            "reconstruct", target_images, inputs["mask"], train=True
-        )
-        masked = (prediction, target_images)
+        masked, frames, masked_stats = _masked(model, weights, stats, inputs, mask)
+    images: list[Array] = [inputs["view_q"]]
+    if blocks is not None:
+        whole = run(stats, "rectify", images[0])[0] if rectify_first else images[0]
+        images.append(rearrange_images(whole, inputs["permutation"], blocks=blocks))
+    # The masked pass sees other statistics: what it would leave behind is dropped, unless the
+    # masked image is the query view itself.
+    seen: list[Array] = []
     if mask is not None and mask.coupled:
         stats = masked_stats
-        plain, _ = run("project_frames", frames)
-    else:
-        plain, stats = run("project", inputs["view_q"], train=True)
-    queries = {name: [q] for name, q in predict(plain).items()}
+        seen.append(run(stats, "project_frames", frames)[0])
+    others, stats = _project(run, stats, images[len(seen) :], rectify_first and blocks is not None)
+    seen += others
     if blocks is not None:
-        whole = run("rectify", inputs["view_q"])[0] if rectify_first else inputs["view_q"]
-        shuffled = rearrange_images(whole, inputs["permutation"], blocks=blocks)
-        frames_r, stats = run("project", shuffled, train=True, rectified=rectify_first)
-        aligned = align_frames(frames_r, inputs["permutation"], blocks=blocks)
-        for name, q in predict(aligned).items():
-            queries[name].append(q)
+        seen[1] = align_frames(seen[1], inputs["permutation"], blocks=blocks)
+    queries = [run(stats, "predict", x)[0] for x in seen]
     terms = contrastive_terms(
-        {name: jnp.stack(q) for name, q in queries.items()},
+        {name: jnp.stack([q[name] for q in queries]) for name in queries[0]},
         keys,
         {name: q.keys for name, q in state.queues.items()},
         queues_after,
@@ -217,14 +203,98 @@ def online_losses(
         if contrast.relation:
             metrics[f"relation_entropy/{name}"] = term.key_entropy.mean() / jnp.log(sizes[name])
     metrics["loss/contrast"] = total
-    if mask is not None and masked is not None:
-        prediction, target_images = masked
-        target = patch_targets(target_images, mask.patch, normalize=mask.normalize_targets)
-        loss_sum, count = reconstruction_loss(prediction, target, inputs["mask"])
-        metrics["loss/mim"] = loss_sum / count
-        total += mask.weight * metrics["loss/mim"]
+    if masked is not None:
+        metrics |= masked[1]
+        total += masked[0]
     metrics["loss"] = total
     return total, (stats, metrics)
+
+
+def _run(
+    model: RCMSTR, weights: Variables, stats: Variables, method: str, *args: Any, **kwargs: Any
+) -> tuple[Any, Variables]:
+    """What a method gives, and the running statistics after it."""
+    variables = {"params": weights, "batch_stats": stats}
+    out, updated = model.apply(variables, *args, method=method, mutable=["batch_stats"], **kwargs)
+    return out, {**stats, **updated.get("batch_stats", {})}
+
+
+def _project(
+    run: Callable[..., Any], stats: Variables, images: list[Array], rectify_first: bool
+) -> tuple[list[Array], Variables]:
+    """Frames of each of `images`, the last of which are rectified already if `rectify_first`.
+
+    Two passes are one piece of program on accelerators: a loop of two turns or, where there are no
+    statistics by which images meet, one pass of twice as many.
+    """
+    if len(images) == 2 and not rectify_first and target_platform() != "cpu":
+        if not stats:
+            both, _ = run(stats, "project", jnp.concatenate(images), train=True)
+            return list(jnp.split(both, 2)), stats
+
+        def turn(stats: Variables, images: Array) -> tuple[Variables, Array]:
+            return run(stats, "project", images, train=True)[::-1]
+
+        stats, frames = jax.lax.scan(turn, stats, jnp.stack(images))
+        return list(frames), stats
+    found = []
+    for place, x in enumerate(images):
+        rectified = rectify_first and place == len(images) - 1
+        frames, stats = run(stats, "project", x, train=True, rectified=rectified)
+        found.append(frames)
+    return found, stats
+
+
+def _masked(
+    model: RCMSTR, weights: Variables, stats: Variables, inputs: dict[str, Array], mask: MaskPlan
+) -> tuple[tuple[Array, Metrics], Array, Variables]:
+    """The masked pass: its weighted loss and metrics, the encoder's frames, and the statistics."""
+    target_images, _ = _run(model, weights, stats, "rectify", inputs["view_q"])
+    (prediction, frames), stats = _run(
+        model, weights, stats, "reconstruct", target_images, inputs["mask"], train=True
+    )
+    target = patch_targets(target_images, mask.patch, normalize=mask.normalize_targets)
+    loss_sum, count = reconstruction_loss(prediction, target, inputs["mask"])
+    loss = loss_sum / count
+    return (mask.weight * loss, {"loss/mim": loss}), frames, stats
+
+
+def online_gradients(
+    plan: PretrainPlan,
+    model: RCMSTR,
+    state: PretrainState,
+    inputs: dict[str, Array],
+    keys: Keys,
+    queues_after: dict[str, Array],
+) -> tuple[Variables, tuple[Variables, Metrics]]:
+    """The gradient of `online_losses` for all parameters, and what else the passes found.
+
+    A masked pass of its own is differentiated first: what it keeps for its backward pass is
+    dropped before the contrastive passes begin.
+    """
+    options, masked = loss_options(plan), None
+    params: Variables = state.params
+    if plan.mask is not None and not plan.mask.coupled:
+        mask, options["mask"] = plan.mask, None
+
+        def masked_loss(params: Variables) -> tuple[Array, Metrics]:
+            weights = {**params, **state.frozen_params}
+            return _masked(model, weights, state.batch_stats, inputs, mask)[0]
+
+        value_and_gradient = jax.value_and_grad(masked_loss, has_aux=True)
+        masked = value_and_gradient(params)
+        # The order is said: the contrastive passes wait for the masked one's gradient.
+        params, masked = jax.lax.optimization_barrier((params, masked))
+
+    def loss(params: Variables) -> tuple[Array, tuple[Variables, Metrics]]:
+        return online_losses(model, params, state, inputs, keys, queues_after, **options)
+
+    gradients, (stats, metrics) = jax.grad(loss, has_aux=True)(params)
+    if masked is not None:
+        (weighted, found), of_masked = masked
+        gradients = jax.tree.map(jnp.add, gradients, of_masked)
+        metrics |= found | {"loss": metrics["loss"] + weighted}
+    return gradients, (stats, metrics)
 
 
 def make_pretrain_step(
@@ -281,20 +351,7 @@ def make_pretrain_step(
 
         # The online branch: the objective and its gradient.
         def part_gradients(part: tuple[dict[str, Array], Keys]) -> Any:
-            part_inputs, part_keys = part
-
-            def loss_fn(params: Variables) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
-                return online_losses(
-                    model,
-                    params,
-                    state,
-                    part_inputs,
-                    part_keys,
-                    queues_after,
-                    **loss_options(plan),
-                )
-
-            return jax.grad(loss_fn, has_aux=True)(state.params)
+            return online_gradients(plan, model, state, *part, queues_after)
 
         gradients, (stats, metrics) = mean_over_parts(part_gradients, (inputs, keys), parts)
         for name, k in all_keys.items():  # 0 if all are equal, 1 if spread over the sphere

@@ -89,6 +89,17 @@ def test_arrays_count_with_their_tiles_and_where_they_lie(text: str, size: int) 
     assert array_bytes(text) == size
 
 
+def test_a_slice_brought_onto_the_chip_counts_once_and_reserved_memory_not_at_all() -> None:
+    hlo = """ENTRY %main (x: f32[32,256]) -> f32[8,256] {
+  %x = f32[32,256]{1,0} parameter(0)
+  %space = f32[64,256]{1,0} custom-call(), custom_call_target="AllocateBuffer"
+  %begun = ((f32[32,256]{1,0}), f32[8,256]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={}
+  ROOT %done = f32[8,256]{1,0:S(1)} slice-done(%begun)
+}
+"""
+    assert [(o.name, o.bytes) for o in operations_in(hlo)] == [("begun", 8 * ROW)]
+
+
 def test_bytes_of_a_real_program_are_those_of_its_arrays() -> None:
     rows = jax.ShapeDtypeStruct((64, 128), jnp.float32)
 

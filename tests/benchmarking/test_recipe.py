@@ -9,7 +9,7 @@ import pytest
 
 from rcmstr_jax.benchmarking import recipe
 from rcmstr_jax.configs.pretrain import ablation, mini, rcmstr_vit
-from rcmstr_jax.runtime.command_line import load_config
+from rcmstr_jax.runtime.command_line import PRETRAIN, load_config
 from rcmstr_jax.training.plan import pretrain_plan
 
 
@@ -53,7 +53,7 @@ def test_the_committed_page_says_what_the_recipe_comes_to(name: str, repository:
     """All that follows from the plan; costs and gradients take the command in the page's head."""
     text = (repository / "docs/recipes.md").read_text(encoding="utf-8")
     assert text.startswith(recipe.HEAD)
-    page = recipe.page(name, load_config(name), costs=False)
+    page = recipe.page(name, load_config(name, PRETRAIN), costs=False)
     assert page in text, f"{page}\nwrite docs/recipes.md anew, with the command in its head"
 
 

@@ -69,7 +69,8 @@ def checkout(tmp_path: Path, repository: Path) -> Checkout:
     return Checkout(tmp_path / "checkout", repository)
 
 
-ALL = ["render_words"] * 3 + ["pretrain"] + ["evaluate"] * 4 + ["compare"]
+END = ["report", "compare", "compare"]
+ALL = ["render_words"] * 4 + ["pretrain"] + ["evaluate"] * 6 + END
 
 
 def test_quickstart_runs_every_phase_and_writes_where_it_was_asked(checkout: Checkout) -> None:
@@ -78,7 +79,9 @@ def test_quickstart_runs_every_phase_and_writes_where_it_was_asked(checkout: Che
     assert checkout.launched() == ALL
     out = checkout.root.parent / "results"  # relative to where it was called, not to the checkout
     assert json.loads((out / "results.json").read_text()) == {}
-    scored = [line for line in checkout.called if "launch/evaluate" in line]
+    evaluated = [line for line in checkout.called if "launch/evaluate" in line]
+    read, scored = evaluated[4:], evaluated[:4]
+    assert all("words/real_looking" in line for line in read)
     # Two at a time, in any order.
     starts = [sorted("random:" in line for line in scored[i : i + 2]) for i in (0, 2)]
     assert starts == [[False, True]] * 2
@@ -86,21 +89,21 @@ def test_quickstart_runs_every_phase_and_writes_where_it_was_asked(checkout: Che
     # What is scored must be neither pretrained nor trained on.
     rendered = [line for line in checkout.called if "launch/render_words" in line]
     assert sorted(("--split=test" in line, "words/test" in line) for line in rendered) == [
-        (False, False), (False, False), (True, True),
+        (False, False), (False, False), (False, False), (True, True),
     ]  # fmt: skip
-    assert len({line.split("--seed=")[1].split()[0] for line in rendered}) == 3
+    assert len({line.split("--seed=")[1].split()[0] for line in rendered}) == 4
 
 
 def test_quickstart_reuses_what_is_unchanged(checkout: Checkout) -> None:
     checkout.run("launch/quickstart.sh", "results")
     done = checkout.run("launch/quickstart.sh", "results")
-    assert checkout.launched() == ["compare"], done.stdout
+    assert checkout.launched() == END, done.stdout
     assert "reused" in done.stdout
 
     config = checkout.root / "configs/evaluate/common.py"
     config.write_text(config.read_text() + "# another default\n")
     checkout.run("launch/quickstart.sh", "results")
-    assert checkout.launched() == ["evaluate"] * 4 + ["compare"]
+    assert checkout.launched() == ["evaluate"] * 6 + END
 
     checkout.run("launch/quickstart.sh", "results", SEED="1")
     assert checkout.launched() == ALL
@@ -113,7 +116,7 @@ def test_quickstart_continues_an_interrupted_pretraining(checkout: Checkout) -> 
     checkpoint = checkout.root.parent / "results/pretrain/checkpoint"
     checkpoint.write_text("step 3")
     checkout.run("launch/quickstart.sh", "results")
-    assert checkout.launched() == ALL[3:]
+    assert checkout.launched() == ALL[4:]
     assert checkpoint.read_text() == "step 3"
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rcmstr_jax.data.benchmarks import Benchmark
 from rcmstr_jax.data.lmdb import write_lmdb
@@ -20,7 +22,7 @@ from rcmstr_jax.evaluation.results import Evaluation
 from rcmstr_jax.evaluation.scoring import SetResult, score_table
 from rcmstr_jax.reporting.page import WordBank, write_page
 from rcmstr_jax.reporting.runs import open_runs
-from rcmstr_jax.reporting.sheets import marked, spread
+from rcmstr_jax.reporting.sheets import draw_words, marked, spread
 from rcmstr_jax.runtime.files import from_json
 
 NASTY = "<img src=x onerror=alert(1)>&amp;"
@@ -192,6 +194,45 @@ def test_the_folder_of_a_quickstart_stands_for_its_runs(tmp_path: Path) -> None:
     found = open_runs([tmp_path])
     assert [run.name for run in found] == ["pretrain", "frozen_pretrained", "frozen_random_init"]
     assert [run.kind for run in found] == ["pretraining", "evaluation", "evaluation"]
+
+
+def test_the_page_opens_with_pretrained_beside_random(tmp_path: Path) -> None:
+    guesses = {"pretrained": ["ab", "cde", "x1", "?", "?"], "random_init": ["ab"] + ["?"] * 4}
+    for initialisation, read in guesses.items():
+        run = evaluate(tmp_path / initialisation, tmp_path / "gone", read)
+        results = json.loads((run / "results.json").read_text())
+        changed = json.dumps(results | {"initialisation": initialisation})
+        (run / "results.json").write_text(changed)
+    both = write_page([tmp_path], tmp_path / "both.html").read_text()
+    opening = both[both.index("<h2>") : both.index("<h2>Scores")]
+    assert opening.startswith("<h2>Pretrained beside random initialisation")
+    assert "frozen, ctc, 3 labels" in opening and opening.count("<circle") == 2
+    found = re.findall(r"<title>(\w+): ([\d.]+) % \(([\d.]+) to ([\d.]+)\)", opening)
+    shown = {name: (float(value), float(low), float(high)) for name, value, low, high in found}
+    assert shown["random_init"][0] == 20 and shown["pretrained"][0] == 60
+    assert all(low <= value <= high for value, low, high in shown.values())
+
+    alone = write_page([tmp_path / "pretrained"], tmp_path / "alone.html").read_text()
+    assert "Left out: no protocol was run from both initialisations." in alone
+
+
+def test_a_sheet_of_words_read_right_and_wrong(tmp_path: Path, runs: list[Path]) -> None:
+    with Image.open(draw_words(open_runs(runs)[0], tmp_path / "out/sheet.png")) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    # Five words of 32 x 100 in one row, doubled: those read right first, captions in two colours.
+    assert pixels.shape == (98, 6 * 224, 3)
+    captions = pixels[68:] - np.array([0xD5, 0x5E, 0x00])
+    wrong = np.flatnonzero((np.abs(captions).sum(-1) < 60).any(0))
+    assert 2 * 224 < wrong.min() and wrong.max() < 5 * 224
+
+
+def test_a_sheet_needs_scored_words_and_their_images(tmp_path: Path) -> None:
+    run = evaluate(tmp_path / "run", tmp_path / "gone", ["ab", "cdx", "x1", "", "img"])
+    with pytest.raises(ValueError, match="no image of .*run is to be had: images of run, words"):
+        draw_words(open_runs([run])[0], tmp_path / "sheet.png")
+    (run / "predictions.jsonl").unlink()
+    with pytest.raises(ValueError, match="scored no words; give the workdir of an evaluation"):
+        draw_words(open_runs([run])[0], tmp_path / "sheet.png")
 
 
 @pytest.mark.parametrize("setting", ["config", "source"])

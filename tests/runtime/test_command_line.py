@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from rcmstr_jax.configs.evaluate import compact as evaluate_compact
 from rcmstr_jax.configs.evaluate import frozen_ctc
+from rcmstr_jax.configs.pretrain import compact as pretrain_compact
 from rcmstr_jax.configs.pretrain import mini
-from rcmstr_jax.runtime.command_line import check_overrides, config_path, shipped_configs
+from rcmstr_jax.runtime.command_line import (
+    EVALUATE,
+    PRETRAIN,
+    check_overrides,
+    config_path,
+    shipped_configs,
+)
 from rcmstr_jax.runtime.errors import ConfigError
 
 SHOW = """
@@ -33,6 +41,16 @@ def test_names_stand_for_the_files_of_the_package() -> None:
     assert "common" not in known and "__init__" not in known
     assert config_path("frozen_ctc:mini") == f"{frozen_ctc.__file__}:mini"
     assert check_overrides(["x", "--config", "mini:test", "--config.seed=3"])["seed"] == 0
+
+
+def test_a_name_of_both_kinds_is_the_launchers_own() -> None:
+    assert config_path("compact") == config_path("compact", EVALUATE) == evaluate_compact.__file__
+    assert config_path("compact", PRETRAIN) == pretrain_compact.__file__
+    assert config_path("frozen_ctc", PRETRAIN) == frozen_ctc.__file__
+    argv = ["x", "--config=compact", "--config.total_images=64"]
+    assert "total_images" in check_overrides(argv, room=PRETRAIN)
+    with pytest.raises(ConfigError, match="total_images: there is no such field"):
+        check_overrides(argv)
 
 
 def test_paths_stay_what_they_are(tmp_path: Path) -> None:

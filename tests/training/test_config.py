@@ -35,6 +35,7 @@ from rcmstr_jax.training.stored import ADDED, IN_IMAGES, RENAMED
 ALL = {
     "cnn": rcmstr_cnn.get_config,
     "compact": compact.get_config,
+    "compact:mini": lambda: compact.get_config("mini"),
     "cnn:step": lambda: rcmstr_cnn.get_config("step"),
     **{f"vit:{s}": lambda s=s: rcmstr_vit.get_config(s) for s in ("tiny", "small", "base")},
     **{f"mini:{s}": lambda s=s: mini.get_config(s) for s in ("cnn", "vit", "test")},
