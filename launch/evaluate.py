@@ -1,5 +1,7 @@
 r"""Trains a recogniser on a pretrained encoder and scores it on every benchmark below a folder.
 
+Or, with the configs segmentation and super_resolution, a network whose answers are pictures.
+
   python launch/evaluate.py --config=NAME[:variant] --workdir=DIR --pretrained=DIR2 \
     [--config.field=value ...] [--watch]
 
@@ -26,12 +28,13 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from rcmstr_jax.dense.protocols import run_all_dense
 from rcmstr_jax.evaluation.runs import run_all
 from rcmstr_jax.evaluation.watch import watch
 from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.recognition.fitting import Stopped
 from rcmstr_jax.runtime import command_line
-from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
+from rcmstr_jax.runtime.errors import EXIT_PREEMPTED, ConfigError
 from rcmstr_jax.runtime.processor import prepare_processor
 from rcmstr_jax.runtime.watchdog import leave_at_once_on_failure
 from rcmstr_jax.training.plan import evaluation_plan
@@ -55,11 +58,18 @@ def main(argv: Sequence[str]) -> int:
         prepare_processor(CONFIG.value.model.dtype)
         watched = distributed_flags.join()
         try:
+            dense = "task" in CONFIG.value
+            if WATCH.value and dense:
+                raise ConfigError(
+                    f"--watch with config.task={CONFIG.value.task}: it takes a config of text"
+                    " recognition, as configs/evaluate/linear_probe.py"
+                )
             if WATCH.value:
                 plan = evaluation_plan(CONFIG.value)
                 watch(plan, pretrained, workdir, every=WATCH_EVERY.value)
             else:
-                run_all(CONFIG.value, workdir, pretrained, **watched)
+                evaluate = run_all_dense if dense else run_all
+                evaluate(CONFIG.value, workdir, pretrained, **watched)
         except Stopped as stopped:
             print(stopped, file=sys.stderr, flush=True)
             return EXIT_PREEMPTED

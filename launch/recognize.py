@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from rcmstr_jax.recognition.reading import VERTICAL as VERTICAL_WAYS
-from rcmstr_jax.recognition.reading import Answer, find_images, read_images
+from rcmstr_jax.recognition.reading import Answer, find_images, printable, read_images
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.compilation import enable_compilation_cache
@@ -41,9 +41,7 @@ def line(answer: Answer) -> str:
     """What is printed about an image."""
     if JSON.value:
         return json.dumps(answer.as_dict(), ensure_ascii=False)
-    # Control characters and bytes that are no text would end the line, or the program.
-    name = answer.name
-    name = name if name.isprintable() else name.encode("unicode_escape").decode()
+    name = printable(answer.name)
     if answer.word is None:
         return f"{name}\t(not read: {answer.error})"
     return f"{name}\t{answer.word.text}\t{answer.word.confidence:.4f}"

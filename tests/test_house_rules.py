@@ -22,9 +22,10 @@ import ml_collections
 import pytest
 
 from rcmstr_jax.augment import make_view
+from rcmstr_jax.dense.heads import make_head as make_dense_head
 from rcmstr_jax.recognition.heads import make_head
 from rcmstr_jax.ssl.objective import ContrastOptions
-from rcmstr_jax.training import plan
+from rcmstr_jax.training import dense_plan, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 # About 300 lines are the rule; more where cutting would make two files that only call each other.
@@ -35,8 +36,8 @@ PURE = {"ssl": set(), "models": {"ssl"}, "augment": set(), "metrics": set()}
 NO_CONFIG = ("ml_collections", "absl")
 # All rooms from low to high: imports go down, so that there are no circles.
 ROOMS = (
-    *(*PURE, "runtime", "data", "plotting", "training", "recognition", "evaluation", "interop"),
-    *("serving", "verification", "benchmarking", "reporting", "configs", "launch"),
+    *(*PURE, "runtime", "data", "plotting", "training", "recognition", "evaluation", "dense"),
+    *("interop", "serving", "verification", "benchmarking", "reporting", "configs", "launch"),
 )
 
 # Where configs become plans, section by section.
@@ -57,10 +58,18 @@ EVALUATE: dict[str, tuple[type, ...]] = {
     "decoder": (plan.DecoderPlan,),
     "train": (plan.LabelPlan, plan.LoopPlan),
 }
-# What reads a config beside them.
-CONFIG_READERS = ("training/plan.py", "training/plan_checks.py", "evaluation/runs.py")
+DENSE: dict[str, tuple[type, ...]] = {
+    "": (dense_plan.DensePlan,),
+    "model": (plan.ModelPlan,),
+    "head": (dense_plan.DenseHeadPlan,),
+    "train": (plan.LabelPlan, plan.LoopPlan),
+}
+# What reads a config beside them; the first make and check plans.
+PLAN_MAKERS = ("training/plan.py", "training/dense_plan.py", "training/plan_checks.py")
+CONFIG_READERS = (*PLAN_MAKERS, "evaluation/runs.py")
 # Plans that go as a whole to a function.
 WHOLE_PLANS = {plan.ViewPlan: make_view, plan.DecoderPlan: make_head}
+WHOLE_PLANS[dense_plan.DenseHeadPlan] = make_dense_head
 # Sections that go as a whole to a dataclass, which refuses what it lacks.
 WHOLE = ("synthetic", "ranges", "colour")
 
@@ -278,10 +287,12 @@ CONFIG_FILES = [
 def test_every_config_field_is_read(path: Path) -> None:
     """It is a field of a plan, or what makes the plans reads it off the config or its section."""
     plans = PRETRAIN if path.parent.name == "pretrain" else EVALUATE
+    config = load_config(path)
+    plans = DENSE if "task" in config else plans
     read = fields_read(*(ROOT / "rcmstr_jax" / reader for reader in CONFIG_READERS))
     unread = [
         f"{section}.{field}".lstrip(".")
-        for section, field in leaves(load_config(path))
+        for section, field in leaves(config)
         if not any(field in names_of(kind) for kind in plans.get(section, ()))
         and section not in WHOLE
         and (section or "config", field) not in read
@@ -293,16 +304,18 @@ def names_of(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
 
 
-@pytest.mark.parametrize(
-    "kind", sorted({k for plans in (PRETRAIN, EVALUATE) for ks in plans.values() for k in ks},
-                   key=lambda kind: kind.__name__)
-)  # fmt: skip
+PLANS = {
+    kind for plans in (PRETRAIN, EVALUATE, DENSE) for kinds in plans.values() for kind in kinds
+}
+
+
+@pytest.mark.parametrize("kind", sorted(PLANS, key=lambda kind: kind.__name__))
 def test_every_field_of_a_plan_is_read(kind: type) -> None:
     """Outside the files that make and check plans; `ModelPlan.size` is resolved there."""
     above = (room for room in ROOMS if ROOMS.index(room) >= ROOMS.index("training"))
     folders = [room if room == "launch" else f"rcmstr_jax/{room}" for room in above]
     folders += ["rcmstr_jax/ssl"] if kind is ContrastOptions else []
-    makers = {ROOT / "rcmstr_jax" / reader for reader in CONFIG_READERS[:2]}
+    makers = {ROOT / "rcmstr_jax" / reader for reader in PLAN_MAKERS}
     files = [path for path in python_files(*folders) if path not in makers]
     read = {field for _, field in fields_read(*files)}
     if kind in WHOLE_PLANS:

@@ -70,7 +70,7 @@ def test_commands_are_functions_of_launchers() -> None:
     assert set(commands) == {
         f"rcmstr-{name}"
         for name in ("pretrain", "evaluate", "recognize", "report", "render", "prepare", "convert")
-    } | {"rcmstr-benchmark", "rcmstr-serve"}
+    } | {f"rcmstr-{name}" for name in ("benchmark", "serve", "segment", "enhance")}
     for name, target in commands.items():
         module, _, function = target.partition(":")
         text = (ROOT / "launch" / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8")

@@ -127,6 +127,80 @@ def get_config() -> ConfigDict:
     return config
 
 
+def get_dense_config(task: str) -> ConfigDict:
+    """The same for a task whose answer is a picture: a frozen encoder, 2,000 labelled images.
+
+    Fields that it shares mean what they mean above.
+
+    Args:
+      task: "segmentation" or "super_resolution".
+    """
+    config = get_config()
+    for name in ("decoder", "policy", "workers", "benchmarks"):
+        del config[name]
+    for name in (
+        *("weights", "validation", "validation_source", "validate_every", "patience", "passes"),
+        *("probe_steps", "view_ops", "feature_dtype"),
+    ):
+        del config.train[name]
+    config.task = task
+    # Words with an answer for every pixel: "rendered:SEED:NUM[:PRESET[:train|test]]" (the parts
+    # share no word, font or photograph); for segmentation "textseg:FOLDER[:SPLIT]"; for
+    # super-resolution "textzoom:FOLDER", or "crops:PATH[,PATH]", LMDBs of real crops, damaged here.
+    config.train.source = ("rendered:0:2000:medium:train",)
+    config.benchmarks = ("rendered:1:500:medium:test",)
+    # Reads words before and after super-resolution: a name or folder as --pretrained; "" for none.
+    config.recognizer = ""
+    config.head = ConfigDict()
+    # Channels of the head (0: 384 for a ViT's segmentation, else 64), a multiple of 2.
+    config.head.width = 0
+    # Blocks of the head (0: 3 for a ViT's segmentation, 4 for super-resolution).
+    config.head.depth = 0
+    config.eval_batch_size = 64
+    config.train.labels = 2000.0
+    config.train.steps = 10_000
+    config.train.batch_size = 64
+    config.train.learning_rate = 1e-3
+    config.train.warmup_share = 0.1
+    config.train.steps_per_call = 1
+    return config
+
+
+def use_dense_variant(config: ConfigDict, variant: str | None, *published: str) -> ConfigDict:
+    """Applies "full", "mini", "published" or "test" to such a config, in place.
+
+    Args:
+      config: of a dense task.
+      variant: None for "full".
+      *published: words that "published" trains on, then those that it is scored on.
+
+    Raises:
+      ValueError: naming the closest known variant.
+    """
+    variant = pretrain.pick_variant(variant, ("full", "mini", "published", "test"), "full")
+    if variant == "published":
+        config.train.source, config.benchmarks = published[:1], published[1:]
+        config.train.labels = 1.0
+    if variant == "mini":
+        config.train.steps = 600
+        config.train.batch_size = 32
+        config.train.log_every = 50
+        config.train.checkpoint_every = 200
+    if variant == "test":
+        config.random_beside = False
+        config.eval_batch_size = 8
+        config.train.source = ("rendered:0:16:easy:train",)
+        config.benchmarks = ("rendered:1:8:easy:test",)
+        config.train.labels = 12.0
+        config.train.steps = 3
+        config.train.batch_size = 8
+        config.train.log_every = 2
+        config.head.width = 8
+        config.model.width = 16
+        config.model.blocks = (1, 1, 1, 1)
+    return config
+
+
 def use_published(config: ConfigDict) -> ConfigDict:
     """The budget of the ancestor's probe (method section 8), in place: 51.2 million words."""
     config.train.steps = 200_000

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -30,6 +30,9 @@ from rcmstr_jax.training.plan import evaluation_plan
 
 SUMMARY_JSON, SUMMARY_MD = "summary.json", "summary.md"
 METRICS = ("word_accuracy", "one_minus_ned")
+NO_WORKDIR = "--workdir is missing: name the folder that takes the results"
+Plan = TypeVar("Plan")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,30 +93,46 @@ def run_all(
     Raises:
       ConfigError: see `run_evaluation`; or no workdir for a recogniser to be trained in.
     """
-    plans = []
     runs = plan_runs(config, pretrained)
-    for run in runs:
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.seed, changed.train.labels = run.seed, float(run.labels)
-        plans.append(
-            evaluation_plan(changed, devices=jax.device_count(), hosts=jax.process_count())
-        )
+    plans = run_plans(config, runs, evaluation_plan)
     if workdir is None:
         if config.protocol != "score":
-            raise ConfigError("--workdir is missing: name the folder that takes the results")
+            raise ConfigError(NO_WORKDIR)
         _, place = benchmark_place(config.benchmarks)
         workdir = default_scores(pretrained) / Path(place).resolve().name
-    results = []
-    for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
-        if len(runs) > 1:
-            print(f"== run {number} of {len(runs)}: {run.folder}", flush=True)
-        results.append(run_evaluation(plan, Path(workdir) / run.folder, run.pretrained, **session))
+    results = run_each(runs, plans, workdir, run_evaluation, **session)
     if len(runs) > 1 and jax.process_index() == 0:
         table = summarise(runs, results)
         write_summary(Path(workdir), table, results[0])
         print(text_table(summary_rows(table)))
         print(f"written: {Path(workdir) / SUMMARY_JSON}, and {SUMMARY_MD} beside it", flush=True)
+    return results
+
+
+def run_plans(config: ConfigDict, runs: Sequence[Run], plan: Callable[..., Plan]) -> list[Plan]:
+    """A plan of each run, all of them before any begins; `plan` makes one of a config."""
+    plans = []
+    for run in runs:
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.seed, changed.train.labels = run.seed, float(run.labels)
+        plans.append(plan(changed, devices=jax.device_count(), hosts=jax.process_count()))
+    return plans
+
+
+def run_each(
+    runs: Sequence[Run],
+    plans: Sequence[Plan],
+    workdir: str | Path,
+    evaluate: Callable[..., Result],
+    **session: Any,
+) -> list[Result]:
+    """`evaluate(plan, workdir, pretrained, **session)` of each run, in a folder of its own."""
+    results = []
+    for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
+        if len(runs) > 1:
+            print(f"== run {number} of {len(runs)}: {run.folder}", flush=True)
+        results.append(evaluate(plan, Path(workdir) / run.folder, run.pretrained, **session))
     return results
 
 

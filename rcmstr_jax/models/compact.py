@@ -92,6 +92,7 @@ class CompactEncoder(nn.Module):
             images, mask, form, visible_count, width=self.width, dtype=self.dtype
         )
         x, sites = self._halve(x, sites, "stem1", self.width // 8, train, columns=2)
+        self.sow("intermediates", "layer0", x)
         x, sites = self._halve(x, sites, "stem2", self.width // 4, train, columns=2)
         for stage, count in enumerate(self.blocks, start=1):
             features = self.width * 2**stage // 8

@@ -103,6 +103,7 @@ class ResNet(nn.Module):
         )
         x = self._conv(x, sites, "0_1", self.width // 16, train)
         x = self._conv(x, sites, "0_2", self.width // 8, train)
+        self.sow("intermediates", "layer0", x)
         x, sites = self._pool(x, sites, strides=(2, 2))
         x = self._stage(x, sites, 1, self.width // 4, train)
         x, sites = self._pool(x, sites, strides=(2, 2))

@@ -237,6 +237,27 @@ def save_masks(
     _save(figure, path)
 
 
+def save_comparison(
+    path: str | Path, columns: Mapping[str, Num[np.ndarray, "batch height width 3"]]
+) -> None:
+    """Pictures of the same words beside one another, a word per row.
+
+    Args:
+      path: PNG file; folders are made.
+      columns: pictures by title, all of one size.
+
+    Raises:
+      ValueError: if they differ in shape.
+    """
+    batches = _require_alike(**columns)
+    first = next(iter(batches.values()))
+    figure, axes = _grid(len(first), len(batches), first[0], "")
+    for column, (title, batch) in enumerate(batches.items()):
+        for row, image in enumerate(batch):
+            _show(axes[row, column], image, "" if row else title)
+    _save(figure, path)
+
+
 def save_words(
     path: str | Path,
     images: Num[np.ndarray, "batch height width channels"],

@@ -25,7 +25,7 @@ from rcmstr_jax.runtime.digest import misfits, nested
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.weights import read_weights, split_step
 from rcmstr_jax.training.build import build_encoder, build_rectifier
-from rcmstr_jax.training.plan import EvaluationPlan, ModelPlan, model_plan
+from rcmstr_jax.training.plan import LabelledPlan, ModelPlan, model_plan
 from rcmstr_jax.training.state import INIT_PURPOSE, select_parts
 from rcmstr_jax.training.step_inputs import images_to_float
 
@@ -79,6 +79,25 @@ class Encoder:
             mutable=["batch_stats"],
         )
         return frames, {**batch_stats, **changed.get("batch_stats", {})}
+
+    def maps(
+        self, params: Tree, batch_stats: Tree, images: Any, *, train: bool = False
+    ) -> tuple[list[Float[Array, "b rows columns channels"]], Tree]:
+        """Feature maps, fine to coarse, the last what frames are pooled of; and the statistics.
+
+        The rectifier is left out: maps lie where the pixels of the image do.
+        """
+        kept = ["intermediates", "batch_stats"] if train else ["intermediates"]
+        (features, _), changed = self.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images_to_float(images),
+            train=train,
+            method="features",
+            mutable=kept,
+        )
+        sown = changed.get("intermediates", {}).get("encoder", {})
+        finer = [sown[name][0] for name in sorted(sown)]
+        return [*finer, features], {**batch_stats, **changed.get("batch_stats", {})}
 
     def frames_shape(self) -> tuple[int, int]:
         """(T, D) of one word; nothing is computed."""
@@ -142,7 +161,7 @@ def initializer(section: Mapping[str, Any], seed: int = 0) -> Callable[[], Tree]
     return init
 
 
-def planned_encoder(pretrained: str, plan: EvaluationPlan) -> Encoder:
+def planned_encoder(pretrained: str, plan: LabelledPlan) -> Encoder:
     """The encoder that `--pretrained` names; `random` is the plan's own model and seed.
 
     Raises:

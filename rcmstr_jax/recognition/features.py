@@ -8,11 +8,11 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.runtime import parallel
-from rcmstr_jax.training.plan import EvaluationPlan
+from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan
 
 # Training-mode passes for the statistics of a random encoder, which move by a tenth in each:
 # 0.9 ** 50 = 0.5 % of the old is left.
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 def calibrate_statistics(
     encoder: Encoder,
-    images: UInt8[np.ndarray, "words height width channels"],
-    plan: EvaluationPlan,
+    images: Num[np.ndarray, "words height width channels"],
+    plan: LabelledPlan,
 ) -> Encoder:
     """Gives an untrained encoder running statistics that fit its data.
 
@@ -34,7 +34,8 @@ def calibrate_statistics(
     without labels, for some forward passes in training mode; its parameters stay as they are.
 
     A network without batch statistics is returned unchanged. The plan's seed decides which of the
-    training images enter, its `eval_batch_size` how many a pass sees at most.
+    training images enter, its `eval_batch_size` how many a pass sees at most; they are uint8 or in
+    [-1, 1].
     """
     if not jax.tree.leaves(encoder.batch_stats):
         return encoder

@@ -60,19 +60,21 @@ class MemoryFeed:
     """Words that lie on every device: only their numbers move.
 
     Attributes:
-      memory: `inputs` and targets, a row per word.
+      memory: `inputs` and targets, arrays or tuples of them, a row per word.
       plan: of the loop.
       seed: of the order.
+      beside: what else every step reads, a frozen encoder's weights for example.
     """
 
     memory: Mapping[str, Any]
     plan: LoopPlan
     seed: int
+    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def constants(self) -> Mapping[str, Any]:
         """What every step reads."""
-        return {"memory": dict(self.memory)}
+        return {"memory": dict(self.memory), **self.beside}
 
     @contextlib.contextmanager
     def batches(self, start: int) -> Iterator[Iterator[Batch]]:
@@ -80,7 +82,7 @@ class MemoryFeed:
         yield self._calls(start)
 
     def _calls(self, start: int) -> Iterator[Batch]:
-        plan, num_words = self.plan, len(self.memory["inputs"])
+        plan, num_words = self.plan, len(jax.tree.leaves(dict(self.memory))[0])
         share = plan.batch_size // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
         for first in range(start, plan.total_steps, plan.steps_per_call):

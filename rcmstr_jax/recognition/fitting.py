@@ -6,13 +6,15 @@ import dataclasses
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
+from rcmstr_jax.data.faults import FaultLog
 from rcmstr_jax.recognition import feeds
 from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.features import calibrate_statistics, extract_features
@@ -24,8 +26,8 @@ from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training import recognition_step as rs
-from rcmstr_jax.training.loop import Feed, Job, Outcome, train
-from rcmstr_jax.training.plan import EvaluationPlan, LoopPlan
+from rcmstr_jax.training.loop import Feed, Job, Outcome, Watch, train
+from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan, LoopPlan
 
 logger = logging.getLogger(__name__)
 Tree = Any
@@ -119,7 +121,7 @@ def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recogni
         decoder_params=decoder_params,
         watch=watch,
     )
-    outcome = _finished(train(task.session, job), str(plan.loop.total_steps))
+    outcome = finished(train(task.session, job), str(plan.loop.total_steps))
     clock.mark("train")
     weights, found, step = outcome.state.weights(), None, outcome.step
     if watch is not None:
@@ -188,7 +190,7 @@ def probe_decoder(
         task, chosen, loop, feed, encoder=None, encode=None, decoder_params=task.decoder_params
     )
     outcome = train(task.session, job, task.session.workdir / PROBE)
-    outcome = _finished(outcome, f"{loop.total_steps} of the decoder alone")
+    outcome = finished(outcome, f"{loop.total_steps} of the decoder alone")
     return outcome.state.params["decoder"]
 
 
@@ -222,12 +224,59 @@ def recognition_job(
       encode: see `recognition_step.make_step`.
       decoder_params: of a decoder that was trained before; None draws a fresh one.
     """
-    labels, plan, head = task.plan.train, task.plan, task.head
+    head = task.head
+    frames = (2, *task.encoder.frames_shape())
+
+    def init(key: Array) -> Tree:
+        return (
+            jax.jit(head.init)(key, jnp.zeros(frames)) if decoder_params is None else decoder_params
+        )
+
+    return labelled_job(
+        task.plan,
+        loop,
+        feed,
+        loss=head.loss,
+        init=init,
+        encoder=encoder,
+        encode=encode,
+        run=task.run,
+        position=position(task, chosen, loop),
+        faults=chosen.faults,
+        watch=watch,
+    )
+
+
+def labelled_job(
+    plan: LabelledPlan,
+    loop: LoopPlan,
+    feed: Feed,
+    *,
+    loss: rs.LossFn,
+    init: Callable[[Any], Tree],
+    encoder: Encoder | None,
+    encode: rs.EncodeFn | None,
+    run: dict[str, Any],
+    position: DataPosition,
+    faults: FaultLog,
+    watch: Watch | None = None,
+) -> Job:
+    """The same of any head.
+
+    Args:
+      loss: of a head.
+      init: its parameters, of a key.
+      encoder: None when it is frozen.
+      encode: see `recognition_step.make_step`.
+      run: what a continued run must agree in.
+      position: see `Job`; so are `faults` and `watch`.
+    """
+    labels = plan.train
     optimizer, schedule = rs.recognition_optimizer(
         loop.total_steps, labels, encoder.params if encoder else None
     )
     step = rs.make_step(
-        head.loss,
+        loss,
         optimizer,
         schedule,
         encode=encode,
@@ -235,17 +284,12 @@ def recognition_job(
         average=labels.average,
         accumulation=loop.accumulation,
     )
-    frames = (2, *task.encoder.frames_shape())
 
     def fresh() -> rs.RecognitionState:
         key = jax.random.key(plan.seed)
-        decoder = decoder_params
-        if decoder is None:
-            init = jax.jit(head.init)
-            decoder = init(jax.random.fold_in(key, rs.INIT_PURPOSE), jnp.zeros(frames))
         return rs.create_state(
             key,
-            decoder,
+            init(jax.random.fold_in(key, rs.INIT_PURPOSE)),
             optimizer,
             encoder_params=encoder.params if encoder else None,
             batch_stats=encoder.batch_stats if encoder else None,
@@ -255,13 +299,13 @@ def recognition_job(
 
     return Job(
         plan=loop,
-        config=task.run,
-        position=position(task, chosen, loop),
+        config=run,
+        position=position,
         fresh=fresh,
         drawn=False,
         step=step,
         feed=feed,
-        faults=chosen.faults,
+        faults=faults,
         watch=watch,
         may_differ=False,
     )
@@ -272,7 +316,7 @@ def position(task: Task, chosen: TrainingWords, loop: LoopPlan) -> DataPosition:
     return DataPosition(source_fingerprint(chosen.subset), task.plan.seed, loop.batch_size)
 
 
-def _finished(outcome: Outcome, whole: str) -> Outcome:
+def finished(outcome: Outcome, whole: str) -> Outcome:
     if outcome.finished:
         return outcome
     raise Stopped(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from rcmstr_jax.data.records import TURNS, BadRecord
 from rcmstr_jax.recognition.heads import Word
 from rcmstr_jax.recognition.recognizer import MAX_BYTES, Recognizer, load_image, read_file
 
+Loaded = TypeVar("Loaded")
 STANDARD_INPUT = "-"
 VERTICAL = ("off", "left", "right", "auto")
 
@@ -117,25 +118,46 @@ def read_images(
         "right" turn them by a quarter to that side; "auto" reads them upright and turned to both
         sides, and takes the reading with the highest confidence.
     """
-    prepare_process()
     size = recognizer.encoder.image_size
 
-    def load(name: str) -> tuple[str, list[np.ndarray], str]:
+    def decode(data: bytes) -> list[np.ndarray]:
+        turns: tuple[str, ...] = (vertical,)
+        if vertical == "auto":
+            turns = TURNS if data and is_vertical(*read_size(data)) else ("off",)
+        return [load_image(data, size, turn) for turn in turns]
+
+    for batch in load_batches(names, recognizer.batch_size, decode):
+        words = iter(recognizer.read([image for _, images, _ in batch for image in images or ()]))
+        for name, images, error in batch:
+            read = [next(words) for _ in images or ()]
+            yield Answer(name, max(read, key=lambda word: word.confidence, default=None), error)
+
+
+def load_batches(
+    names: Sequence[str], batch_size: int, decode: Callable[[bytes], Loaded]
+) -> Iterator[list[tuple[str, Loaded | None, str]]]:
+    """Images in batches, decoded in threads: name, what `decode` makes of it, why there is none.
+
+    Args:
+      names: of `find_images`.
+      batch_size: images per batch.
+      decode: of the bytes of an image; raises `BadRecord` for those that cannot be used.
+    """
+    prepare_process()
+
+    def load(name: str) -> tuple[str, Loaded | None, str]:
         try:
-            data = read_input() if name == STANDARD_INPUT else read_file(name)
-            turns: tuple[str, ...] = (vertical,)
-            if vertical == "auto":
-                turns = TURNS if data and is_vertical(*read_size(data)) else ("off",)
-            return name, [load_image(data, size, turn) for turn in turns], ""
+            return name, decode(read_input() if name == STANDARD_INPUT else read_file(name)), ""
         except BadRecord as error:
-            return name, [], str(error)
+            return name, None, str(error)
         except OSError as error:
-            return name, [], str(error.strerror)
+            return name, None, str(error.strerror)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for start in range(0, len(names), recognizer.batch_size):
-            loaded = list(threads.map(load, names[start : start + recognizer.batch_size]))
-            words = iter(recognizer.read([image for _, images, _ in loaded for image in images]))
-            for name, images, error in loaded:
-                read = [next(words) for _ in images]
-                yield Answer(name, max(read, key=lambda word: word.confidence, default=None), error)
+        for start in range(0, len(names), batch_size):
+            yield list(threads.map(load, names[start : start + batch_size]))
+
+
+def printable(name: str) -> str:
+    """A name on one line: control characters and bytes that are no text would end it, or more."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()

@@ -121,9 +121,13 @@ def refuse_unfinished(named: str | Path) -> None:
     """
     folder = Path(named)
     config = folder / CONFIG_JSON
-    started = (folder / "probe" / CHECKPOINTS).is_dir() or (
-        config.is_file() and "protocol" in json.loads(config.read_text(encoding="utf-8"))
-    )
+    content = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if "task" in content:
+        raise ConfigError(
+            f"--pretrained={named} holds a network of config.task={content['task']}, which nothing"
+            " starts from: give what it started from itself"
+        )
+    started = (folder / "probe" / CHECKPOINTS).is_dir() or "protocol" in content
     if started and find_recognizer(folder) is None:
         raise ConfigError(
             f"--pretrained={named} holds a recogniser whose training has not finished: run its"

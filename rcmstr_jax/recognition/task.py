@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rcmstr_jax.data.sources import open_source
@@ -14,39 +15,61 @@ from rcmstr_jax.recognition.encoders import Encoder
 from rcmstr_jax.recognition.heads import DecoderHead
 from rcmstr_jax.recognition.recognizer import Recognizer
 from rcmstr_jax.recognition.saved import RECOGNIZER
-from rcmstr_jax.recognition.start import Start, starting_point
+from rcmstr_jax.recognition.start import starting_point
 from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.loop import Session
-from rcmstr_jax.training.plan import EvaluationPlan
+from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan
 from rcmstr_jax.training.stored import filled
 
 logger = logging.getLogger(__name__)
 # Fields that change nothing of what is learnt.
 BESIDE_TRAINING = (
     *("benchmarks", "policy", "compilation_cache", "workers", "seeds", "label_shares"),
-    *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams"),
+    *("random_beside", "train.log_every", "train.checkpoint_every", "decoder.beams", "recognizer"),
     "decoder.fresh",  # said by `continued`
 )
 
 
-def identity(plan: EvaluationPlan, start: Start) -> dict[str, Any]:
-    """What two runs must have in common to end in the same recogniser, JSON-ready."""
-    encoder = start.encoder
+def identity(plan: LabelledPlan, encoder: Encoder, continued: Any = None) -> dict[str, Any]:
+    """What two runs must have in common to end in the same network, JSON-ready.
+
+    Args:
+      plan: of both.
+      encoder: that they start from.
+      continued: parameters of the decoder that they start from, None for a fresh one.
+    """
     fields = {k: dict(v) if isinstance(v, dict) else v for k, v in plan.config.items()}
     for name in BESIDE_TRAINING:
         *sections, field = name.split(".")
         holder = fields
         for section in sections:
-            holder = holder[section]
-        holder.pop(field)
+            holder = holder.get(section, {})
+        holder.pop(field, None)
     arrays = {"params": encoder.params, "batch_stats": encoder.batch_stats}
     digest = state_digest(named_arrays(arrays))
     found = {**fields, "model": encoder.origin["model"], "encoder": digest}
-    if start.decoder_params is not None:
-        found["continued"] = state_digest(named_arrays(start.decoder_params))
+    if continued is not None:
+        found["continued"] = state_digest(named_arrays(continued))
     return found
+
+
+def refuse_another_run(
+    session: Session, what: str, stored: Mapping[str, Any], run: Mapping[str, Any]
+) -> None:
+    """Refuses a finished network that was trained otherwise than `run` says.
+
+    Raises:
+      ConfigError: naming what differs.
+    """
+    changed = differences(filled(stored), filled(run))
+    if changed:
+        raise ConfigError(
+            f"--workdir={session.workdir} holds a {what} of another run"
+            f" ({'; '.join(changed[:8])}): use another --workdir, or remove that one"
+        )
+    logger.info("the %s of %s is finished: it is scored again", what, session.workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +127,14 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     head = start.head
     source = open_source(labels.source, weights=labels.weights or None, seed=plan.seed)
     others = open_source(labels.validation_source) if labels.validation_source else source
-    run, found = identity(plan, start), start.decoder_params
+    found = start.decoder_params
+    run = identity(plan, start.encoder, found)
     task = Task(plan, session, start.encoder, head, start.is_random, run, decoder_params=found)
     if (workdir / RECOGNIZER).is_dir():
         finished = Recognizer.from_checkpoint(
             workdir, batch_size=plan.eval_batch_size, beams=plan.decoder.beams or None
         )
-        changed = differences(filled(finished.description["run"]), filled(run))
-        if changed:
-            raise ConfigError(
-                f"--workdir={workdir} holds a recogniser of another run ({'; '.join(changed[:8])}):"
-                " use another --workdir, or remove that one"
-            )
-        logger.info("the recogniser of %s is finished: it is scored again", workdir)
+        refuse_another_run(session, "recogniser", finished.description["run"], run)
         return dataclasses.replace(task, finished=finished)
     choose = functools.partial(
         words.choose_words,

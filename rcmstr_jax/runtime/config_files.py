@@ -92,3 +92,8 @@ def from_section(kind: type[Section], section: Mapping[str, Any], **given: Any) 
             value = value.to_dict()
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values, **given)
+
+
+def absent(kind: type[Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the dataclass `kind` that a section does not have, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(kind) if f.name not in section}

@@ -60,10 +60,15 @@ def refuse_remote(name: str, value: Any) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes beside the file and puts the result in its place, so that readers see old or new."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """The same, of bytes."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
-from rcmstr_jax.runtime.config_files import config_to_jsonable, from_section
+from rcmstr_jax.runtime.config_files import absent, config_to_jsonable, from_section
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
@@ -274,19 +274,15 @@ class LabelPlan:
     memory_gib: float = 8.0
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationPlan:
-    """Everything about an evaluation; `configs/evaluate/common.py` explains the fields."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledPlan:
+    """What evaluations of every kind have; `configs/evaluate/common.py` explains the fields."""
 
     seed: int
     protocol: str
     branch: str
-    benchmarks: str
-    policy: str
-    workers: int
     eval_batch_size: int
     calibrate_random_statistics: bool
-    decoder: DecoderPlan
     train: LabelPlan
     loop: LoopPlan
     model: ModelPlan
@@ -296,6 +292,16 @@ class EvaluationPlan:
     def frozen(self) -> bool:
         """Whether the encoder stays as it is."""
         return self.protocol == "frozen"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationPlan(LabelledPlan):
+    """Everything about an evaluation of text recognition."""
+
+    benchmarks: str
+    policy: str
+    workers: int
+    decoder: DecoderPlan
 
 
 def model_plan(section: Mapping[str, Any]) -> ModelPlan:
@@ -395,23 +401,19 @@ def evaluation_plan(
     config = as_config(config)
     plan_checks.check_values(config, plan_checks.EVALUATE)
     plan_checks.check_training(config, devices=devices, hosts=hosts)
-    train = config.train
-    loop = from_section(
-        LoopPlan,
-        train,
-        total_steps=train.steps,
-        keep_checkpoints=1,
-        keep_period=0,
-        picture_every=-1,
-        prefetch=2,
-        compilation_cache=config.compilation_cache,
-        sections=("config.train", "config.train"),
-    )
     return from_section(
         EvaluationPlan,
         config,
-        loop=loop,
+        loop=label_loop(config),
         model=model_plan(config.model),
         benchmarks=str(config.benchmarks),
         config=config_to_jsonable(config),
     )
+
+
+def label_loop(config: ConfigDict) -> LoopPlan:
+    """The loop of what is trained on labels."""
+    given = absent(LoopPlan, config.train)
+    given |= {"total_steps": config.train.steps, "keep_checkpoints": 1}
+    given |= {"sections": ("config.train",) * 2, "compilation_cache": config.compilation_cache}
+    return from_section(LoopPlan, config.train, **given)

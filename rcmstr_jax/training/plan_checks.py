@@ -119,6 +119,27 @@ EVALUATE = Values(
     ),
     positive=("train.learning_rate", "train.layer_decay"),
 )
+DENSE = Values(
+    kind="dense evaluation",
+    folder="evaluate",
+    choices={
+        **MODEL,
+        "task": ("segmentation", "super_resolution"),
+        "protocol": ("frozen", "finetune"),
+        "branch": ("online", "momentum"),
+    },
+    ranges=_by_field(
+        {
+            (1, None): "eval_batch_size train.batch_size train.steps train.accumulation"
+            " train.steps_per_call train.log_every train.max_skipped",
+            (0, None): "head.width head.depth train.checkpoint_every train.clip train.weight_decay"
+            " train.memory_gib",
+            (0, 1): "train.warmup_share train.layer_decay",
+            (0, 0.999999): "train.average",
+        }
+    ),
+    positive=("train.learning_rate", "train.layer_decay"),
+)
 
 
 def check_values(config: ConfigDict, allowed: Values) -> None:
@@ -175,11 +196,7 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
             f"config.train.validation_source={tuple(train.validation_source)} without a number of "
             "words to take: set config.train.validation"
         )
-    if train.labels <= 0 or (train.labels > 1 and train.labels != int(train.labels)):
-        raise ConfigError(
-            f"config.train.labels={train.labels}: give a share in (0, 1] or a whole number of "
-            "words above 1"
-        )
+    _check_labels(train.labels)
     if decoder.beams > 1 and decoder.name not in ("transformer", CONTINUED):
         raise ConfigError(
             f"config.decoder.beams={decoder.beams} belongs to config.decoder.name=transformer: set "
@@ -187,6 +204,36 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
         )
     if config.protocol != "score":
         _rows_of_a_part(train, "config.train.", devices, hosts)
+
+
+def check_dense(config: ConfigDict, *, devices: int, hosts: int) -> None:
+    """What the fields of a dense evaluation's config say about each other."""
+    train, source = config.train, config.train.source
+    _check_labels(train.labels)
+    if not isinstance(source, str) and len(source) != 1:
+        raise ConfigError(
+            f"config.train.source={tuple(source)} must be one set of words, for example "
+            "rendered:0:2000"
+        )
+    if not config.benchmarks:
+        raise ConfigError(
+            "config.benchmarks is empty: name what is scored, for example "
+            "rendered:1:500:medium:test"
+        )
+    if config.task == "segmentation" and config.recognizer:
+        raise ConfigError(
+            f"config.recognizer={config.recognizer!r} reads words before and after "
+            "config.task=super_resolution: leave it empty for segmentation"
+        )
+    _rows_of_a_part(train, "config.train.", devices, hosts)
+
+
+def _check_labels(labels: float) -> None:
+    if labels <= 0 or (labels > 1 and labels != int(labels)):
+        raise ConfigError(
+            f"config.train.labels={labels}: give a share in (0, 1] or a whole number of "
+            "words above 1"
+        )
 
 
 # Encoder -> blocks per stage as they are built by default, and what share of the width comes first.

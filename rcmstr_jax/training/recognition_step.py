@@ -32,7 +32,7 @@ from rcmstr_jax.training.step_inputs import images_to_float
 
 Tree = Any
 LossFn = Callable[[Tree, Any, Mapping[str, Any]], tuple[Any, Any]]
-"""(decoder params, frames (B, T, D), batch) -> (sum of the losses, what to divide it by)."""
+"""(decoder params, frames or maps, batch) -> (sum of the losses, what to divide it by)."""
 EncodeFn = Callable[[Tree, Tree, Any, Mapping[str, Any]], tuple[Any, Tree]]
 """(encoder params, statistics, float images (B, 32, W, 3), constants) -> (frames, statistics)."""
 
@@ -191,7 +191,8 @@ def make_step(
                 if encode is not None:
                     encoder = params.get("encoder")
                     frames, statistics = encode(encoder, state.batch_stats, inputs, constants)
-                total, count = loss(params["decoder"], frames.astype(jnp.float32), part)
+                frames = jax.tree.map(lambda x: x.astype(jnp.float32), frames)
+                total, count = loss(params["decoder"], frames, part)
                 return total, (count, statistics)
 
             found, gradients = jax.value_and_grad(objective, has_aux=True)(state.params)

@@ -1,0 +1,1 @@
+"""Tasks whose answer is a picture: text segmentation and text image super-resolution."""

@@ -1,0 +1,1 @@
+"""Heads that answer every pixel: text segmentation and text image super-resolution."""
