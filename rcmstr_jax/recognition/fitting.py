@@ -234,7 +234,9 @@ def recognition_job(
         view_ops=labels.view_ops if encode else 0,
         average=labels.average,
         accumulation=loop.accumulation,
+        precision=plan.precision,
     )
+    logger.info("products: %s", plan.precision.describe(plan.model.dtype))
     frames = (2, *task.encoder.frames_shape())
 
     def fresh() -> rs.RecognitionState:
