@@ -59,8 +59,9 @@ def smoke(day: Day) -> Parts:
     """A few steps of the whole method through the loop, with checkpoints."""
     workdir = day.work / "smoke"
     shutil.rmtree(workdir, ignore_errors=True)
-    config = day.configs["smoke"]()
-    config.views.enabled = not day.small
+    config = day.configs["pretrain" if day.small else "smoke"]()
+    if day.small:
+        _make_small(config)  # the same program as in pretraining
     _use(config, day)
     outcome = pretrain(config, workdir)
     lines = _lines(workdir / METRICS)
@@ -198,7 +199,7 @@ def _make_small(config: ConfigDict) -> None:
     config.model.width, config.model.blocks, config.model.attention = 16, (1, 1, 1), 1
     config.model.projector_hidden = config.model.predict_dim = 16
     config.total_images, config.batch_size, config.log_every = 16, 8, 1
-    config.contrast.queue_size = config.contrast.chunk = 64
+    config.contrast.queue_size, config.contrast.chunk = 256, 64
     config.views.enabled = False
     config.data.workers, config.picture_every = 0, -1
 
