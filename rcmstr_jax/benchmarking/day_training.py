@@ -64,6 +64,8 @@ def smoke(day: Day) -> Parts:
         _make_small(config)  # the same program as in pretraining
     _use(config, day)
     outcome = pretrain(config, workdir)
+    if not outcome.finished:
+        raise Unfinished
     lines = _lines(workdir / METRICS)
     losses = [line["loss"] for line in lines]
     said = ", ".join(f"{loss:.4f}" for loss in losses)
@@ -114,7 +116,9 @@ def pretrain_compact(day: Day) -> Parts:
         rate = TRAINING * measured.found["rows"][0]["words_per_second"]
         config.batch_size = BATCH
         config.model.dtype = "bfloat16"
-        config.total_images = BATCH * _kept(day, "pretrain", int(rate * day.seconds / BATCH))
+        config.total_images = BATCH * _kept(
+            day, "pretrain", max(int(rate * day.seconds / BATCH), 10)
+        )
         config.optimizer.warmup_images = config.total_images // 10
         config.checkpoint_every = 500
     outcome = pretrain(config, workdir)
@@ -199,6 +203,7 @@ def _make_small(config: ConfigDict) -> None:
     config.model.width, config.model.blocks, config.model.attention = 16, (1, 1, 1), 1
     config.model.projector_hidden = config.model.predict_dim = 16
     config.total_images, config.batch_size, config.log_every = 16, 8, 1
+    config.optimizer.warmup_images = 8
     config.contrast.queue_size, config.contrast.chunk = 256, 64
     config.views.enabled = False
     config.data.workers, config.picture_every = 0, -1
