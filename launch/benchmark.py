@@ -34,9 +34,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -57,15 +56,15 @@ from rcmstr_jax.benchmarking import (
 )
 from rcmstr_jax.benchmarking.cases import Case, Settings
 from rcmstr_jax.benchmarking.memory import run_for_peak
-from rcmstr_jax.configs.pretrain import common
 from rcmstr_jax.launch import field_flags
+from rcmstr_jax.launch.step_plans import plan_with
 from rcmstr_jax.metrics.tables import markdown_table
 from rcmstr_jax.models.forms import measured_table
 from rcmstr_jax.plotting.sites import draw_sites
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.ssl.masking import draw_mask
-from rcmstr_jax.training.plan import ModelPlan, PretrainPlan, pretrain_plan
+from rcmstr_jax.training.plan import ModelPlan
 
 # Beside the checkout; left out where they are absent, and no --source is given.
 REAL_WORDS = Path(__file__).resolve().parents[2] / "shared" / "real" / "train"
@@ -104,15 +103,6 @@ def settings_from_flags() -> Settings:
         return Settings(**given)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-
-
-def plan_with(settings: Settings, fields: Mapping[str, Any]) -> PretrainPlan:
-    """The plan of the default config for this encoder with some fields changed."""
-    config = common.get_config()
-    if settings.model != "cnn":
-        common.use_vit(config)
-    config.update_from_flattened_dict(fields)
-    return pretrain_plan(config, devices=jax.local_device_count())
 
 
 def peak_command(case: Case) -> list[str]:

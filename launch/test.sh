@@ -2,7 +2,7 @@
 # Installs what the checks need in .venv, then runs ruff, mypy and the test suite.
 # Usage: bash launch/test.sh [PYTEST ARGUMENTS]      e.g. bash launch/test.sh tests/models -k resnet
 # The installed wheel is tested by launch/test_wheel.sh.
-# Four tests of a minute and more (processes killed and resumed) run with -m long alone.
+# Five tests of a minute and more (processes killed and resumed, a day on an accelerator in small) run with -m long alone.
 # PYTHON names the interpreter of a new .venv (default: python3.11, python3.12 or python3.13 on PATH).
 # Exits non-zero when any of them fails; all always run.
 set -uo pipefail

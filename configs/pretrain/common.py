@@ -105,6 +105,10 @@ def get_config() -> ConfigDict:
     config.model.predict_dim = 128
     # Compute type, "float32" or "bfloat16". Parameters, statistics and losses are float32.
     config.model.dtype = "float32"
+    # How exactly float32 products of the network are made: "default" is TF32 on NVIDIA GPUs since
+    # Ampere and one pass of bfloat16 on TPUs, "highest" is float32, "high" lies between (TPU: three
+    # passes). "auto" is JAX's own setting ($JAX_DEFAULT_MATMUL_PRECISION), else "default".
+    config.model.precision = "auto"
     # What the encoder keeps for the backward pass. "none": everything; "blocks": the input of each
     # block, whose insides are computed again; "full": of each pass the images alone (two more
     # forward computations).
@@ -116,6 +120,8 @@ def get_config() -> ConfigDict:
     # Each view applies `min_ops` to `max_ops` operations.
     config.views.min_ops = 1
     config.views.max_ops = 5
+    # The same for warps; "auto" is "highest", unless JAX's own setting is another.
+    config.views.precision = "auto"
     # Strengths of the operations: every field of `ViewRanges` in rcmstr_jax/augment/views.py.
     config.views.ranges = ConfigDict(dataclasses.asdict(ViewRanges()))
     # True: the colours of each view change too (not in the paper), as `colour` says: every field of
@@ -153,6 +159,9 @@ def get_config() -> ConfigDict:
     # Queue entries handled at a time by the streamed loss: memory against speed, the result is the
     # same. 0: what is fast here, 256 on CPU and 512 on TPU (logits stay on the chip), else 2048.
     config.contrast.chunk = 0
+    # The same as `model.precision` for products with the queue, where the network is float32 (else
+    # they are bfloat16 too); "auto" is "high" on TPUs.
+    config.contrast.precision = "auto"
 
     config.mim = ConfigDict()
     config.mim.enabled = True

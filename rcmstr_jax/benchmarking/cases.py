@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.training.plan import ModelPlan
 
-MODELS = ("cnn", "vit-tiny", "vit-small", "vit-base")
+MODELS = ("cnn", "compact", "vit-tiny", "vit-small", "vit-base")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -56,12 +56,12 @@ class Settings:
     @property
     def image_width(self) -> int:
         """Pixels: what the encoder is made for."""
-        return 100 if self.model == "cnn" else 128
+        return 128 if self.model.startswith("vit") else 100
 
     @property
     def keys_per_image(self) -> dict[str, int]:
         """How many keys an image adds to the queue of each hierarchy."""
-        encoder = "cnn" if self.model == "cnn" else "vit"
+        encoder = self.model.partition("-")[0]
         return ModelPlan(encoder, image_width=self.image_width).vectors(subwords=4)
 
     @property
@@ -80,12 +80,14 @@ class Program:
       matrix_operations: multiplications and additions of its matrix products and convolutions,
         loops multiplied out, over all devices; None where nothing is computed on a device.
       devices: that share the work.
+      predicted: bytes that the compiler says a device needs, see `predicted_bytes`.
     """
 
     run: Callable[[], Any]
     operations: float | None = None
     matrix_operations: float | None = None
     devices: int = 1
+    predicted: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,18 @@ def compiled_program(function: Any, *args: Any) -> Program:
         run=lambda: jax.block_until_ready(program(*args)),
         operations=xla_operations(program),
         matrix_operations=matrix_operations(function, *args),
+        predicted=predicted_bytes(program),
     )
+
+
+def predicted_bytes(program: Any) -> int | None:
+    """Arguments, new results, temporaries and code of a compiled program, as its compiler says."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    extra = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    return int(held - memory.alias_size_in_bytes + extra)
 
 
 def xla_operations(program: Any) -> float | None:

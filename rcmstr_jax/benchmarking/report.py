@@ -24,6 +24,7 @@ _COLUMNS = {
     "words/s": ("words_per_second", 1, "{:.0f}"),
     "peak MB": ("peak_bytes", 1e-6, "{:.0f}"),
     "extra MB": ("extra_bytes", 1e-6, "{:.0f}"),
+    "predicted MB": ("predicted_bytes", 1e-6, "{:.0f}"),
     "GFLOP": ("matrix_operations", 1e-9, "{:.1f}"),
     "share": ("share_of_ceiling", 100, "{:.0f} %"),
 }
@@ -33,7 +34,7 @@ def table(rows: Sequence[Row]) -> str:
     """Columns for people; an empty cell was not measured."""
     cells = [
         [
-            "" if row[key] is None else form.format(row[key] * factor)
+            "" if row.get(key) is None else form.format(row[key] * factor)
             for key, factor, form in _COLUMNS.values()
         ]
         for row in rows

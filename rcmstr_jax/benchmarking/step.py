@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rcmstr_jax.augment.views import make_view
-from rcmstr_jax.benchmarking.cases import Case, Program, Settings, compiled_program, xla_operations
+from rcmstr_jax.benchmarking.cases import (
+    Case,
+    Program,
+    Settings,
+    compiled_program,
+    predicted_bytes,
+    xla_operations,
+)
 from rcmstr_jax.benchmarking.matrix_work import matrix_operations
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.memory import return_freed_memory
@@ -27,11 +34,11 @@ MakePlan = Callable[[Mapping[str, Any]], PretrainPlan]
 
 def step_fields(settings: Settings, **mim: Any) -> dict[str, Any]:
     """What `settings` say about the fields of a pretraining config; `mim` are fields of that."""
-    size = (
-        {"model.width": settings.width}
-        if settings.model == "cnn"
-        else {"model.size": settings.model.removeprefix("vit-")}
-    )
+    size: dict[str, Any] = {}
+    if settings.model == "cnn":
+        size = {"model.width": settings.width}
+    elif settings.model != "compact":
+        size = {"model.size": settings.model.removeprefix("vit-")}
     return {
         "batch_size": settings.batch,
         "model.image_width": settings.image_width,
@@ -67,7 +74,7 @@ def prepare_step(make_plan: Callable[[], PretrainPlan]) -> Program:
         jax.block_until_ready((held["state"], metrics))
 
     devices = jax.local_device_count()
-    return Program(run, xla_operations(program), count * devices, devices)
+    return Program(run, xla_operations(program), count * devices, devices, predicted_bytes(program))
 
 
 def step_cases(settings: Settings, make_plan: MakePlan) -> list[Case]:
@@ -83,7 +90,8 @@ def step_cases(settings: Settings, make_plan: MakePlan) -> list[Case]:
         for form in ("packed", "masked_dense"):
             named[f"contrast + mim, {form}"] = {"enabled": True, "form": form}
     else:
-        named["contrast + mim, mask tokens"] = {"enabled": True}
+        form = "masked_dense" if settings.model == "compact" else "mask tokens"
+        named[f"contrast + mim, {form}"] = {"enabled": True}
     return [
         Case(
             "step",

@@ -122,6 +122,7 @@ def _row(case: Case, program: Program, sample: Sample, ceiling: float) -> Row:
         **case.keys,
         "cpu_seconds": sample.cpu_seconds,
         "extra_bytes": None,
+        "predicted_bytes": program.predicted,
         "operations": program.operations,
         "matrix_operations": work,
     }

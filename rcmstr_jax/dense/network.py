@@ -87,7 +87,7 @@ class DenseNetwork:
             "decoder": self.params,
         }
         with Checkpoints(Path(workdir) / DENSE, keep=1) as checkpoints:
-            return checkpoints.save(self.description["steps"], state, config, position)
+            return checkpoints.save(self.description["steps"], state, config, position).result()
 
 
 def load_network(

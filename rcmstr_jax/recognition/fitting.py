@@ -283,7 +283,9 @@ def labelled_job(
         view_ops=labels.view_ops if encode else 0,
         average=labels.average,
         accumulation=loop.accumulation,
+        precision=plan.precision,
     )
+    logger.info("products: %s", plan.precision.describe(plan.model.dtype))
 
     def fresh() -> rs.RecognitionState:
         key = jax.random.key(plan.seed)

@@ -134,7 +134,7 @@ class Recognizer:
             "decoder": self.decoder_params,
         }
         with Checkpoints(Path(workdir) / RECOGNIZER, keep=1) as checkpoints:
-            return checkpoints.save(self.description["steps"], state, config, position)
+            return checkpoints.save(self.description["steps"], state, config, position).result()
 
     @classmethod
     def from_pretrained(

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from rcmstr_jax.runtime.digest import (
     METADATA_DIGEST,
     CheckpointMismatch,
     check_shapes,
+    host_arrays,
     leaf_name,
     metadata_digest,
     named_arrays,
@@ -112,6 +114,9 @@ class Checkpoints:
             save_interval_steps=0 if read_only else 1,
             cleanup_tmp_directories=not read_only,  # what a killed process left half-written
         )
+        # Of a single process: hashes and hands over while the next steps are taken.
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._started: Future[str] | None = None
         try:
             self._manager = _Manager(self.directory, options=options)
         except OSError as error:
@@ -121,32 +126,69 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, newest first."""
+        self._settle()
+        return self._steps()
+
+    def _steps(self) -> list[int]:
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def save(self, step: int, state: Any, config: Mapping[str, Any], position: DataPosition) -> str:
+    def _settle(self) -> None:
+        """Returns when the last checkpoint has been hashed and handed over."""
+        started, self._started = self._started, None
+        if started is not None:
+            started.result()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        config: Mapping[str, Any],
+        position: DataPosition,
+        *,
+        owned: bool = False,
+    ) -> Future[str]:
         """Starts writing a checkpoint in the background; the state may be changed at once.
+
+        Of a single process that is hashing too; several have to meet, and hash before that.
 
         Args:
           step: number of finished steps.
           state: host or single-device pytree of arrays.
           config: resolved config of the run.
           position: of the data.
+          owned: the NumPy arrays of the state are not changed any more, and not copied.
 
         Returns:
-          The state's digest.
+          The state's digest, when it has been computed.
 
         Raises:
           CheckpointError: if this or the previous, asynchronous, write failed.
         """
-        arrays = named_arrays(state)
+        self._settle()
+        arrays = host_arrays(state) if owned else named_arrays(state)
+        plain = config_to_jsonable(config)
+        if jax.process_count() == 1:
+            self._started = self._writer.submit(self._write, step, arrays, plain, position)
+        else:
+            self._started = Future()
+            self._started.set_result(self._write(step, arrays, plain, position))
+        return self._started
+
+    def _write(
+        self,
+        step: int,
+        arrays: dict[str, np.ndarray],
+        config: Mapping[str, Any],
+        position: DataPosition,
+    ) -> str:
         digest = state_digest(arrays)
-        if step in self.steps():
+        if step in self._steps():
             return digest
         meta = {
             "step": step,
             "digest": digest,
             "shapes": shapes_of(arrays),
-            "config": config_to_jsonable(config),
+            "config": config,
             "position": dataclasses.asdict(position),
             "code": code_version(),
             "jax": jax.__version__,
@@ -167,6 +209,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if a write failed.
         """
+        self._settle()
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -178,6 +221,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._writer.shutdown()
             self._manager.close()
 
     def __enter__(self) -> Checkpoints:
@@ -327,5 +371,5 @@ class Checkpoints:
         return CheckpointError(
             f"cannot write a checkpoint below {self.directory}: {in_one_line(error)}. Make room or "
             f"make it writable, then run the same command again; it continues from step "
-            f"{max(self.steps(), default=0)}"
+            f"{max(self._steps(), default=0)}"
         )

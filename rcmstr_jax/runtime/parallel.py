@@ -32,10 +32,13 @@ def replicate(tree: Tree) -> Tree:
 
 
 def unreplicate(tree: Tree) -> Tree:
-    """Reads one copy of every leaf back to the host, without gathering the others."""
-    return jax.tree.map(
-        lambda x: np.asarray(x.addressable_shards[0].data).reshape(x.shape[1:]), tree
-    )
+    """Reads one copy of every leaf back to the host, into memory of its own; not the others."""
+    mine = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+    for leaf in jax.tree.leaves(mine):  # all are on their way before the first is waited for
+        leaf.copy_to_host_async()
+    # A CPU's would otherwise be views of buffers that the next step is given.
+    copy = True if jax.default_backend() == "cpu" else None
+    return jax.tree.map(lambda x: np.array(x, copy=copy).reshape(x.shape[1:]), mine)
 
 
 def shard_batch(batch: dict[str, Any], *, stacked: bool = False) -> dict[str, Any]:

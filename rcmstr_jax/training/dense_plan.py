@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rcmstr_jax.runtime.arithmetic import Precision
 from rcmstr_jax.runtime.config_files import absent, config_to_jsonable, from_section
 from rcmstr_jax.training import plan_checks
 from rcmstr_jax.training.plan import LabelledPlan, LabelPlan, label_loop, model_plan
@@ -55,5 +56,6 @@ def dense_plan(
         train=from_section(LabelPlan, config.train, **labels),
         loop=label_loop(config),
         model=model_plan(config.model),
+        precision=Precision(config.model.precision),
         config=config_to_jsonable(config),
     )

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -280,7 +281,11 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
                 job.pictures(step, state, batch)
                 progress.restart_clock()
             if crosses(before, step, plan.checkpoint_every):
-                checkpoints.save(step, parallel.unreplicate(state), job.config, job.position)
+                begun = time.perf_counter()
+                copy = parallel.unreplicate(state)
+                checkpoints.save(step, copy, job.config, job.position, owned=True)
+                waited = time.perf_counter() - begun
+                logger.info("checkpoint of step %d: the next step waited %.2f s", step, waited)
             stopped = session.stop.agreed()
 
         # The end, or a stop on request.
@@ -290,8 +295,9 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
             logger.info("%s: saving after step %d of %d", why, step, plan.total_steps)
         watchdog.note(step, SAVING)
         last = parallel.unreplicate(state)
-        digest = checkpoints.save(step, last, job.config, job.position)
+        saved = checkpoints.save(step, last, job.config, job.position, owned=True)
         checkpoints.wait()
+        digest = saved.result()
         job.faults.write()
         if job.pictures and leads and finished and batch is not None and plan.picture_every >= 0:
             with announced("drawing pictures"):

@@ -18,6 +18,7 @@ from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.vit import VIT_SIZES
+from rcmstr_jax.runtime.arithmetic import Precision
 from rcmstr_jax.runtime.config_files import absent, config_to_jsonable, from_section
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
@@ -227,6 +228,7 @@ class PretrainPlan:
     key_groups: int
     log_gradients_every: int
     optimizer: OptimizerPlan
+    precision: Precision
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -286,6 +288,7 @@ class LabelledPlan:
     train: LabelPlan
     loop: LoopPlan
     model: ModelPlan
+    precision: Precision
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -341,9 +344,7 @@ def pretrain_plan(
     rearrange = from_section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
     mask = from_section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
     options = from_section(
-        ContrastOptions,
-        contrast,
-        product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
+        ContrastOptions, contrast, product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None
     )
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
@@ -385,6 +386,7 @@ def pretrain_plan(
             total_steps=total_steps,
             warmup_steps=round(optimizer.warmup_images / config.batch_size),
         ),
+        precision=Precision(config.model.precision, contrast.precision, views.precision),
         config=config_to_jsonable(config),
     )
 
@@ -406,6 +408,7 @@ def evaluation_plan(
         config,
         loop=label_loop(config),
         model=model_plan(config.model),
+        precision=Precision(config.model.precision),
         benchmarks=str(config.benchmarks),
         config=config_to_jsonable(config),
     )

@@ -15,6 +15,7 @@ from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.remat import REMAT
 from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VIT_SIZES
+from rcmstr_jax.runtime.arithmetic import PRECISIONS
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.ssl.masking import KINDS
@@ -58,6 +59,7 @@ MODEL: dict[str, tuple[Any, ...]] = {
     "model.size": tuple(VIT_SIZES),
     "model.projector": ("bilstm", "mlp"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.precision": PRECISIONS,
     "model.remat": REMAT,
 }
 PRETRAIN = Values(
@@ -68,6 +70,8 @@ PRETRAIN = Values(
         "contrast.hierarchies": HIERARCHIES,
         "contrast.pairs": PAIRS,
         "contrast.kl_reduction": ("batchmean", "mean"),
+        "contrast.precision": PRECISIONS,
+        "views.precision": PRECISIONS,
         "mim.kind": KINDS,
         "mim.form": ("masked_dense", "packed", "auto", "dense"),
         "key_norm": ("shuffle", "sync", "local"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import einops
@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rcmstr_jax.models.rcmstr import MOMENTUM_PARTS, RCMSTR
+from rcmstr_jax.runtime.arithmetic import Asked, products, with_products
 from rcmstr_jax.runtime.parallel import AXIS, deal_rows, gather_rows, mean_over_devices
 from rcmstr_jax.ssl.momentum import ema_update, momentum_schedule
 from rcmstr_jax.ssl.objective import (
@@ -136,6 +137,7 @@ def loss_options(plan: PretrainPlan) -> dict[str, Any]:
     """What a plan says to `online_losses`."""
     return {
         "contrast": plan.contrast,
+        "products_of_loss": plan.precision.resolved()["loss"],
         "blocks": plan.rearrange.blocks if plan.rearrange else None,
         "rectify_first": plan.model.rectify_first,
         "mask": plan.mask,
@@ -151,6 +153,7 @@ def online_losses(
     queues_after: dict[str, Array],
     *,
     contrast: ContrastOptions,
+    products_of_loss: Asked | None = None,
     blocks: int | None = None,
     rectify_first: bool = False,
     mask: MaskPlan | None = None,
@@ -163,6 +166,7 @@ def online_losses(
     Args:
       state: what else the passes need; its own `params` are not used.
       inputs: `view_q`; with `blocks` `permutation`; with `mask` `mask`.
+      products_of_loss: see `Precision.resolved`.
 
     Returns:
       Total loss, and (new running statistics, metrics).
@@ -188,12 +192,12 @@ def online_losses(
     if blocks is not None:
         seen[1] = align_frames(seen[1], inputs["permutation"], blocks=blocks)
     queries = [run(stats, "predict", x)[0] for x in seen]
-    terms = contrastive_terms(
+    find_terms = functools.partial(contrastive_terms, options=contrast)
+    terms = with_products(find_terms, products_of_loss)(
         {name: jnp.stack([q[name] for q in queries]) for name in queries[0]},
         keys,
         {name: q.keys for name, q in state.queues.items()},
         queues_after,
-        contrast,
     )
     sizes = {name: queues_after[term_queue(name)].shape[0] for name in terms}
     total, metrics = contrastive_objective(terms, sizes, contrast)
@@ -266,13 +270,18 @@ def online_gradients(
     inputs: dict[str, Array],
     keys: Keys,
     queues_after: dict[str, Array],
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Variables, tuple[Variables, Metrics]]:
     """The gradient of `online_losses` for all parameters, and what else the passes found.
 
     A masked pass of its own is differentiated first: what it keeps for its backward pass is
     dropped before the contrastive passes begin.
+
+    Args:
+      options: of `online_losses`, by default those of the plan.
     """
-    options, masked = loss_options(plan), None
+    options, masked = dict(options or loss_options(plan)), None
     params: Variables = state.params
     if plan.mask is not None and not plan.mask.coupled:
         mask, options["mask"] = plan.mask, None
@@ -318,8 +327,16 @@ def make_pretrain_step(
     parts = plan.loop.accumulation
 
     def step(state: PretrainState, batch: dict[str, Array]) -> tuple[PretrainState, Any]:
+        asked, options = plan.precision.resolved(), loss_options(plan)
+        with products(asked["warps"]):
+            inputs = draw_inputs(plan, state.step_key, batch["image"], batch["index"])
+        with products(asked["network"]):
+            return learn(state, inputs, options)
+
+    def learn(
+        state: PretrainState, inputs: dict[str, Array], options: dict[str, Any]
+    ) -> tuple[PretrainState, Any]:
         key = state.step_key
-        inputs = draw_inputs(plan, key, batch["image"], batch["index"])
 
         # The momentum branch, then the queues with its keys.
         momentum = momentum_schedule(
@@ -351,7 +368,7 @@ def make_pretrain_step(
 
         # The online branch: the objective and its gradient.
         def part_gradients(part: tuple[dict[str, Array], Keys]) -> Any:
-            return online_gradients(plan, model, state, *part, queues_after)
+            return online_gradients(plan, model, state, *part, queues_after, options=options)
 
         gradients, (stats, metrics) = mean_over_parts(part_gradients, (inputs, keys), parts)
         for name, k in all_keys.items():  # 0 if all are equal, 1 if spread over the sphere

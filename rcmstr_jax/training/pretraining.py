@@ -71,6 +71,7 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         "%s: %s on %d %s device(s), %d host(s)", session.workdir, fingerprint,
         jax.device_count(), jax.devices()[0].platform, jax.process_count(),
     )  # fmt: skip
+    logger.info("products: %s", plan.precision.describe(plan.model.dtype))
     model = build_model(plan, parallel.AXIS)
     optimizer, schedule = make_optimizer(plan.optimizer)
     step = make_pretrain_step(plan, model, optimizer, schedule)

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float
 
 from rcmstr_jax.augment.views import make_view
+from rcmstr_jax.runtime.arithmetic import Asked, Precision, products
 from rcmstr_jax.runtime.parallel import AXIS, mean_over_devices
 from rcmstr_jax.training.layer_decay import scale_by_layer
 from rcmstr_jax.training.optimizer import decayed
@@ -151,6 +152,7 @@ def make_step(
     view_ops: int = 0,
     average: float = 0.0,
     accumulation: int = 1,
+    precision: Precision | None = None,
     axis_name: str | None = AXIS,
 ) -> Callable[..., tuple[RecognitionState, dict[str, Any]]]:
     """One optimiser step `(state, batch, constants) -> (state, metrics)` for one device.
@@ -162,6 +164,7 @@ def make_step(
       average: share of the old value in each step of the moving average of weights and running
         statistics, less at the beginning; used where the state has an average.
       accumulation: parts in which a device goes through its rows.
+      precision: of products, by class; the platform's own by default.
       axis_name: device axis; None runs on a single device without collectives.
 
     Returns:
@@ -174,6 +177,16 @@ def make_step(
     def step(
         state: RecognitionState, batch: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> tuple[RecognitionState, dict[str, Any]]:
+        asked = (precision or Precision()).resolved()
+        with products(asked["network"]):
+            return learn(state, batch, constants, asked["warps"])
+
+    def learn(
+        state: RecognitionState,
+        batch: Mapping[str, Any],
+        constants: Mapping[str, Any],
+        warps: Asked | None,
+    ) -> tuple[RecognitionState, dict[str, Any]]:
         if "rows" in batch:
             memory = jax.tree.map(lambda column: column[batch["rows"]], constants["memory"])
             batch = {**memory, "index": batch["index"]}
@@ -184,7 +197,8 @@ def make_step(
                 inputs = images_to_float(inputs)
                 if view_ops:
                     key = jax.random.fold_in(state.step_key, VIEW_PURPOSE)
-                    inputs = make_view(key, inputs, indices=part["index"], max_ops=view_ops)
+                    with products(warps):
+                        inputs = make_view(key, inputs, indices=part["index"], max_ops=view_ops)
 
             def objective(params: Tree) -> tuple[Float[Array, ""], Any]:
                 frames, statistics = inputs, state.batch_stats

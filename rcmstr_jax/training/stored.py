@@ -18,10 +18,16 @@ from rcmstr_jax.runtime.errors import ConfigError
 # pretraining that lie in no section stand under "".
 ADDED: dict[str, dict[str, Any]] = {
     "": {"log_gradients_every": 0, "key_groups": 1, "init_from": "", "init_may_differ": ()},
-    "contrast": {"frame_keys": 0},
-    "model": {"attention": CompactEncoder.attention, "rectify_first": False, "remat": "none"},
+    "contrast": {"frame_keys": 0, "precision": "auto"},
+    "model": {
+        "attention": CompactEncoder.attention,
+        "rectify_first": False,
+        "remat": "none",
+        "precision": "auto",
+    },
     "views": {
         "min_ops": 1,
+        "precision": "auto",
         "ranges": dataclasses.asdict(ViewRanges()),
         "colours": False,
         "colour": dataclasses.asdict(ColourJitter()),

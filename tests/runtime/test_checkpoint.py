@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ import optax
 import pytest
 
 from rcmstr_jax.configs.pretrain import mini
+from rcmstr_jax.runtime import checkpoint as checkpoint_module
 from rcmstr_jax.runtime.checkpoint import CheckpointError, CheckpointMismatch, Checkpoints
 from rcmstr_jax.runtime.config_files import config_from_jsonable
 from rcmstr_jax.runtime.digest import named_arrays, nested, state_digest
@@ -53,7 +55,7 @@ def make_state(step: int = 0, width: int = 3) -> PretrainState:
 
 def save(workdir: Path, *steps: int, **options) -> list[str]:
     with Checkpoints(workdir, **options) as checkpoints:
-        return [checkpoints.save(s, make_state(s), CONFIG, POSITION) for s in steps]
+        return [checkpoints.save(s, make_state(s), CONFIG, POSITION).result() for s in steps]
 
 
 def assert_equal_states(a, b):
@@ -84,7 +86,37 @@ def test_state_may_change_while_it_is_written(tmp_path):
         for array in state.values():
             array[...] = 0
         checkpoints.wait()
-        assert state_digest(checkpoints.read()[2]) == digest
+        assert state_digest(checkpoints.read()[2]) == digest.result()
+
+
+def test_a_step_waits_for_nothing_but_its_copy(tmp_path, monkeypatch):
+    """Hashing and handing over are the writer's; arrays that are given away are not copied."""
+    seen, free = [], threading.Event()
+
+    def slowly(arrays):
+        assert free.wait(60)
+        seen.append(arrays)
+        return state_digest(arrays)
+
+    monkeypatch.setattr(checkpoint_module, "state_digest", slowly)
+    state = named_arrays(make_state(1))
+    with Checkpoints(tmp_path) as checkpoints:
+        digest = checkpoints.save(1, state, CONFIG, POSITION, owned=True)
+        assert not digest.done()
+        free.set()
+        assert checkpoints.steps() == [1] and digest.result() == state_digest(state)
+        assert all(seen[0][name] is array for name, array in state.items())
+
+
+def test_an_error_of_the_writer_ends_the_next_save(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        checkpoints.save(1, make_state(1), CONFIG, POSITION)
+        with pytest.raises(CheckpointError, match="No space left.*from step 0"):
+            checkpoints.save(2, make_state(2), CONFIG, POSITION)
 
 
 def test_arrays_without_elements_survive(tmp_path):
@@ -238,6 +270,7 @@ def test_full_disk_is_a_clear_error_and_the_older_checkpoint_stays(tmp_path, mon
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(CheckpointError, match="No space left.*Make room.*from step 1"):
         checkpoints.save(2, make_state(2), CONFIG, POSITION)
+        checkpoints.wait()
     monkeypatch.undo()
     checkpoints.close()
     with Checkpoints(tmp_path) as again:
