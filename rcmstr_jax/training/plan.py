@@ -339,19 +339,16 @@ def pretrain_plan(
     config = as_config(config)
     plan_checks.check_values(config, plan_checks.PRETRAIN)
     model = model_plan(config.model)
-    contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
-    views = config.views
+    contrast, mim, views = config.contrast, config.mim, config.views
+    optimizer, momentum = config.optimizer, config.momentum
     rearrange = from_section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
     mask = from_section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
-    options = from_section(
-        ContrastOptions, contrast, product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None
-    )
+    options = from_section(ContrastOptions, contrast, product_dtype=model.compute_dtype)
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
     per_image = model.queued(contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
-    momentum = config.momentum
     total_steps = config.total_images // config.batch_size
     return from_section(
         PretrainPlan,
