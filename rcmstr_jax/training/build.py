@@ -65,9 +65,11 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
         projector = MlpProjector(hidden=m.projector_hidden, output=m.projector_hidden, dtype=dtype)
     head: nn.Module | None = None
     if mask is not None and m.convolutional:
-        head = CnnReconstructionHead(rows=mask.grid[0], patch=mask.patch, dtype=dtype)
+        rows = 1 if mask.features else mask.grid[0]  # of features there is one
+        output = m.width if mask.features else mask.pixels
+        head = CnnReconstructionHead(rows=rows, output=output, dtype=dtype)
     elif mask is not None:
-        head = PixelDecoder(output=mask.patch[0] * mask.patch[1] * 3, dtype=dtype)
+        head = PixelDecoder(output=m.width if mask.features else mask.pixels, dtype=dtype)
     return RCMSTR(
         encoder=build_encoder(m, axis_name if plan.key_norm == "sync" else None),
         projector=projector,

@@ -155,7 +155,18 @@ class MaskPlan:
     kind: str = "patch_block"
     coupled: bool = False
     form: str = "auto"
+    target: str = "pixels"
     normalize_targets: bool = True
+
+    @property
+    def features(self) -> bool:
+        """Whether features of the momentum branch are predicted, not pixels."""
+        return self.target == "momentum"
+
+    @property
+    def pixels(self) -> int:
+        """Values of a patch."""
+        return 3 * self.patch[0] * self.patch[1]
 
     @property
     def visible(self) -> int:
@@ -226,6 +237,7 @@ class PretrainPlan:
     momentum: MomentumPlan
     key_norm: str
     key_groups: int
+    drop_path: float
     log_gradients_every: int
     optimizer: OptimizerPlan
     precision: Precision
@@ -271,6 +283,7 @@ class LabelPlan:
     layer_decay: float = 1.0
     weight_decay: float = 0.0
     average: float = 0.0
+    drop_path: float = 0.0
     view_ops: int = 0
     feature_dtype: str = "float32"
     memory_gib: float = 8.0
@@ -349,6 +362,7 @@ def pretrain_plan(
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
+    plan_checks.check_drop_path("config.drop_path", config.drop_path, model.encoder)
     per_image = model.queued(contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
     momentum = config.momentum

@@ -74,6 +74,7 @@ PRETRAIN = Values(
         "views.precision": PRECISIONS,
         "mim.kind": KINDS,
         "mim.form": ("masked_dense", "packed", "auto", "dense"),
+        "mim.target": ("pixels", "momentum"),
         "key_norm": ("shuffle", "sync", "local"),
         "optimizer.name": ("sgd", "adamw"),
         "optimizer.schedule": ("cosine", "step", "constant"),
@@ -91,6 +92,7 @@ PRETRAIN = Values(
             " momentum.reference_batch",
             (-1, None): "picture_every",
             (0, 1): "mim.block_ratio momentum.value optimizer.momentum",
+            (0, 0.9): "drop_path",
             (0, 7): "views.min_ops",
             (1, 7): "views.max_ops",
         }
@@ -119,6 +121,7 @@ EVALUATE = Values(
             (0, 7): "train.view_ops",
             (0, 1): "train.warmup_share",
             (0, 0.999999): "train.average",
+            (0, 0.9): "train.drop_path",
         }
     ),
     positive=("train.learning_rate", "train.layer_decay"),
@@ -189,6 +192,11 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
         raise ConfigError(
             f"config.train.passes={train.passes} beside config.train.steps={train.steps}: give one "
             "of the two lengths, and 0 for the other"
+        )
+    if train.drop_path and config.protocol == "frozen":
+        raise ConfigError(
+            f"config.train.drop_path={train.drop_path} with config.protocol=frozen, whose encoder "
+            "stays as it is: set config.train.drop_path=0, or config.protocol=finetune"
         )
     if train.patience and not train.validation:
         raise ConfigError(
@@ -293,6 +301,14 @@ def check_model(model: ModelPlan) -> None:
         )
 
 
+def check_drop_path(field: str, rate: float, encoder: str) -> None:
+    """Drop path is for encoders that are made of residual blocks with a branch each, all alike."""
+    if rate and encoder != "vit":
+        raise ConfigError(
+            f"{field}={rate} belongs to a ViT, the encoder is {encoder!r}: set {field}=0"
+        )
+
+
 def check_batch(
     config: ConfigDict, model: ModelPlan, queues: Sequence[str], *, devices: int, hosts: int
 ) -> None:
@@ -370,6 +386,11 @@ def check_sections(config: ConfigDict, data: DataPlan, mask: MaskPlan | None) ->
     if mask is None and config.mim.coupled:
         raise ConfigError(
             "config.mim.coupled=True without config.mim.enabled: there is no mask to share"
+        )
+    if mask is not None and mask.features and not mask.normalize_targets:
+        raise ConfigError(
+            "config.mim.normalize_targets=False with config.mim.target=momentum: features that "
+            "nothing scales shrink to nothing; set config.mim.normalize_targets=True"
         )
     try:
         _ = mask and mask.visible
