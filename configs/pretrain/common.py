@@ -26,8 +26,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # One integer decides initialisation, order of the data, views, permutations and masks.
     config.seed = 0
-    # Workdir of a pretraining run, or DIR@STEP, whose weights a fresh run begins with (empty: drawn
-    # ones), and patterns of the names whose arrays may differ, as in ("params/predictors/*",).
+    # Workdir of a pretraining run, or DIR@STEP, or a file of weights, ours or published ones as
+    # launch/convert_weights.py reads them, that a fresh run begins with (empty: drawn ones); and
+    # patterns of the names whose arrays may differ, as in ("params/predictors/*",).
     config.init_from = ""
     config.init_may_differ = ()
     # Length of the run, in images: the whole steps of `batch_size` that fit into it.
