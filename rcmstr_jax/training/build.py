@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 
 from rcmstr_jax.models.bilstm import BiLSTMProjector
@@ -64,12 +66,12 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
     else:
         projector = MlpProjector(hidden=m.projector_hidden, output=m.projector_hidden, dtype=dtype)
     head: nn.Module | None = None
-    if mask is not None and m.convolutional:
-        rows = 1 if mask.features else mask.grid[0]  # of features there is one
-        output = m.width if mask.features else mask.pixels
-        head = CnnReconstructionHead(rows=rows, output=output, dtype=dtype)
-    elif mask is not None:
-        head = PixelDecoder(output=m.width if mask.features else mask.pixels, dtype=dtype)
+    if mask is not None:
+        output = m.width if mask.features else 3 * math.prod(mask.patch)
+        rows = 1 if mask.features else mask.grid[0]  # of a convolutional encoder's features
+        head = PixelDecoder(output=output, dtype=dtype)
+        if m.convolutional:
+            head = CnnReconstructionHead(rows=rows, output=output, dtype=dtype)
     return RCMSTR(
         encoder=build_encoder(m, axis_name if plan.key_norm == "sync" else None),
         projector=projector,

@@ -164,11 +164,6 @@ class MaskPlan:
         return self.target == "momentum"
 
     @property
-    def pixels(self) -> int:
-        """Values of a patch."""
-        return 3 * self.patch[0] * self.patch[1]
-
-    @property
     def visible(self) -> int:
         """Patches of an image that stay visible; the same for every mask.
 
@@ -356,13 +351,10 @@ def pretrain_plan(
     views = config.views
     rearrange = from_section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
     mask = from_section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
-    options = from_section(
-        ContrastOptions, contrast, product_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None
-    )
+    options = from_section(ContrastOptions, contrast, product_dtype=model.compute_dtype)
     data = from_section(DataPlan, config.data)
     plan_checks.check_batch(config, model, options.queues, devices=devices, hosts=hosts)
     plan_checks.check_sections(config, data, mask)
-    plan_checks.check_drop_path("config.drop_path", config.drop_path, model.encoder)
     per_image = model.queued(contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
     momentum = config.momentum

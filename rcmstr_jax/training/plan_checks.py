@@ -313,6 +313,7 @@ def check_batch(
     config: ConfigDict, model: ModelPlan, queues: Sequence[str], *, devices: int, hosts: int
 ) -> None:
     """Images that cannot be cut, and a batch that devices, parts, groups or queues cannot take."""
+    check_drop_path("config.drop_path", config.drop_path, model.encoder)
     frames, width, blocks = model.frames, model.image_width, config.rearrange.blocks
     if config.contrast.subwords > frames:
         raise ConfigError(
