@@ -41,14 +41,13 @@ def pretrain(
     config: ConfigDict,
     workdir: str | Path,
     *,
-    profile_steps: tuple[int, int] | None = None,
-    stall_timeout: float = 600.0,
     read: Reader = read_weights,
+    **options: Any,
 ) -> Outcome:
     """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
 
     Configs are as in `configs/pretrain/common.py`; `read` finds the weights of `config.init_from`
-    (that of `interop/start.py` reads files too); the other options are as in `open_session`.
+    (that of `interop/start.py` reads files too); other options are those of `open_session`.
 
     Raises:
       ConfigError: if the config, the data or the workdir cannot work; before any long work.
@@ -61,8 +60,7 @@ def pretrain(
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
-        stall_timeout=stall_timeout,
-        profile_steps=profile_steps,
+        **options,
     ) as session:
         return train(session, pretraining_job(plan, source, session, read))
 
