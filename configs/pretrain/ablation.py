@@ -24,8 +24,8 @@ What `recipe=ours` has otherwise than the ancestor, over the same 27.5 M images:
   a permutation per group, not per batch: more neighbourhoods in a step.
 The moving average reaches over as many images in both: 0.999 at a batch of 32.
 
-Cost: `recipe=ours` that of `rcmstr_cnn.py` per rung, `recipe=ancestor` 859,375 steps of 32 images;
-with `encoder=mini` that of `mini.py`.
+Cost: `recipe=ours` that of `rcmstr_cnn.py` per rung, `recipe=ancestor` 859,375 steps of 32 images,
+both predicted in docs/recipes.md; with `encoder=mini` that of `mini.py`.
 
 Expected of `recipe=ancestor` (published; `:published` of frozen_ctc.py / frozen_attention.py after
 5.5 M words, mean word accuracy of seven sets in %): seqmoco_no_relation 32.2 / 41.3, seqmoco 33.6 /
