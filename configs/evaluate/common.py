@@ -143,7 +143,7 @@ def get_dense_config(task: str) -> ConfigDict:
         del config[name]
     for name in (
         *("weights", "validation", "validation_source", "validate_every", "patience", "passes"),
-        *("probe_steps", "view_ops", "feature_dtype"),
+        *("probe_steps", "view_ops", "feature_dtype", "drop_path"),
     ):
         del config.train[name]
     config.task = task
