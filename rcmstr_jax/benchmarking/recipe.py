@@ -143,7 +143,7 @@ def facts(plan: PretrainPlan) -> Iterator[tuple[str, str]]:
             f"{mask.grid[1]} patches"
             + (f", block {mask.block_ratio:g} of the columns" if "block" in mask.kind else "")
             + f"; λ {mask.weight:g}"
-            + (", features of the momentum branch" if mask.features else "")
+            + (", features of the momentum branch" if mask.target == "momentum" else "")
             + ("" if mask.normalize_targets else ", raw pixels")
         ),
     )

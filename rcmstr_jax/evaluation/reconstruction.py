@@ -68,7 +68,7 @@ def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, Pre
     plan = pretrain_plan(weights.config)
     if plan.mask is None:
         raise ValueError(f"--pretrained={workdir}: trained with mim.enabled=False, nothing to fill")
-    if plan.mask.features:
+    if plan.mask.target == "momentum":
         raise ValueError(
             f"--pretrained={workdir}: trained with mim.target=momentum, which predicts no pixels"
         )

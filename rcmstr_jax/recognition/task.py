@@ -20,8 +20,8 @@ from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.loop import Session
+from rcmstr_jax.training.network_checks import check_drop_path
 from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan
-from rcmstr_jax.training.plan_checks import check_drop_path
 from rcmstr_jax.training.stored import filled
 
 logger = logging.getLogger(__name__)

@@ -67,8 +67,9 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
         projector = MlpProjector(hidden=m.projector_hidden, output=m.projector_hidden, dtype=dtype)
     head: nn.Module | None = None
     if mask is not None:
-        output = m.width if mask.features else 3 * math.prod(mask.patch)
-        rows = 1 if mask.features else mask.grid[0]  # of a convolutional encoder's features
+        rows, output = mask.grid[0], 3 * math.prod(mask.patch)
+        if mask.target == "momentum":  # a convolutional encoder has a single row of features
+            rows, output = 1, m.width
         head = PixelDecoder(output=output, dtype=dtype)
         if m.convolutional:
             head = CnnReconstructionHead(rows=rows, output=output, dtype=dtype)

@@ -32,7 +32,7 @@ def masked_targets(
       images: whole, rectified.
       momentum: variables of the momentum branch; only features need them.
     """
-    if not plan.features:
+    if plan.target == "pixels":
         return patch_targets(images, plan.patch, normalize=plan.normalize_targets)
     (whole, _), _ = model.apply(
         momentum, images, train=True, method="features", mutable=["batch_stats"]

@@ -50,7 +50,7 @@ def picture_saver(
             out["rearranged"] = rearrange_images(
                 out["view_q"], out["permutation"], blocks=plan.rearrange.blocks
             )
-        if plan.mask is not None and not plan.mask.features:
+        if plan.mask is not None and plan.mask.target == "pixels":
             variables = {
                 "params": {**state.params, **state.frozen_params},
                 "batch_stats": state.batch_stats,

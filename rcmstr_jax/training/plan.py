@@ -23,7 +23,7 @@ from rcmstr_jax.runtime.config_files import absent, config_to_jsonable, from_sec
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
-from rcmstr_jax.training import plan_checks
+from rcmstr_jax.training import network_checks, plan_checks
 from rcmstr_jax.training.stored import ADDED, as_config
 
 IMAGE_HEIGHT = 32
@@ -157,11 +157,6 @@ class MaskPlan:
     form: str = "auto"
     target: str = "pixels"
     normalize_targets: bool = True
-
-    @property
-    def features(self) -> bool:
-        """Whether features of the momentum branch are predicted, not pixels."""
-        return self.target == "momentum"
 
     @property
     def visible(self) -> int:
@@ -327,7 +322,7 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
         plan = dataclasses.replace(plan, **{k: getattr(plan, k) or size for k, size in sizes})
     elif plan.encoder == "compact":
         plan = dataclasses.replace(plan, heads=plan.heads or CompactEncoder.heads)
-    plan_checks.check_model(plan)
+    network_checks.check_model(plan)
     return plan
 
 
@@ -348,7 +343,7 @@ def pretrain_plan(
     plan_checks.check_values(config, plan_checks.PRETRAIN)
     model = model_plan(config.model)
     contrast, mim, optimizer = config.contrast, config.mim, config.optimizer
-    views = config.views
+    views, momentum = config.views, config.momentum
     rearrange = from_section(RearrangePlan, config.rearrange) if config.rearrange.enabled else None
     mask = from_section(MaskPlan, mim, grid=model.grid, patch=model.patch) if mim.enabled else None
     options = from_section(ContrastOptions, contrast, product_dtype=model.compute_dtype)
@@ -357,7 +352,6 @@ def pretrain_plan(
     plan_checks.check_sections(config, data, mask)
     per_image = model.queued(contrast.subwords, contrast.frame_keys)
     colour = ColourJitter(**views.colour) if views.colours else None
-    momentum = config.momentum
     total_steps = config.total_images // config.batch_size
     return from_section(
         PretrainPlan,
@@ -366,8 +360,7 @@ def pretrain_plan(
             LoopPlan,
             config,
             total_steps=total_steps,
-            prefetch=config.data.prefetch,
-            steps_per_call=1,
+            **{"prefetch": config.data.prefetch, "steps_per_call": 1},
             sections=LoopPlan.sections,
         ),
         data=data,
@@ -398,8 +391,7 @@ def pretrain_plan(
 
 
 def _times(batch_size: int, reference: int) -> float:
-    """How many reference batches a batch is; 1 where there is no reference (0)."""
-    return batch_size / reference if reference else 1.0
+    return batch_size / reference if reference else 1.0  # where there is none
 
 
 def evaluation_plan(
