@@ -1,4 +1,4 @@
-"""Flags of the launchers that train, about hosts, traces and stalls."""
+"""Flags of the launchers that train, about hosts, traces, stalls and where metrics go."""
 
 from __future__ import annotations
 
@@ -24,17 +24,24 @@ STALL = flags.DEFINE_float(
     "Seconds without progress until the log says which host is stuck; 0: never.",
     lower_bound=0.0,
 )
+WANDB = flags.DEFINE_string(
+    "wandb", None, "Project of Weights & Biases that takes the metrics too (extra wandb)."
+)
 
 
 def join() -> dict[str, Any]:
     """Joins the processes of the run, before anything else uses JAX.
 
     Returns:
-      `profile_steps` and `stall_timeout`, as `training.loop.open_session` takes them.
+      `profile_steps`, `stall_timeout` and `wandb`, as `training.loop.open_session` takes them.
 
     Raises:
       ConfigError: on flags that do not fit together, or if the others cannot be found.
     """
-    watched = {"profile_steps": parse_steps(PROFILE.value), "stall_timeout": STALL.value}
+    watched = {
+        "profile_steps": parse_steps(PROFILE.value),
+        "stall_timeout": STALL.value,
+        "wandb": WANDB.value,
+    }
     connect(DISTRIBUTED.value, COORDINATOR.value, PROCESSES.value, PROCESS.value)
     return watched

@@ -64,6 +64,11 @@ def main(argv: Sequence[str]) -> int:
                     f"--watch with config.task={CONFIG.value.task}: it takes a config of text"
                     " recognition, as configs/evaluate/linear_probe.py"
                 )
+            if WATCH.value and watched["wandb"]:
+                raise ConfigError(
+                    f"--wandb={watched['wandb']} is for a training, --watch writes into DIR/watch:"
+                    " leave one of them out"
+                )
             if WATCH.value:
                 plan = evaluation_plan(CONFIG.value)
                 watch(plan, pretrained, workdir, every=WATCH_EVERY.value)

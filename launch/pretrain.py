@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from rcmstr_jax.interop.start import read_start
 from rcmstr_jax.launch import distributed_flags
 from rcmstr_jax.runtime import command_line
 from rcmstr_jax.runtime.errors import EXIT_PREEMPTED
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     with leave_at_once_on_failure(), command_line.one_line_errors():
         prepare_processor(CONFIG.value.model.dtype)
         watched = distributed_flags.join()
-        outcome = pretrain(CONFIG.value, str(WORKDIR.value), **watched)
+        outcome = pretrain(CONFIG.value, str(WORKDIR.value), read=read_start, **watched)
     return 0 if outcome.finished else EXIT_PREEMPTED
 
 

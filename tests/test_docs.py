@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -120,3 +121,28 @@ def test_published_figures_stand_beside_the_recipe_they_belong_to() -> None:
         if re.search(PUBLISHED, paragraph)
     }
     assert beside == {("configs/pretrain/ablation.py", True)}
+
+
+# Averages of other works, of recipes that no file here is (METHOD.md 10).
+OTHERS = r"(?<![\d.])(95\.5|95\.1|95\.6|96\.1|97\.0|97\.5|85\.21?|80\.5|79\.9|94\.5|91\.3)(?![\d.])"
+# How a cost or result is known: where it was measured, or that it was not, or whose it is.
+KNOWN_BY = (
+    *("README", "docs/", "cores", "one core", "logged", "published", "predict"),
+    *("not measured", "not yet measured", "no published figure", "what the recogniser's own"),
+)
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped_configs()) - {"common"}))
+def test_a_recipe_says_how_its_cost_and_its_result_are_known(name: str) -> None:
+    for folder in ("pretrain", "evaluate"):
+        path = ROOT / "configs" / folder / f"{name}.py"
+        if not path.exists():
+            continue
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert not re.search(OTHERS, text)
+        said = [part for part in text.split("\n\n") if re.match("Cost|Expected", part)]
+        both = any(part.startswith("Cost and result") for part in said)
+        assert both or {part[0] for part in said} == {"C", "E"}, f"{path} lacks cost or result"
+        for part in said:
+            words = " ".join(part.split())
+            assert any(source in words for source in KNOWN_BY), f"{path}: {part}"

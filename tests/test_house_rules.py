@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import configparser
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
 import io
+import json
 import os
 import re
 import subprocess
@@ -377,6 +379,22 @@ def test_readme_reuse_snippet_runs_outside_the_checkout(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     losses = [float(number) for number in re.findall(r"loss (\d+\.\d+)", done.stdout)]
     assert len(losses) >= 2 and losses[-1] < losses[0], done.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_learns() -> None:
+    """Its code cells, one after the other; losses fall, and so do those that were kept in it."""
+    notebook = json.loads((ROOT / "docs/reuse.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    kept = "".join("".join(out["text"]) for cell in cells for out in cell["outputs"])
+    said, names = io.StringIO(), {"__name__": "notebook"}
+    with contextlib.redirect_stdout(said):
+        for cell in cells:
+            exec("".join(cell["source"]), names)
+    for text in (said.getvalue(), kept):
+        losses = [float(number) for number in re.findall(r"loss (\d+\.\d+)", text)]
+        assert len(losses) >= 3 and losses[-1] < 0.8 * losses[0], text
 
 
 def test_paths_named_in_the_readme_exist() -> None:

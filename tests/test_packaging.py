@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import fnmatch
 import importlib
@@ -15,6 +16,7 @@ import pytest
 import rcmstr_jax
 from rcmstr_jax.data.synthetic import fontfiles, lexicon
 from rcmstr_jax.data.synthetic.options import RenderOptions
+from rcmstr_jax.recognition.saved import packaged_names
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_TO_IMPORT = ("grain", "matplotlib", "tensorflow_datasets", "scipy.stats", "wordfreq")
@@ -75,6 +77,30 @@ def test_commands_are_functions_of_launchers() -> None:
         module, _, function = target.partition(":")
         text = (ROOT / "launch" / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8")
         assert re.search(rf"^{function} = command_line\.command\(.*\)  # {name}$", text, re.M)
+
+
+def test_the_container_is_made_of_what_there_is() -> None:
+    """It cannot be built here: what it copies, installs and runs exists under these names."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 12
+    text = "\n".join(lines)
+    (python_version,) = re.findall(r"^FROM python:([\d.]+)-slim$", text, re.M)
+    metadata = setup()["metadata"]
+    assert f"Python :: {python_version}" in metadata["classifiers"]
+    (copied,) = re.findall(r"^COPY (.+) /tmp/$", text, re.M)
+    constraints, wheel = copied.split()
+    assert (ROOT / constraints).is_file() and f"-c /tmp/{constraints}" in text
+    built = f"{metadata['name'].replace('-', '_')}-{rcmstr_jax.__version__}-py3-none-any.whl"
+    assert fnmatch.fnmatchcase(built, wheel.removeprefix("dist/"))
+    (extra,) = re.findall(r"\$\{wheel\}\[(\w+)\]", text)
+    assert extra in setup()["options.extras_require"]
+    command, weights, *flags = ast.literal_eval(re.findall(r"^CMD (.+)$", text, re.M)[0])
+    assert f"{command} = " in setup()["options.entry_points"]["console_scripts"]
+    assert weights in packaged_names()
+    launcher = (ROOT / "launch/serve.py").read_text(encoding="utf-8")
+    for flag in flags:
+        assert f'("{flag.removeprefix("--").partition("=")[0]}", ' in launcher
+    assert f"EXPOSE {flags[-1].partition('=')[2]}" in text
 
 
 @pytest.mark.parametrize("name", rcmstr_jax.__all__)

@@ -102,6 +102,9 @@ def get_config() -> ConfigDict:
     # Moving average of weights and statistics, which is what reads in the end: share of the old
     # value in each step (0: no average).
     config.train.average = 0.0
+    # ViT that learns: largest share of words for which a block is left out (drop path), that of the
+    # last one; it grows from 0 in the first.
+    config.train.drop_path = 0.0
     # Light augmentation of the images with at most so many operations; 0 for none. In front of a
     # frozen encoder words are then read, decoded and encoded again for every step.
     config.train.view_ops = 0
@@ -140,7 +143,7 @@ def get_dense_config(task: str) -> ConfigDict:
         del config[name]
     for name in (
         *("weights", "validation", "validation_source", "validate_every", "patience", "passes"),
-        *("probe_steps", "view_ops", "feature_dtype"),
+        *("probe_steps", "view_ops", "feature_dtype", "drop_path"),
     ):
         del config.train[name]
     config.task = task

@@ -15,9 +15,9 @@ cores (AMD EPYC, 2.6 GHz) that four other jobs shared: `--pretrained=out/pretrai
 --config.train.source=lmdb:out/words/labelled --config.train.labels=1500
 --config.decoder.charset=36`.
 
-Expected: figures that compare checkpoints, not methods. There 1-NED was 25.6 % at step 1600, 29.7 %
-at 2000, 29.9 % at 2400. Frames that do not spell single characters read nothing: 0 % on real words
-with the same encoder after 4,000 steps, also with `--config.train.steps=1500`.
+Expected: figures that compare checkpoints, not methods. On those cores 1-NED was 25.6 % at step
+1600, 29.7 % at 2000, 29.9 % at 2400. Frames that do not spell single characters read nothing: 0 %
+on real words with the same encoder after 4,000 steps, also with `--config.train.steps=1500`.
 """
 
 from __future__ import annotations

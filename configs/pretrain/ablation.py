@@ -11,7 +11,8 @@ Variants, each the one before plus one thing: `seqmoco_no_relation` (sub-words o
 (+ relations), `rearrange`, `hierarchy` (+ frames and words), `inter` (+ relations between
 hierarchies), `mim` (+ masked image modelling, the whole method), `full` (the same).
 Options follow after commas: `full,mask=patch` (or block, patch_block), `full,ratio=0.6` (or 0.8,
-0.7: share that is hidden), `full,coupled`, `full,form=dense` (or packed, masked_dense),
+0.7: share that is hidden, `mask=block` as well), `full,target=momentum` (features, not the paper's
+pixels), `full,coupled`, `full,form=dense` (or packed, masked_dense),
 `full,permutation=shared`, `full,kl=mean`, `full,norm=local` (or sync, shuffle), `full,encoder=vit`
 (ViT tiny), `full,encoder=mini` (the world of mini.py), `full,encoder=compact` (compact.py:mini),
 `inter,recipe=ancestor` (method section 7).
@@ -23,8 +24,8 @@ What `recipe=ours` has otherwise than the ancestor, over the same 27.5 M images:
   a permutation per group, not per batch: more neighbourhoods in a step.
 The moving average reaches over as many images in both: 0.999 at a batch of 32.
 
-Cost: `recipe=ours` that of `rcmstr_cnn.py` per rung, `recipe=ancestor` 859,375 steps of 32 images;
-with `encoder=mini` that of `mini.py`.
+Cost: `recipe=ours` that of `rcmstr_cnn.py` per rung, `recipe=ancestor` 859,375 steps of 32 images,
+both predicted in docs/recipes.md; with `encoder=mini` that of `mini.py`.
 
 Expected of `recipe=ancestor` (published; `:published` of frozen_ctc.py / frozen_attention.py after
 5.5 M words, mean word accuracy of seven sets in %): seqmoco_no_relation 32.2 / 41.3, seqmoco 33.6 /
@@ -57,6 +58,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "kl": ("batchmean", "mean"),
     "norm": ("shuffle", "sync", "local"),
     "ratio": ("0.7", "0.6", "0.8"),
+    "target": ("pixels", "momentum"),
     "recipe": ("ours", "ancestor"),
 }
 
@@ -108,7 +110,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.mim.kind = chosen.get("mask", config.mim.kind)
     config.mim.form = chosen.get("form", config.mim.form)
     config.mim.coupled = chosen.get("coupled", "false") == "true"
+    config.mim.target = chosen.get("target", config.mim.target)
     config.mim.mask_ratio = float(chosen.get("ratio", config.mim.mask_ratio))
+    if "ratio" in chosen and config.mim.kind == "block":  # which hides by the block alone
+        config.mim.block_ratio = config.mim.mask_ratio
     if "permutation" in chosen:
         config.rearrange.shared_permutation = chosen["permutation"] == "shared"
     config.contrast.kl_reduction = chosen.get("kl", config.contrast.kl_reduction)

@@ -26,8 +26,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # One integer decides initialisation, order of the data, views, permutations and masks.
     config.seed = 0
-    # Workdir of a pretraining run, or DIR@STEP, whose weights a fresh run begins with (empty: drawn
-    # ones), and patterns of the names whose arrays may differ, as in ("params/predictors/*",).
+    # Workdir of a pretraining run, or DIR@STEP, or a file of weights, ours or published ones as
+    # launch/convert_weights.py reads them, that a fresh run begins with (empty: drawn ones); and
+    # patterns of the names whose arrays may differ, as in ("params/predictors/*",).
     config.init_from = ""
     config.init_may_differ = ()
     # Length of the run, in images: the whole steps of `batch_size` that fit into it.
@@ -175,7 +176,11 @@ def get_config() -> ConfigDict:
     # CNN), the same numbers. "dense" (ablation): hidden patches are grey and every layer computes
     # everywhere.
     config.mim.form = "auto"
-    # Targets normalised by each patch's own mean and deviation.
+    # What is predicted of hidden patches: their "pixels", or (not in the paper) what the "momentum"
+    # branch, which sees the whole query view, finds there: its encoder's features, of a
+    # convolutional one those of the patch's column. One more forward pass; no pictures.
+    config.mim.target = "pixels"
+    # Targets normalised by each patch's own mean and deviation; features of each place likewise.
     config.mim.normalize_targets = True
 
     config.momentum = ConfigDict()
@@ -191,6 +196,10 @@ def get_config() -> ConfigDict:
     # "shuffle" where devices are few: a device encodes its keys in so many groups of the dealt
     # images, each normalised by itself, as if it were as many devices.
     config.key_groups = 1
+
+    # ViT only: largest share of images for which a block is left out (drop path), that of the last
+    # one; it grows from 0 in the first. The momentum branch drops nothing.
+    config.drop_path = 0.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # "sgd" or "adamw"

@@ -7,7 +7,7 @@ Command:
       --config.data.source="('lmdb:data/scene', 'lmdb:data/unlabelled')" \
       --config.data.weights="(0.5, 0.5)"
 
-Cost: of `:mini`, docs/results/real.md; otherwise not measured.
+Cost: of `:mini`, docs/results/real.md; otherwise not measured, docs/recipes.md predicts it.
 
 Expected: of `:mini` on real and rendered words, docs/results/real.md; otherwise not measured.
 Encoder and colour views are not in the paper.

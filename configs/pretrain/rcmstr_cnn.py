@@ -13,7 +13,8 @@ where `runs/tps` holds the rectifier of a published recogniser:
 Variants: (none) five epochs of 5.5 M words at a global batch of 256; `step` the same with a step
 schedule instead of the cosine.
 
-Cost: 107,000 steps of 256 words: a job for accelerators, not for a CPU (`mini.py` is).
+Cost: 107,000 steps of 256 words: a job for accelerators, not for a CPU (`mini.py` is); not
+measured, docs/recipes.md predicts it.
 
 Expected: not measured at this size, and the paper gives no figure for the frozen protocol. Those of
 its published ancestor belong to another recipe: `ablation.py:inter,recipe=ancestor`.

@@ -7,8 +7,9 @@ Command:
 
 Variants: `tiny` (192 wide), `small` (384, default), `base` (512); each 12 blocks deep.
 
-Cost: 53,700 steps of 1024 words (ten epochs of 5.5 M). Meant for eight or more accelerators; with
-fewer, lower `--config.batch_size` (the learning rate follows linearly).
+Cost: 53,700 steps of 1024 words (ten epochs of 5.5 M); not measured, docs/recipes.md predicts it.
+Meant for eight or more accelerators; with fewer, lower `--config.batch_size` (the learning rate
+follows linearly).
 
 Expected: no published figure for the frozen protocol. What this project has measured is in
 docs/results/.

@@ -143,6 +143,7 @@ def facts(plan: PretrainPlan) -> Iterator[tuple[str, str]]:
             f"{mask.grid[1]} patches"
             + (f", block {mask.block_ratio:g} of the columns" if "block" in mask.kind else "")
             + f"; λ {mask.weight:g}"
+            + (", features of the momentum branch" if mask.target == "momentum" else "")
             + ("" if mask.normalize_targets else ", raw pixels")
         ),
     )
@@ -159,7 +160,8 @@ def describe_optimizer(plan: PretrainPlan) -> str:
     clip = f"clip {optimizer.clip:g}" if optimizer.clip else "no clip"
     per_image = optimizer.peak / plan.loop.batch_size
     rate = f"{optimizer.peak:.4g} ({per_image:.3g} an image)"
-    return f"{optimizer.name}, {rate}, {own}, {decay}, {clip}"
+    drop = f", drop path to {plan.drop_path:g}" if plan.drop_path else ""
+    return f"{optimizer.name}, {rate}, {own}, {decay}, {clip}{drop}"
 
 
 def describe_average(plan: PretrainPlan, steps: np.ndarray) -> str:

@@ -3,7 +3,7 @@ r"""Loads a running rcmstr-serve: latency, words per second, and the server's me
   python -m rcmstr_jax.benchmarking.serving URL IMAGES [CONCURRENT] [REQUESTS] [PID]
 
 Every connection sends one image of the folder IMAGES after the other and waits for each answer.
-PID is the server's, of which the memory is read before and after (Linux).
+PID is the server's, of which the memory is read before, after every tenth and after (Linux).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,9 +38,14 @@ def request(host: str, image: bytes) -> bytes:
 
 
 async def connection(
-    host: str, port: int, requests: Iterator[bytes], seconds: list[float], statuses: Counter[int]
+    host: str,
+    port: int,
+    requests: Iterator[bytes],
+    seconds: list[float],
+    statuses: Counter[int],
+    answered: Callable[[int], None],
 ) -> None:
-    """Sends requests until there are none left; appends how long each took."""
+    """Sends requests until there are none left; appends how long each took, and tells how many."""
     reader, writer = await asyncio.open_connection(host, port)
     for message in requests:
         started = time.perf_counter()
@@ -50,11 +55,26 @@ async def connection(
         await reader.readexactly(length)
         seconds.append(time.perf_counter() - started)
         statuses[int(head.split()[1])] += 1
+        answered(len(seconds))
     writer.close()
 
 
-async def load(url: str, images: Sequence[bytes], concurrent: int, count: int) -> str:
-    """Sends `count` requests over so many connections; returns what to tell."""
+async def load(
+    url: str,
+    images: Sequence[bytes],
+    concurrent: int,
+    count: int,
+    answered: Callable[[int], None] = lambda number: None,
+) -> str:
+    """Sends `count` requests over so many connections; returns what to tell.
+
+    Args:
+      url: of the server.
+      images: encoded, sent one after the other.
+      concurrent: connections.
+      count: requests.
+      answered: is told how many answers there are, after each.
+    """
     where = urlsplit(url)
     host, port = where.hostname or "127.0.0.1", where.port or 80
     messages = [request(f"{host}:{port}", image) for image in images]
@@ -62,8 +82,8 @@ async def load(url: str, images: Sequence[bytes], concurrent: int, count: int) -
     seconds: list[float] = []
     statuses: Counter[int] = Counter()
     started = time.perf_counter()
-    jobs = (connection(host, port, requests, seconds, statuses) for _ in range(concurrent))
-    await asyncio.gather(*jobs)
+    shared = (host, port, requests, seconds, statuses, answered)
+    await asyncio.gather(*(connection(*shared) for _ in range(concurrent)))
     spent = time.perf_counter() - started
     middle, most = (1000 * x for x in np.percentile(seconds, [50, 99]))
     return (
@@ -72,13 +92,11 @@ async def load(url: str, images: Sequence[bytes], concurrent: int, count: int) -
     )
 
 
-def memory(process: str) -> str:
-    """Resident memory of a process."""
-    if not process:
-        return "unknown"
+def memory(process: str) -> float:
+    """Resident memory of a process, MB."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     kilobytes = next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]
-    return f"{int(kilobytes) / 1000:.0f} MB"
+    return int(kilobytes) / 1000
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -88,9 +106,16 @@ def main(arguments: Sequence[str]) -> None:
     defaults = ("32", "1000", "")[len(arguments) - 2 :]
     url, folder, concurrent, count, process = (*arguments, *defaults)
     images = [Path(name).read_bytes() for name in find_images([folder])[0]]
-    before = memory(process)
-    said = asyncio.run(load(url, images, int(concurrent), int(count)))
-    print(f"{said}; memory of the server: {before} before, {memory(process)} after")
+    readings = [memory(process)] if process else []
+    tenth = max(1, int(count) // 10)
+
+    def answered(number: int) -> None:
+        if process and number % tenth == 0:
+            readings.append(memory(process))
+
+    print(asyncio.run(load(url, images, int(concurrent), int(count), answered)))
+    if process:
+        print(f"memory of the server, MB: {' '.join(f'{reading:.0f}' for reading in readings)}")
 
 
 if __name__ == "__main__":

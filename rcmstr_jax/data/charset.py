@@ -8,6 +8,7 @@ decoders load.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,14 @@ class Charset:
     def __len__(self) -> int:
         return len(self.characters)
 
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset((*self.characters, " "))
+
+    @functools.cached_property
+    def _has_upper_case(self) -> bool:
+        return any(character.isupper() for character in self.characters)
+
     def normalize(self, text: str) -> str:
         """The form in which a label is trained on, and held against the charset.
 
@@ -106,7 +115,7 @@ class Charset:
         if not text.isascii():
             text = unicodedata.normalize("NFKC", text)
         text = text.strip()
-        if not any(character.isupper() for character in self.characters):
+        if not self._has_upper_case:
             text = unicodedata.normalize("NFKC", text.lower())
         return text if text.isascii() else "".join(map(self._plain, text))
 
@@ -118,7 +127,7 @@ class Charset:
 
     def lacks(self, text: str) -> bool:
         """Whether a text holds a character that is neither in the charset nor a space."""
-        return not set(text) <= {*self.characters, " "}
+        return not self._known.issuperset(text)
 
     @property
     def num_ctc_classes(self) -> int:

@@ -67,13 +67,21 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
+        text, image = self._read(index, MAX_FILE_BYTES)
+        return Record(image, text, self.name, self.files[index])
+
+    def label(self, index: int) -> str | None:
+        """See `label_of`; the image is opened and not read."""
+        return self._read(index, 0)[0]
+
+    def _read(self, index: int, wanted: int) -> tuple[str | None, bytes]:
         file = self.files[check_index(index, len(self), self.name)]
         try:
             text = self._texts.get(file)
             if file in self._beside:
                 word = read_file(self.path / _text_file(file), _MAX_TEXT_BYTES)
                 text = decode_label(word.removeprefix(b"\xef\xbb\xbf").strip(), self.name, file)
-            return Record(read_file(self.path / file), text, self.name, file)
+            return text, read_file(self.path / file, wanted=wanted)
         except BadRecord as error:
             error.source, error.key = self.name, file
             raise
@@ -95,8 +103,10 @@ def files_below(root: Path) -> Iterator[str]:
         yield from ((below / file).as_posix() for file in files)
 
 
-def read_file(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> bytes:
-    """The bytes of a regular file.
+def read_file(
+    path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES, wanted: int | None = None
+) -> bytes:
+    """The bytes of a regular file, the first `wanted` of them where given.
 
     Raises:
       BadRecord: it cannot be read, is a pipe or device, or has more than `limit` bytes.
@@ -109,7 +119,7 @@ def read_file(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> byte
                 raise BadRecord("not a regular file")
             if status.st_size > limit:
                 raise BadRecord("file too large", f"{status.st_size} bytes")
-            return file.read(limit)
+            return file.read(limit if wanted is None else wanted)
     except OSError as error:
         raise BadRecord("file cannot be read", str(error.strerror)) from error
 

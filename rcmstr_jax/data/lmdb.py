@@ -68,19 +68,30 @@ class LmdbSource:
         return self._size
 
     def __getitem__(self, index: int) -> Record:
+        image, text, key = self._read(index, image=True)
+        return Record(image, text, self.name, key)
+
+    def label(self, index: int) -> str | None:
+        """See `records.label_of`; of the image only the key is looked up."""
+        return self._read(index, image=False)[1]
+
+    def _read(self, index: int, *, image: bool) -> tuple[bytes, str | None, str]:
         check_index(index, len(self), self.name)
         number = index + 1
         key = f"{self._image_key}-{number:09d}"
         try:
-            with self._environment().begin() as transaction:
-                image = transaction.get(key.encode())
+            # Buffers point into the file: what is not copied is not read.
+            with self._environment().begin(buffers=True) as transaction:
+                found = transaction.get(key.encode())
                 label = transaction.get(b"label-%09d" % number) if self.labelled else None
+                missing, data = found is None, bytes(found) if image and found is not None else b""
+                word = None if label is None else bytes(label)
         except lmdb.Error as error:
             raise BadRecord("LMDB read error", str(error), source=self.name, key=key) from error
-        text = None if label is None else decode_label(label, self.name, key)
-        if image is None:
+        text = None if word is None else decode_label(word, self.name, key)
+        if missing:
             raise BadRecord("missing image key", source=self.name, key=key, text=text)
-        return Record(image, text, self.name, key)
+        return data, text, key
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_env": None, "_pid": -1}

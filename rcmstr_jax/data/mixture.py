@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rcmstr_jax.data.records import ENDLESS, Record, RecordSource, is_endless
+from rcmstr_jax.data.records import ENDLESS, Record, RecordSource, is_endless, label_of
 
 # A mixture repeats the same counts in every block of positions. The shortest block is taken in
 # which each share is within 1 % of its weight; longer ones would blur the components' epochs.
@@ -138,6 +138,11 @@ class MixtureSource:
     def __getitem__(self, position: int) -> Record:
         component, index = self.locate(position)
         return self.components[component][index]
+
+    def label(self, position: int) -> str | None:
+        """See `label_of`."""
+        component, index = self.locate(position)
+        return label_of(self.components[component], index)
 
 
 def _apportion(weights: np.ndarray) -> np.ndarray:

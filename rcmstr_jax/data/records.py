@@ -122,6 +122,18 @@ def is_endless(source: Sized) -> bool:
     return bool(getattr(source, "endless", False)) or len(source) >= ENDLESS
 
 
+def label_of(source: RecordSource, index: int) -> str | None:
+    """`source[index].text`, without reading the image where the source has a way.
+
+    A source that has it gives `label(index)`, which refuses the same records.
+
+    Raises:
+      BadRecord: as `source[index]` does.
+    """
+    find = getattr(source, "label", None)
+    return source[index].text if find is None else find(index)
+
+
 def check_index(index: int, size: int, name: str) -> int:
     """Returns `index`, or raises IndexError if it is outside `[0, size)` (no negative indices)."""
     if not 0 <= index < size:
@@ -154,9 +166,17 @@ class ConcatSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
+        part, within = self._locate(index)
+        return part[within]
+
+    def label(self, index: int) -> str | None:
+        """See `label_of`."""
+        return label_of(*self._locate(index))
+
+    def _locate(self, index: int) -> tuple[RecordSource, int]:
         check_index(index, len(self), self.name)
         part = bisect.bisect_right(self._ends, index)
-        return self.components[part][index - (self._ends[part - 1] if part else 0)]
+        return self.components[part], index - (self._ends[part - 1] if part else 0)
 
 
 class TurnedSource:
@@ -178,3 +198,7 @@ class TurnedSource:
 
     def __getitem__(self, index: int) -> Record:
         return dataclasses.replace(self.source[index], turn=self._turn)
+
+    def label(self, index: int) -> str | None:
+        """See `label_of`."""
+        return label_of(self.source, index)

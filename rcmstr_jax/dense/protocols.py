@@ -52,8 +52,7 @@ def run_dense(
     pretrained: str,
     *,
     command: str | None = None,
-    stall_timeout: float = 600.0,
-    profile_steps: tuple[int, int] | None = None,
+    **options: Any,
 ) -> DenseEvaluation:
     """Trains a network on labelled images, and scores it on every set.
 
@@ -64,7 +63,7 @@ def run_dense(
         of pictures per set, pictures/NUMBER.png, are written.
       pretrained: see `recognition.encoders.load_encoder`; `random` for the plan's own model.
       command: the command line for the report; `sys.argv` by default.
-      stall_timeout, profile_steps: see `training.loop.open_session`.
+      **options: see `training.loop.open_session`.
 
     Raises:
       ConfigError: impossible words or pretrained folder, or a workdir that holds another run.
@@ -74,8 +73,7 @@ def run_dense(
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
-        stall_timeout=stall_timeout,
-        profile_steps=profile_steps,
+        **options,
     ) as session:
         with reported_as_config_error():
             reader = _reader(plan.recognizer)

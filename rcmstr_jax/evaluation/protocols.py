@@ -42,8 +42,7 @@ def run_evaluation(
     pretrained: str,
     *,
     command: str | None = None,
-    stall_timeout: float = 600.0,
-    profile_steps: tuple[int, int] | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Trains a recogniser on labels, or takes a trained one, and scores it on every benchmark.
 
@@ -56,7 +55,7 @@ def run_evaluation(
         untrained. A recogniser is continued (`recognition.start`). With `protocol="score"` what
         `Recognizer.from_pretrained` takes.
       command: the command line for the report; `sys.argv` by default.
-      stall_timeout, profile_steps: see `training.loop.open_session`.
+      **options: see `training.loop.open_session`.
 
     Returns:
       What results.json holds.
@@ -79,8 +78,7 @@ def run_evaluation(
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
-        stall_timeout=stall_timeout,
-        profile_steps=profile_steps,
+        **options,
     ) as session:
         task = None
         texts: Iterable[str] | None

@@ -62,12 +62,16 @@ def load_network(workdir: str | Path, step: int | None = None) -> tuple[int, Pre
 
     Raises:
       CheckpointError: if there is no readable checkpoint (of this step).
-      ValueError: if the run had no masked image modelling.
+      ValueError: if the run had no masked image modelling, or predicted no pixels.
     """
     weights = read_weights(workdir, step=step)
     plan = pretrain_plan(weights.config)
     if plan.mask is None:
         raise ValueError(f"--pretrained={workdir}: trained with mim.enabled=False, nothing to fill")
+    if plan.mask.target == "momentum":
+        raise ValueError(
+            f"--pretrained={workdir}: trained with mim.target=momentum, which predicts no pixels"
+        )
     return weights.step, plan, weights.variables
 
 

@@ -85,7 +85,7 @@ def run_all(
       workdir: of the command; None scores a recogniser into `scores/NAME` of its own workdir, after
         the folder of the benchmarks, and packaged or given weights into `scores/WEIGHTS/NAME` here.
       pretrained: see `run_evaluation`.
-      **session: `stall_timeout` and `profile_steps` of `run_evaluation`.
+      **session: options of `run_evaluation`.
 
     Returns:
       The results of the runs, in their order.

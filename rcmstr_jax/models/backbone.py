@@ -30,13 +30,15 @@ class Backbone(nn.Module):
         """Straightens images with the frozen rectifier; without one they pass unchanged."""
         return images if self.rectifier is None else jax.lax.stop_gradient(self.rectifier(images))
 
-    def encode(self, images: Images, *, train: bool = False, rectified: bool = False) -> Frames:
+    def encode(
+        self, images: Images, *, train: bool = False, rectified: bool = False, **options: Any
+    ) -> Frames:
         """Frames of images in [-1, 1]; `train` normalises with the batch's own statistics.
 
-        Images that are `rectified` already go to the encoder as they are.
+        Images that are `rectified` already go to the encoder as they are; so do other options.
         """
-        features, _ = self.features(images if rectified else self.rectify(images), train=train)
-        return pool_frames(features)
+        images = images if rectified else self.rectify(images)
+        return pool_frames(self.features(images, train=train, **options)[0])
 
     def features(self, images: Images, **options: Any) -> Any:
         """What the encoder gives for rectified images; `remat="full"` keeps these alone."""

@@ -36,9 +36,9 @@ class RCMSTR(Backbone, kw_only=True):
     form: str | None = None
     visible_count: int | None = None
 
-    def project(self, images: Images, *, train: bool = False, rectified: bool = False) -> Frames:
+    def project(self, images: Images, **options: Any) -> Frames:
         """Frames after the projector, before alignment and pooling; options as of `encode`."""
-        return self.project_frames(self.encode(images, train=train, rectified=rectified))
+        return self.project_frames(self.encode(images, **options))
 
     def project_frames(self, frames: Frames) -> Projected:
         """The projector alone, on frames of the encoder."""
@@ -49,23 +49,24 @@ class RCMSTR(Backbone, kw_only=True):
         return self.predictors(frames)
 
     def reconstruct(
-        self, images: Images, mask: Mask, *, train: bool = False
-    ) -> tuple[Float[Array, "batch rows columns pixels"], Frames]:
-        """Masked pass: predicted patches and the encoder's frames of the masked image.
+        self, images: Images, mask: Mask, *, train: bool = False, **options: Any
+    ) -> tuple[Float[Array, "batch #rows columns values"], Frames]:
+        """Masked pass: predicted patches (or features, in a single row where the encoder has one)
+        and the encoder's frames of the masked image.
 
         Args:
           images: already rectified.
           mask: True where a patch is hidden.
           train: normalise with batch statistics.
+          **options: of the encoder.
 
         Raises:
           ValueError: if the module was built without a reconstruction head.
         """
         if self.reconstruction is None:
             raise ValueError("this RCMSTR has no reconstruction head: build it with mim.enabled")
-        options: dict[str, Any] = {}
         if self.form is not None:
-            options = {"form": self.form, "visible_count": self.visible_count}
+            options |= {"form": self.form, "visible_count": self.visible_count}
         features, filled = self.features(images, train=train, mask=mask, **options)
         frames = pool_frames(features)
         if filled is None:  # every patch holds a token, the learnt one where it is hidden

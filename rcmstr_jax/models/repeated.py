@@ -14,7 +14,12 @@ from rcmstr_jax.target import target_platform
 
 
 def through(
-    blocks: Sequence[nn.Module], x: Any, *inputs: Any, again: bool = False, **options: Any
+    blocks: Sequence[nn.Module],
+    x: Any,
+    *inputs: Any,
+    each: Any = None,
+    again: bool = False,
+    **options: Any,
 ) -> Any:
     """`x` through equal blocks, each of which takes `(x, *inputs, **options)` and gives a new `x`.
 
@@ -28,12 +33,14 @@ def through(
       blocks: bound to the scope of a module; of one shape.
       x: what the first is given.
       *inputs: pytrees of arrays that every block is given as well.
+      each: (blocks, ...), of which every block is given its own after these; None gives nothing.
       again: nothing but the input of a block is kept, see `models/remat.py`.
       **options: static ones.
     """
     if len(blocks) < 2 or target_platform() == "cpu" or blocks[0].is_initializing():
-        for block in blocks:
-            x = recomputed(again, block, x, *inputs, **options)
+        for place, block in enumerate(blocks):
+            own = () if each is None else (each[place],)
+            x = recomputed(again, block, x, *inputs, *own, **options)
         return x
     variables = jax.tree.map(lambda *own: jnp.stack(own), *(block.variables for block in blocks))
     moving = [
@@ -42,12 +49,15 @@ def through(
     alone = blocks[0].clone(parent=None, name=None)
     leaves, form = jax.tree.flatten(inputs)
 
-    def turn(x: Any, own: Any) -> Any:
+    def turn(x: Any, turned: Any) -> Any:
+        own, given = turned
         # Built anew: what inputs remember of their use must not leave the loop.
-        return alone.apply(own, x, *jax.tree.unflatten(form, leaves), mutable=moving, **options)
+        given = (*jax.tree.unflatten(form, leaves), *given)
+        return alone.apply(own, x, *given, mutable=moving, **options)
 
     policy = None if again else jax.checkpoint_policies.save_only_these_names(KEPT)
-    x, moved = jax.lax.scan(jax.checkpoint(turn, prevent_cse=False, policy=policy), x, variables)
+    turned = (variables, () if each is None else (each,))
+    x, moved = jax.lax.scan(jax.checkpoint(turn, prevent_cse=False, policy=policy), x, turned)
     for collection, values in moved.items():
         for name, stacked in values.items():
             for place, block in enumerate(blocks):

@@ -1,7 +1,8 @@
 """Vision transformer of 4×4 patches with fixed sinusoid positions (method section 3).
 
 Pre-norm blocks, exact GELU, a bias on queries and values and none on keys, layer norm with epsilon
-1e-6, no class token; features are taken after the final norm. There is no dropout.
+1e-6, no class token; features are taken after the final norm. There is no dropout; whole branches
+of a block can be dropped (stochastic depth, Huang et al., arXiv 1603.09382).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
     "base": (512, 12, 8),
 }
 _EPSILON = 1e-6
+Branches = Float[Array, "batch depth 2"]
+"""What attention and MLP of every block are multiplied by, for each image."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -118,13 +121,19 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch tokens width"],
         active: Bool[Array, "batch tokens"] | None = None,
+        branches: Float[Array, "batch 2"] | None = None,
     ) -> Float[Array, "b tokens width"]:
+        """Mixes tokens; `branches` multiply what attention and MLP add to each image."""
         width, dtypes = x.shape[-1], (self.dtype, self.param_dtype)
+
+        def scaled(y: Array, branch: int) -> Array:
+            return y if branches is None else y * branches[:, branch, None, None].astype(y.dtype)
+
         y = _layer_norm(*dtypes, "norm1")(x)
-        x = kept(x + Attention(self.heads, *dtypes, name="attn")(y, active))
+        x = kept(x + scaled(Attention(self.heads, *dtypes, name="attn")(y, active), 0))
         y = _layer_norm(*dtypes, "norm2")(x)
         y = kept(_xavier(round(self.mlp_ratio * width), *dtypes, "fc1")(y))
-        return x + _xavier(width, *dtypes, "fc2")(nn.gelu(y, approximate=False))
+        return x + scaled(_xavier(width, *dtypes, "fc2")(nn.gelu(y, approximate=False)), 1)
 
 
 class VisionTransformer(nn.Module):
@@ -155,6 +164,7 @@ class VisionTransformer(nn.Module):
         *,
         train: bool = False,
         mask: Bool[Array, "batch rows columns"] | None = None,
+        branches: Branches | None = None,
     ) -> tuple[Float[Array, "batch rows columns dim"], None]:
         """Encodes images.
 
@@ -162,6 +172,7 @@ class VisionTransformer(nn.Module):
           images: (B, H, W, 3) in [-1, 1]; the patch must divide H and W.
           train: for interchange with the CNN; no layer here behaves differently in training.
           mask: True where a patch is hidden.
+          branches: drop path, as `draw_branches` draws it; None keeps every branch.
 
         Returns:
           Tokens (B, H/4, W/4, D) after the final norm, and None (every frame is filled).
@@ -193,7 +204,8 @@ class VisionTransformer(nn.Module):
         blocks = [
             Block(self.heads, self.mlp_ratio, *dtypes, name=f"block_{i}") for i in range(self.depth)
         ]
-        x = through(blocks, x, again=self.remat != "none")
+        each = None if branches is None else jnp.moveaxis(branches, 1, 0)
+        x = through(blocks, x, None, each=each, again=self.remat != "none")
         x = _layer_norm(*dtypes, "norm")(x)
         return rearrange(x, "b (r c) d -> b r c d", r=rows), None
 

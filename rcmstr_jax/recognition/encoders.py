@@ -68,14 +68,18 @@ class Encoder:
         return frames
 
     def train(
-        self, params: Tree, batch_stats: Tree, images: Any
+        self, params: Tree, batch_stats: Tree, images: Any, **options: Any
     ) -> tuple[Float[Array, "b t d"], Tree]:
-        """Frames in training mode, normalised by the batch, and the running statistics after it."""
+        """Frames in training mode, normalised by the batch, and the running statistics after it.
+
+        Options are those of the encoder.
+        """
         frames, changed = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             images_to_float(images),
             train=True,
             method="encode",
+            **options,
             mutable=["batch_stats"],
         )
         return frames, {**batch_stats, **changed.get("batch_stats", {})}

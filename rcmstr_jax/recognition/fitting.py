@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shutil
 import time
@@ -27,7 +28,8 @@ from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
 from rcmstr_jax.training import recognition_step as rs
 from rcmstr_jax.training.loop import Feed, Job, Outcome, Watch, train
-from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan, LoopPlan
+from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan, LoopPlan, model_plan
+from rcmstr_jax.training.step_inputs import draw_branches
 
 logger = logging.getLogger(__name__)
 Tree = Any
@@ -197,9 +199,9 @@ def probe_decoder(
 def encoding(encoder: Encoder, *, frozen: bool) -> rs.EncodeFn:
     """Images to frames within a step: with the step's own encoder, or with the one it is given."""
 
-    def encode(params: Tree, stats: Tree, images: Any, constants: Any) -> Any:
+    def encode(params: Tree, stats: Tree, images: Any, constants: Any, **options: Any) -> Any:
         if not frozen:
-            return encoder.train(params, stats, images)
+            return encoder.train(params, stats, images, **options)
         held = constants["encoder"]
         return encoder.infer(held["params"], held["batch_stats"], images), stats
 
@@ -275,12 +277,17 @@ def labelled_job(
     optimizer, schedule = rs.recognition_optimizer(
         loop.total_steps, labels, encoder.params if encoder else None
     )
+    branches = None
+    if labels.drop_path and encoder is not None:
+        depth = model_plan(encoder.origin["model"]).depth
+        branches = functools.partial(draw_branches, depth=depth, rate=labels.drop_path)
     step = rs.make_step(
         loss,
         optimizer,
         schedule,
         encode=encode,
         view_ops=labels.view_ops if encode else 0,
+        branches=branches,
         average=labels.average,
         accumulation=loop.accumulation,
         precision=plan.precision,

@@ -20,6 +20,7 @@ from rcmstr_jax.runtime.config_files import differences
 from rcmstr_jax.runtime.digest import named_arrays, state_digest
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.training.loop import Session
+from rcmstr_jax.training.network_checks import check_drop_path
 from rcmstr_jax.training.plan import EvaluationPlan, LabelledPlan
 from rcmstr_jax.training.stored import filled
 
@@ -125,6 +126,9 @@ def prepare(plan: EvaluationPlan, session: Session, pretrained: str) -> Task:
     words.check_sources((*labels.source, *labels.validation_source), plan.benchmarks)
     start = starting_point(plan, pretrained)
     head = start.head
+    if not plan.frozen:
+        architecture = start.encoder.origin["model"]["encoder"]
+        check_drop_path("config.train.drop_path", labels.drop_path, architecture)
     source = open_source(labels.source, weights=labels.weights or None, seed=plan.seed)
     others = open_source(labels.validation_source) if labels.validation_source else source
     found = start.decoder_params

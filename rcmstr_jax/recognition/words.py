@@ -13,34 +13,27 @@ import numpy as np
 from rcmstr_jax.data.benchmarks import benchmark_place
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog, fault_of
-from rcmstr_jax.data.records import BadRecord, Record, RecordSource, is_endless
+from rcmstr_jax.data.records import BadRecord, Record, RecordSource, is_endless, label_of
 from rcmstr_jax.data.sources import SINGLE_KINDS, plain_spec, split_of
-
-# Encoded images are kept between the pass over the labels and the decoding up to so many bytes.
-KEPT_BYTES = 2 * 1024**3
 
 
 class Subset:
-    """Some records of a source, in a given order; their bytes are kept where given."""
+    """Some records of a source, in a given order."""
 
-    def __init__(
-        self, source: RecordSource, indices: Sequence[int], kept: dict[int, Record] | None = None
-    ) -> None:
+    def __init__(self, source: RecordSource, indices: Sequence[int]) -> None:
         self.source = source
         self.indices = indices
         self.name = f"{source.name}[{len(indices)}]"
-        self._kept = kept or {}
 
     def first(self, count: int) -> Subset:
         """The first `count` records."""
-        return Subset(self.source, self.indices[:count], self._kept)
+        return Subset(self.source, self.indices[:count])
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Record:
-        at = int(self.indices[index])
-        return self._kept[at] if at in self._kept else self.source[at]
+        return self.source[int(self.indices[index])]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -142,19 +135,16 @@ def choose_words(
     indices = array("q")
     texts: list[str] = []
     distinct: dict[str, str] = {}
-    kept: dict[int, Record] = {}
-    kept_bytes = 0
     for index in order:
         if counts.examined == limit or len(indices) == wanted:
             break
         counts.examined += 1
         try:
-            record = source[int(index)]
+            text = charset.normalize(label_of(source, int(index)) or "")
         except BadRecord as error:
             counts.unreadable += 1
             faults.add(fault_of(error, source, int(index)))
             continue
-        text = charset.normalize(record.text or "")
         if not text:
             counts.unlabelled += 1
             continue
@@ -166,9 +156,6 @@ def choose_words(
             continue
         indices.append(int(index))
         texts.append(distinct.setdefault(text, text))
-        kept_bytes += len(record.image)
-        if kept_bytes <= KEPT_BYTES:
-            kept[int(index)] = record
     if not indices:
         raise ValueError(
             f"train.source {source.name!r} has no usable word among {counts.examined} examined:"
@@ -176,7 +163,7 @@ def choose_words(
             f" {len(charset)} characters, {counts.too_long} above {max_length} characters"
         )
     counts.trained_on = len(indices)
-    return TrainingWords(Subset(source, indices, kept), texts, counts, faults)
+    return TrainingWords(Subset(source, indices), texts, counts, faults)
 
 
 def check_sources(sources: Sequence[str], benchmarks: str | Path) -> None:

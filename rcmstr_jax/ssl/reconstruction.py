@@ -85,14 +85,40 @@ def restore_images(
     return jnp.clip(unpatchify(prediction, patch) * 2 - 1, -1, 1)
 
 
+def feature_targets(
+    features: Float[Array, "batch rows frames width"], columns: int
+) -> Float[Array, "batch rows columns width"]:
+    """Features of another network as a target: of every place, with mean 0 and deviation 1.
+
+    Args:
+      features: of whole images. A convolutional encoder has one row, and a frame more than there
+        are columns of patches: a column takes the mean of the two frames that see it, those that
+        `CnnReconstructionHead` predicts it from.
+      columns: of patches.
+
+    Returns:
+      In float32 at least.
+    """
+    features = features.astype(np.promote_types(np.float32, features.dtype))
+    if features.shape[2] == columns + 1:
+        features = (features[:, :, :-1] + features[:, :, 1:]) / 2
+    centred = features - features.mean(-1, keepdims=True)
+    return centred / (features.std(-1, keepdims=True) + DEVIATION_FLOOR)
+
+
 def reconstruction_loss(
-    prediction: Patches, target: Patches, mask: Bool[Array, "batch rows columns"]
+    prediction: Float[Array, "batch #rows columns values"],
+    target: Float[Array, "batch #rows columns values"],
+    mask: Bool[Array, "batch rows columns"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Squared error over hidden patches.
 
+    A single row, as the features of a convolutional encoder have it, stands for all: a column
+    counts once for each of its hidden patches.
+
     Returns:
-      The sum of squared errors and the number of pixel values it runs over: `sum / count` is the
-      mean squared error. Both in float32 at least.
+      The sum of squared errors and the number of values it runs over: `sum / count` is the mean
+      squared error. Both in float32 at least.
     """
     precise = np.promote_types(np.float32, prediction.dtype)
     error = jnp.square(prediction.astype(precise) - target.astype(precise))
@@ -101,19 +127,19 @@ def reconstruction_loss(
 
 
 class CnnReconstructionHead(nn.Module):
-    """One 1x2 convolution over the frames and one linear map to the pixels of a column of patches.
+    """One 1x2 convolution over the frames and one linear map to a column of patches.
 
     The convolution takes the T = W/4 + 1 frames of the ResNet to W/4 columns. Frames that hold
     nothing are replaced by a learnt mask embedding first.
 
     Attributes:
       rows: patches in a column.
-      patch: height and width of a patch in pixels.
+      output: numbers per patch, 3 x patch area for pixels.
       dtype: arithmetic; None computes in the type of the input, in float32 at least.
     """
 
     rows: int = 4
-    patch: Patch = (8, 4)
+    output: int = 96
     dtype: Any = None
 
     @nn.compact
@@ -122,7 +148,7 @@ class CnnReconstructionHead(nn.Module):
         frames: Float[Array, "batch frames width"],
         frame_active: Bool[Array, "batch frames"] | None = None,
     ) -> Patches:
-        """Predicts all patches, (batch, rows, T - 1, patch pixels * 3)."""
+        """Predicts all patches, (batch, rows, T - 1, output)."""
         width = frames.shape[-1]
         token = self.param("mask_embedding", nn.initializers.normal(0.02), (width,), jnp.float32)
         if frame_active is not None:
@@ -132,6 +158,5 @@ class CnnReconstructionHead(nn.Module):
         pairs = jnp.concatenate([frames[:, :-1], frames[:, 1:]], axis=-1)
         dtype = self.dtype or np.promote_types(pairs.dtype, np.float32)
         x = nn.Dense(width, dtype=dtype, name="conv")(pairs)
-        pixels = self.patch[0] * self.patch[1] * 3
-        x = nn.Dense(self.rows * pixels, dtype=dtype, name="linear")(x)
+        x = nn.Dense(self.rows * self.output, dtype=dtype, name="linear")(x)
         return rearrange(x, "b c (r pixels) -> b r c pixels", r=self.rows)

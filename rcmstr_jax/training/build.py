@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 
 from rcmstr_jax.models.bilstm import BiLSTMProjector
@@ -64,10 +66,13 @@ def build_model(plan: PretrainPlan, axis_name: str | None = None) -> RCMSTR:
     else:
         projector = MlpProjector(hidden=m.projector_hidden, output=m.projector_hidden, dtype=dtype)
     head: nn.Module | None = None
-    if mask is not None and m.convolutional:
-        head = CnnReconstructionHead(rows=mask.grid[0], patch=mask.patch, dtype=dtype)
-    elif mask is not None:
-        head = PixelDecoder(output=mask.patch[0] * mask.patch[1] * 3, dtype=dtype)
+    if mask is not None:
+        rows, output = mask.grid[0], 3 * math.prod(mask.patch)
+        if mask.target == "momentum":  # a convolutional encoder has a single row of features
+            rows, output = 1, m.width
+        head = PixelDecoder(output=output, dtype=dtype)
+        if m.convolutional:
+            head = CnnReconstructionHead(rows=rows, output=output, dtype=dtype)
     return RCMSTR(
         encoder=build_encoder(m, axis_name if plan.key_norm == "sync" else None),
         projector=projector,

@@ -88,6 +88,7 @@ def term_gradients(
                 inputs,
                 keys,
                 after,
+                momentum=variables,
                 **loss_options(plan),
             )
             return split_loss(metrics, plan.contrast, plan.mask.weight if plan.mask else 0.0)

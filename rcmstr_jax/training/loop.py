@@ -36,7 +36,7 @@ from rcmstr_jax.runtime.progress import Forecast, Progress, announced, run_log
 from rcmstr_jax.runtime.provenance import DataPosition
 from rcmstr_jax.runtime.skipped import SkippedSteps
 from rcmstr_jax.runtime.watchdog import DATA, SAVING, STEP, Watchdog
-from rcmstr_jax.runtime.writers import MetricWriter
+from rcmstr_jax.runtime.writers import MetricWriter, find_wandb
 from rcmstr_jax.training.plan import LoopPlan
 from rcmstr_jax.training.stored import filled
 
@@ -134,6 +134,7 @@ class Session:
     stop: StopRequest
     watchdog: Watchdog
     profile_steps: tuple[int, int] | None = None
+    wandb: str | None = None
 
     @property
     def leads(self) -> bool:
@@ -153,6 +154,7 @@ def open_session(
     compilation_cache: str = "auto",
     stall_timeout: float = 600.0,
     profile_steps: tuple[int, int] | None = None,
+    wandb: str | None = None,
 ) -> Iterator[Session]:
     """Makes the workdir, and watches and logs what happens within.
 
@@ -161,11 +163,15 @@ def open_session(
       compilation_cache: where compiled programs are kept, see `configs/pretrain/common.py`.
       stall_timeout: seconds without progress until the log says which host is stuck; 0 for never.
       profile_steps: first and last step of a profiler trace, written to `WORKDIR/profile`.
+      wandb: project of Weights & Biases that takes the metrics too; None without.
 
     Raises:
-      ConfigError: if the workdir cannot be written, or another process trains there.
+      ConfigError: if the workdir cannot be written, or another process trains there; or wandb is
+        not installed.
     """
     refuse_remote("--workdir", workdir)
+    if wandb:
+        find_wandb(wandb)
     workdir = Path(workdir).absolute()
     _prepare(workdir)
     with contextlib.ExitStack() as stack:
@@ -180,7 +186,7 @@ def open_session(
                 stall_seconds=stall_timeout,
             )
         )
-        session = Session(workdir, stop, watchdog, profile_steps)
+        session = Session(workdir, stop, watchdog, profile_steps, wandb)
         stack.enter_context(run_log(workdir if session.leads else None))
         enable_compilation_cache(compilation_cache)
         yield session
@@ -215,7 +221,7 @@ def train(session: Session, job: Job, workdir: Path | None = None) -> Outcome:
         batches = prefetch_to_device(records, plan.prefetch, place)
 
         # The steps.
-        writer = MetricWriter(workdir, start, writes=leads)
+        writer = MetricWriter(workdir, start, writes=leads, wandb=session.wandb)
         stack.callback(writer.close)
         if not start:
             writer.write_hparams(dict(flatten(job.config)))

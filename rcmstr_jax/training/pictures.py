@@ -50,7 +50,7 @@ def picture_saver(
             out["rearranged"] = rearrange_images(
                 out["view_q"], out["permutation"], blocks=plan.rearrange.blocks
             )
-        if plan.mask is not None:
+        if plan.mask is not None and plan.mask.target == "pixels":
             variables = {
                 "params": {**state.params, **state.frozen_params},
                 "batch_stats": state.batch_stats,
@@ -79,7 +79,7 @@ def picture_saver(
                 shown["rearranged"],
                 shown["permutation"],
             )
-        if "mask" in shown:
+        if "reconstruction" in shown:
             figures.save_masks(
                 folder / f"masks-{step:06d}.png",
                 shown["target"],

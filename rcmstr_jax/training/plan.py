@@ -23,7 +23,7 @@ from rcmstr_jax.runtime.config_files import absent, config_to_jsonable, from_sec
 from rcmstr_jax.ssl.masking import visible_count
 from rcmstr_jax.ssl.objective import ContrastOptions
 from rcmstr_jax.ssl.queue import queue_size
-from rcmstr_jax.training import plan_checks
+from rcmstr_jax.training import network_checks, plan_checks
 from rcmstr_jax.training.stored import ADDED, as_config
 
 IMAGE_HEIGHT = 32
@@ -155,6 +155,7 @@ class MaskPlan:
     kind: str = "patch_block"
     coupled: bool = False
     form: str = "auto"
+    target: str = "pixels"
     normalize_targets: bool = True
 
     @property
@@ -226,6 +227,7 @@ class PretrainPlan:
     momentum: MomentumPlan
     key_norm: str
     key_groups: int
+    drop_path: float
     log_gradients_every: int
     optimizer: OptimizerPlan
     precision: Precision
@@ -271,6 +273,7 @@ class LabelPlan:
     layer_decay: float = 1.0
     weight_decay: float = 0.0
     average: float = 0.0
+    drop_path: float = 0.0
     view_ops: int = 0
     feature_dtype: str = "float32"
     memory_gib: float = 8.0
@@ -319,7 +322,7 @@ def model_plan(section: Mapping[str, Any]) -> ModelPlan:
         plan = dataclasses.replace(plan, **{k: getattr(plan, k) or size for k, size in sizes})
     elif plan.encoder == "compact":
         plan = dataclasses.replace(plan, heads=plan.heads or CompactEncoder.heads)
-    plan_checks.check_model(plan)
+    network_checks.check_model(plan)
     return plan
 
 
@@ -357,8 +360,7 @@ def pretrain_plan(
             LoopPlan,
             config,
             total_steps=total_steps,
-            prefetch=config.data.prefetch,
-            steps_per_call=1,
+            **{"prefetch": config.data.prefetch, "steps_per_call": 1},
             sections=LoopPlan.sections,
         ),
         data=data,
@@ -389,8 +391,7 @@ def pretrain_plan(
 
 
 def _times(batch_size: int, reference: int) -> float:
-    """How many reference batches a batch is; 1 where there is no reference (0)."""
-    return batch_size / reference if reference else 1.0
+    return batch_size / reference if reference else 1.0  # where there is none
 
 
 def evaluation_plan(

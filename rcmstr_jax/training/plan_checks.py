@@ -11,15 +11,14 @@ from ml_collections import ConfigDict
 from rcmstr_jax.augment.colour import ColourJitter
 from rcmstr_jax.augment.views import ViewRanges
 from rcmstr_jax.metrics.words import POLICIES
-from rcmstr_jax.models.compact import CompactEncoder
 from rcmstr_jax.models.remat import REMAT
-from rcmstr_jax.models.resnet import ResNet
 from rcmstr_jax.models.vit import VIT_SIZES
 from rcmstr_jax.runtime.arithmetic import PRECISIONS
 from rcmstr_jax.runtime.config_files import flatten
 from rcmstr_jax.runtime.errors import ConfigError, closest
 from rcmstr_jax.ssl.masking import KINDS
 from rcmstr_jax.ssl.objective import HIERARCHIES, PAIRS
+from rcmstr_jax.training import network_checks
 
 if TYPE_CHECKING:
     from rcmstr_jax.training.plan import DataPlan, MaskPlan, ModelPlan
@@ -74,6 +73,7 @@ PRETRAIN = Values(
         "views.precision": PRECISIONS,
         "mim.kind": KINDS,
         "mim.form": ("masked_dense", "packed", "auto", "dense"),
+        "mim.target": ("pixels", "momentum"),
         "key_norm": ("shuffle", "sync", "local"),
         "optimizer.name": ("sgd", "adamw"),
         "optimizer.schedule": ("cosine", "step", "constant"),
@@ -91,6 +91,7 @@ PRETRAIN = Values(
             " momentum.reference_batch",
             (-1, None): "picture_every",
             (0, 1): "mim.block_ratio momentum.value optimizer.momentum",
+            (0, 0.9): "drop_path",
             (0, 7): "views.min_ops",
             (1, 7): "views.max_ops",
         }
@@ -119,6 +120,7 @@ EVALUATE = Values(
             (0, 7): "train.view_ops",
             (0, 1): "train.warmup_share",
             (0, 0.999999): "train.average",
+            (0, 0.9): "train.drop_path",
         }
     ),
     positive=("train.learning_rate", "train.layer_decay"),
@@ -190,6 +192,11 @@ def check_training(config: ConfigDict, *, devices: int, hosts: int) -> None:
             f"config.train.passes={train.passes} beside config.train.steps={train.steps}: give one "
             "of the two lengths, and 0 for the other"
         )
+    if train.drop_path and config.protocol == "frozen":
+        raise ConfigError(
+            f"config.train.drop_path={train.drop_path} with config.protocol=frozen, whose encoder "
+            "stays as it is: set config.train.drop_path=0, or config.protocol=finetune"
+        )
     if train.patience and not train.validation:
         raise ConfigError(
             f"config.train.patience={train.patience} without words to validate on: set "
@@ -240,63 +247,11 @@ def _check_labels(labels: float) -> None:
         )
 
 
-# Encoder -> blocks per stage as they are built by default, and what share of the width comes first.
-_SHAPES: dict[str, tuple[tuple[int, ...], int, str]] = {
-    "cnn": (ResNet.blocks, 16, "a sixteenth"),
-    "compact": (CompactEncoder.blocks, 8, "an eighth"),
-}
-
-
-def check_model(model: ModelPlan) -> None:
-    """Sizes of the network that cannot work."""
-    width = model.image_width
-    published, share, part = _SHAPES.get(model.encoder, ((), 1, ""))
-    if width < 8 or width % 4:
-        raise ConfigError(
-            f"config.model.image_width={width} must be a multiple of 4, at least 8: "
-            f"use {100 if model.convolutional else 128}, or {max(8, width // 4 * 4)}"
-        )
-    if model.width < share or model.width % share:
-        raise ConfigError(
-            f"config.model.width={model.width} must be a multiple of {share}, because the first "
-            f"layer has {part} of it: use {max(share, round(model.width / share) * share)}"
-        )
-    counts = model.blocks if model.convolutional else ()
-    if len(counts) != len(published) or any(count < 0 for count in counts):
-        raise ConfigError(
-            f"config.model.blocks={model.blocks} must be {len(published)} counts, one per stage: "
-            f"for example {published}"
-        )
-    if model.encoder == "compact" and model.attention < 0:
-        raise ConfigError(
-            f"config.model.attention={model.attention} is out of range: set it at least 0"
-        )
-    if model.encoder != "cnn" and model.width % model.heads:
-        raise ConfigError(
-            f"config.model.width={model.width} is not divisible by the {model.heads} attention "
-            f"heads: set config.model.heads to a divisor of it"
-        )
-    if not model.convolutional and model.rectifier:
-        raise ConfigError(
-            "config.model.rectifier=True belongs to the CNN: set it to False or "
-            "config.model.encoder=cnn"
-        )
-    if model.rectify_first and not model.rectifier:
-        raise ConfigError(
-            "config.model.rectify_first=True without config.model.rectifier: there is nothing to "
-            "do first; set config.model.rectifier=True"
-        )
-    if model.rectifier_from and not model.rectifier:
-        raise ConfigError(
-            f"config.model.rectifier_from={model.rectifier_from} without config.model.rectifier: "
-            "set config.model.rectifier=True"
-        )
-
-
 def check_batch(
     config: ConfigDict, model: ModelPlan, queues: Sequence[str], *, devices: int, hosts: int
 ) -> None:
     """Images that cannot be cut, and a batch that devices, parts, groups or queues cannot take."""
+    network_checks.check_drop_path("config.drop_path", config.drop_path, model.encoder)
     frames, width, blocks = model.frames, model.image_width, config.rearrange.blocks
     if config.contrast.subwords > frames:
         raise ConfigError(
@@ -370,6 +325,11 @@ def check_sections(config: ConfigDict, data: DataPlan, mask: MaskPlan | None) ->
     if mask is None and config.mim.coupled:
         raise ConfigError(
             "config.mim.coupled=True without config.mim.enabled: there is no mask to share"
+        )
+    if mask is not None and mask.target == "momentum" and not mask.normalize_targets:
+        raise ConfigError(
+            "config.mim.normalize_targets=False with config.mim.target=momentum: features that "
+            "nothing scales shrink to nothing; set config.mim.normalize_targets=True"
         )
     try:
         _ = mask and mask.visible

@@ -30,16 +30,12 @@ from rcmstr_jax.ssl.objective import (
 )
 from rcmstr_jax.ssl.queue import KeyQueue, enqueue, sample_keys
 from rcmstr_jax.ssl.rearrange import align_frames, rearrange_images
-from rcmstr_jax.ssl.reconstruction import patch_targets, reconstruction_loss
+from rcmstr_jax.ssl.reconstruction import reconstruction_loss
 from rcmstr_jax.target import target_platform
+from rcmstr_jax.training.masked_pass import masked_targets
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan
-from rcmstr_jax.training.state import (
-    PretrainState,
-    Variables,
-    keep_finite,
-    select_parts,
-)
-from rcmstr_jax.training.step_inputs import FRAME_KEYS, SHUFFLE, draw_inputs
+from rcmstr_jax.training.state import PretrainState, Variables, keep_finite, select_parts
+from rcmstr_jax.training.step_inputs import FRAME_KEYS, MASKED, SHUFFLE, draw_inputs
 
 Tree = TypeVar("Tree")
 Keys = dict[str, Float[Array, "batch _ dim"]]
@@ -157,15 +153,19 @@ def online_losses(
     blocks: int | None = None,
     rectify_first: bool = False,
     mask: MaskPlan | None = None,
+    momentum: Variables | None = None,
 ) -> tuple[Array, tuple[Variables, dict[str, Array]]]:
     """The objective of one device and what else the forward passes found.
 
     Without `blocks` nothing is rearranged, without `mask` nothing is masked. With `rectify_first`
-    it is rectified images that exchange blocks.
+    it is rectified images that exchange blocks. Features as targets are those that the `momentum`
+    branch finds in the whole query view; neither gradients nor statistics come of it.
 
     Args:
       state: what else the passes need; its own `params` are not used.
-      inputs: `view_q`; with `blocks` `permutation`; with `mask` `mask`.
+      inputs: `view_q`; with `blocks` `permutation`; with `mask` `mask`; with drop path
+        `branches`, of the three passes.
+      momentum: variables of the momentum branch, where its features are predicted.
       products_of_loss: see `Precision.resolved`.
 
     Returns:
@@ -176,18 +176,19 @@ def online_losses(
     run = functools.partial(_run, model, weights)
     masked: tuple[Array, Metrics] | None = None
     if mask is not None:
-        masked, frames, masked_stats = _masked(model, weights, stats, inputs, mask)
+        masked, frames, masked_stats = _masked(model, weights, stats, inputs, mask, momentum)
     images: list[Array] = [inputs["view_q"]]
     if blocks is not None:
         whole = run(stats, "rectify", images[0])[0] if rectify_first else images[0]
         images.append(rearrange_images(whole, inputs["permutation"], blocks=blocks))
+    passes = [(x, dropped(inputs, place)) for place, x in enumerate(images)]
     # The masked pass sees other statistics: what it would leave behind is dropped, unless the
     # masked image is the query view itself.
     seen: list[Array] = []
     if mask is not None and mask.coupled:
         stats = masked_stats
         seen.append(run(stats, "project_frames", frames)[0])
-    others, stats = _project(run, stats, images[len(seen) :], rectify_first and blocks is not None)
+    others, stats = _project(run, stats, passes[len(seen) :], rectify_first and blocks is not None)
     seen += others
     if blocks is not None:
         seen[1] = align_frames(seen[1], inputs["permutation"], blocks=blocks)
@@ -223,41 +224,57 @@ def _run(
     return out, {**stats, **updated.get("batch_stats", {})}
 
 
+def dropped(inputs: dict[str, Array], place: int) -> dict[str, Array]:
+    """Options of a forward pass, by its place in `inputs["branches"]`, where some are dropped."""
+    found = inputs.get("branches")
+    return {} if found is None else {"branches": found[:, place]}
+
+
 def _project(
-    run: Callable[..., Any], stats: Variables, images: list[Array], rectify_first: bool
+    run: Callable[..., Any],
+    stats: Variables,
+    passes: list[tuple[Array, dict[str, Array]]],
+    rectify_first: bool,
 ) -> tuple[list[Array], Variables]:
-    """Frames of each of `images`, the last of which are rectified already if `rectify_first`.
+    """Frames of images, each with their options; the last are rectified if `rectify_first`.
 
     Two passes are one piece of program on accelerators: a loop of two turns or, where there are no
     statistics by which images meet, one pass of twice as many.
     """
-    if len(images) == 2 and not rectify_first and target_platform() != "cpu":
+    if len(passes) == 2 and not rectify_first and target_platform() != "cpu":
         if not stats:
-            both, _ = run(stats, "project", jnp.concatenate(images), train=True)
+            images, options = jax.tree.map(lambda *x: jnp.concatenate(x), *passes)
+            both, _ = run(stats, "project", images, train=True, **options)
             return list(jnp.split(both, 2)), stats
 
-        def turn(stats: Variables, images: Array) -> tuple[Variables, Array]:
-            return run(stats, "project", images, train=True)[::-1]
+        def turn(stats: Variables, one: Any) -> tuple[Variables, Array]:
+            return run(stats, "project", one[0], train=True, **one[1])[::-1]
 
-        stats, frames = jax.lax.scan(turn, stats, jnp.stack(images))
+        stats, frames = jax.lax.scan(turn, stats, jax.tree.map(lambda *x: jnp.stack(x), *passes))
         return list(frames), stats
     found = []
-    for place, x in enumerate(images):
-        rectified = rectify_first and place == len(images) - 1
-        frames, stats = run(stats, "project", x, train=True, rectified=rectified)
+    for place, (x, options) in enumerate(passes):
+        rectified = rectify_first and place == len(passes) - 1
+        frames, stats = run(stats, "project", x, train=True, rectified=rectified, **options)
         found.append(frames)
     return found, stats
 
 
 def _masked(
-    model: RCMSTR, weights: Variables, stats: Variables, inputs: dict[str, Array], mask: MaskPlan
+    model: RCMSTR,
+    weights: Variables,
+    stats: Variables,
+    inputs: dict[str, Array],
+    mask: MaskPlan,
+    momentum: Variables | None,
 ) -> tuple[tuple[Array, Metrics], Array, Variables]:
     """The masked pass: its weighted loss and metrics, the encoder's frames, and the statistics."""
     target_images, _ = _run(model, weights, stats, "rectify", inputs["view_q"])
+    arguments, options = (target_images, inputs["mask"]), dropped(inputs, MASKED)
     (prediction, frames), stats = _run(
-        model, weights, stats, "reconstruct", target_images, inputs["mask"], train=True
+        model, weights, stats, "reconstruct", *arguments, train=True, **options
     )
-    target = patch_targets(target_images, mask.patch, normalize=mask.normalize_targets)
+    target = masked_targets(mask, model, target_images, momentum)
     loss_sum, count = reconstruction_loss(prediction, target, inputs["mask"])
     loss = loss_sum / count
     return (mask.weight * loss, {"loss/mim": loss}), frames, stats
@@ -270,6 +287,7 @@ def online_gradients(
     inputs: dict[str, Array],
     keys: Keys,
     queues_after: dict[str, Array],
+    momentum: Variables | None = None,
     *,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Variables, tuple[Variables, Metrics]]:
@@ -288,7 +306,7 @@ def online_gradients(
 
         def masked_loss(params: Variables) -> tuple[Array, Metrics]:
             weights = {**params, **state.frozen_params}
-            return _masked(model, weights, state.batch_stats, inputs, mask)[0]
+            return _masked(model, weights, state.batch_stats, inputs, mask, momentum)[0]
 
         value_and_gradient = jax.value_and_grad(masked_loss, has_aux=True)
         masked = value_and_gradient(params)
@@ -296,7 +314,8 @@ def online_gradients(
         params, masked = jax.lax.optimization_barrier((params, masked))
 
     def loss(params: Variables) -> tuple[Array, tuple[Variables, Metrics]]:
-        return online_losses(model, params, state, inputs, keys, queues_after, **options)
+        arguments = (params, state, inputs, keys, queues_after)
+        return online_losses(model, *arguments, momentum=momentum, **options)
 
     gradients, (stats, metrics) = jax.grad(loss, has_aux=True)(params)
     if masked is not None:
@@ -368,7 +387,9 @@ def make_pretrain_step(
 
         # The online branch: the objective and its gradient.
         def part_gradients(part: tuple[dict[str, Array], Keys]) -> Any:
-            return online_gradients(plan, model, state, *part, queues_after, options=options)
+            return online_gradients(
+                plan, model, state, *part, queues_after, variables, options=options
+            )
 
         gradients, (stats, metrics) = mean_over_parts(part_gradients, (inputs, keys), parts)
         for name, k in all_keys.items():  # 0 if all are equal, 1 if spread over the sphere

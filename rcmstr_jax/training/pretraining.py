@@ -23,6 +23,7 @@ from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.digest import misfits
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.provenance import DataPosition, source_fingerprint
+from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.gradients import gradient_gauge
 from rcmstr_jax.training.loop import Batch, Gauge, Job, Outcome, Session, open_session, train
@@ -31,7 +32,7 @@ from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
 from rcmstr_jax.training.pretrain_step import make_pretrain_step
 from rcmstr_jax.training.shortcut import shortcut_gauge
 from rcmstr_jax.training.state import PretrainState, fresh_state
-from rcmstr_jax.training.warm_start import warm_start, weights_of
+from rcmstr_jax.training.warm_start import Reader, warm_start, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,13 @@ def pretrain(
     config: ConfigDict,
     workdir: str | Path,
     *,
-    profile_steps: tuple[int, int] | None = None,
-    stall_timeout: float = 600.0,
+    read: Reader = read_weights,
+    **options: Any,
 ) -> Outcome:
     """Pretrains RCMSTR, or continues where a workdir's newest checkpoint stands.
 
-    Configs are as in `configs/pretrain/common.py`; the other options as in `open_session`.
+    Configs are as in `configs/pretrain/common.py`; `read` finds the weights of `config.init_from`
+    (that of `interop/start.py` reads files too); other options are those of `open_session`.
 
     Raises:
       ConfigError: if the config, the data or the workdir cannot work; before any long work.
@@ -58,13 +60,14 @@ def pretrain(
     with open_session(
         workdir,
         compilation_cache=plan.loop.compilation_cache,
-        stall_timeout=stall_timeout,
-        profile_steps=profile_steps,
+        **options,
     ) as session:
-        return train(session, pretraining_job(plan, source, session))
+        return train(session, pretraining_job(plan, source, session, read))
 
 
-def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) -> Job:
+def pretraining_job(
+    plan: PretrainPlan, source: RecordSource, session: Session, read: Reader = read_weights
+) -> Job:
     """Puts the job together: images of `source`, as the plan says."""
     fingerprint = source_fingerprint(source)
     logger.info(
@@ -96,7 +99,8 @@ def pretraining_job(plan: PretrainPlan, source: RecordSource, session: Session) 
         position=DataPosition(fingerprint, plan.seed, plan.loop.batch_size),
         fresh=functools.partial(fresh_state, plan, model, optimizer),
         prepare=lambda state: with_rectifier(
-            warm_start(state, plan.init_from, plan.init_may_differ), plan.model.rectifier_from
+            warm_start(state, plan.init_from, plan.init_may_differ, read),
+            plan.model.rectifier_from,
         ),
         step=lambda state, batch, constants: step(state, batch),
         feed=ImageFeed(plan, source, faults),

@@ -34,11 +34,13 @@ from rcmstr_jax.training.step_inputs import images_to_float
 Tree = Any
 LossFn = Callable[[Tree, Any, Mapping[str, Any]], tuple[Any, Any]]
 """(decoder params, frames or maps, batch) -> (sum of the losses, what to divide it by)."""
-EncodeFn = Callable[[Tree, Tree, Any, Mapping[str, Any]], tuple[Any, Tree]]
-"""(encoder params, statistics, float images (B, 32, W, 3), constants) -> (frames, statistics)."""
+EncodeFn = Callable[..., tuple[Any, Tree]]
+"""(encoder params, statistics, float images (B, 32, W, 3), constants) -> (frames, statistics).
+
+With drop path it is also given `branches=`."""
 
 # Purposes that are folded into the base key, so that no two draws share one.
-INIT_PURPOSE, VIEW_PURPOSE = 0, 1
+INIT_PURPOSE, VIEW_PURPOSE, DROP_PURPOSE = 0, 1, 2
 
 
 @flax.struct.dataclass
@@ -150,6 +152,7 @@ def make_step(
     *,
     encode: EncodeFn | None = None,
     view_ops: int = 0,
+    branches: Callable[[Array, Array], Array] | None = None,
     average: float = 0.0,
     accumulation: int = 1,
     precision: Precision | None = None,
@@ -161,6 +164,7 @@ def make_step(
       encode: images to frames; None for inputs that are frames already.
       view_ops: with `encode`: light augmentation of the images with at most so many operations
         (METHOD.md 1), keyed by their place; 0 for none.
+      branches: with `encode`: `(key, places)` -> what the encoder's branches are multiplied by.
       average: share of the old value in each step of the moving average of weights and running
         statistics, less at the beginning; used where the state has an average.
       accumulation: parts in which a device goes through its rows.
@@ -192,7 +196,10 @@ def make_step(
             batch = {**memory, "index": batch["index"]}
 
         def part_gradients(part: Mapping[str, Any]) -> Any:
-            inputs = part["inputs"]
+            inputs, options = part["inputs"], {}
+            if branches is not None:
+                drop_key = jax.random.fold_in(state.step_key, DROP_PURPOSE)
+                options["branches"] = branches(drop_key, part["index"])
             if encode is not None:
                 inputs = images_to_float(inputs)
                 if view_ops:
@@ -204,7 +211,9 @@ def make_step(
                 frames, statistics = inputs, state.batch_stats
                 if encode is not None:
                     encoder = params.get("encoder")
-                    frames, statistics = encode(encoder, state.batch_stats, inputs, constants)
+                    frames, statistics = encode(
+                        encoder, state.batch_stats, inputs, constants, **options
+                    )
                 frames = jax.tree.map(lambda x: x.astype(jnp.float32), frames)
                 total, count = loss(params["decoder"], frames, part)
                 return total, (count, statistics)

@@ -14,7 +14,9 @@ from rcmstr_jax.ssl.rearrange import draw_permutation
 from rcmstr_jax.training.plan import MaskPlan, PretrainPlan, RearrangePlan
 
 # Purposes folded into a step's key: what one draws never moves what another draws.
-VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE, FRAME_KEYS = range(6)
+VIEW_Q, VIEW_K, REARRANGE, MASK, SHUFFLE, FRAME_KEYS, DROP_PATH = range(7)
+# Place of the masked pass in what is drawn for those that drop branches; plain, rearranged, masked.
+MASKED = 2
 
 
 def images_to_float(
@@ -42,7 +44,8 @@ def draw_inputs(
       indices: int `(B,)`, position of each image within the data.
 
     Returns:
-      `view_q`, `view_k`; with rearrangement `permutation`; with MIM `mask`.
+      `view_q`, `view_k`; with rearrangement `permutation`; with MIM `mask`; with drop path
+      `branches` (B, passes, depth, 2).
     """
     images = images_to_float(images)
     out = {"view_q": images, "view_k": images}
@@ -55,7 +58,26 @@ def draw_inputs(
         out["permutation"] = draw_permutations(plan.rearrange, group_key, indices)
     if plan.mask is not None:
         out["mask"] = draw_masks(plan.mask, jax.random.fold_in(key, MASK), indices)
+    if plan.drop_path:
+        drop_key = jax.random.fold_in(key, DROP_PATH)
+        keys = jax.vmap(lambda i: jax.random.fold_in(drop_key, i))(jnp.arange(3))
+        drawn = jax.vmap(lambda k: draw_branches(k, indices, plan.model.depth, plan.drop_path))
+        out["branches"] = jnp.moveaxis(drawn(keys), 0, 1)
     return out
+
+
+def draw_branches(
+    key: PRNGKeyArray, indices: Int[Array, " batch"], depth: int, rate: float
+) -> Float[Array, "batch depth 2"]:
+    """Drop path: what attention and MLP of every block are multiplied by, keyed by the image.
+
+    A branch is dropped (0) with a probability that grows linearly from 0 in the first block to
+    `rate` in the last; those that stay are scaled so that the mean is as without.
+    """
+    kept = (1 - rate * jnp.linspace(0, 1, depth, dtype=jnp.float32))[:, None]
+    keys = image_keys(key, len(indices), indices)
+    drawn = jax.vmap(lambda k: jax.random.uniform(k, (depth, 2), jnp.float32))(keys)
+    return jnp.where(drawn < kept[None], 1 / kept[None], jnp.zeros((), jnp.float32))
 
 
 def draw_permutations(

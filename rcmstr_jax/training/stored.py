@@ -17,7 +17,10 @@ from rcmstr_jax.runtime.errors import ConfigError
 # What stored configs lack that are older than a field: runs did then what its value says. Fields of
 # pretraining that lie in no section stand under "".
 ADDED: dict[str, dict[str, Any]] = {
-    "": {"log_gradients_every": 0, "key_groups": 1, "init_from": "", "init_may_differ": ()},
+    "": {
+        **{"log_gradients_every": 0, "key_groups": 1, "init_from": "", "init_may_differ": ()},
+        "drop_path": 0.0,
+    },
     "contrast": {"frame_keys": 0, "precision": "auto"},
     "model": {
         "attention": CompactEncoder.attention,
@@ -32,8 +35,9 @@ ADDED: dict[str, dict[str, Any]] = {
         "colours": False,
         "colour": dataclasses.asdict(ColourJitter()),
     },
+    "mim": {"target": "pixels"},
     "momentum": {"reference_batch": 0},
-    "train": {"passes": 0.0},
+    "train": {"passes": 0.0, "drop_path": 0.0},
     "data.synthetic": {"alphabet_from": "", "looks": "all"},
 }
 # Lengths that were given in steps, and their names now that they are given in images.

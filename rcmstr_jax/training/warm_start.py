@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -18,46 +18,55 @@ from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.weights import RunWeights, read_weights
 from rcmstr_jax.training.state import PretrainState, select_parts
 
+Reader = Callable[[str], RunWeights]
 logger = logging.getLogger(__name__)
 
 
-def weights_of(field: str, run: str) -> RunWeights:
+def weights_of(field: str, run: str, read: Reader = read_weights) -> RunWeights:
     """The weights that a field of the config names.
 
     Raises:
-      ConfigError: there is no checkpoint, naming the field.
+      ConfigError: there is no checkpoint, or a file that cannot be read, naming the field.
     """
     try:
-        return read_weights(run)
-    except CheckpointError as error:
+        return read(run)
+    except (CheckpointError, ValueError) as error:
         raise ConfigError(f"{field}: {error}") from error
 
 
-def warm_start(state: PretrainState, run: str, may_differ: Sequence[str] = ()) -> PretrainState:
+def warm_start(
+    state: PretrainState,
+    run: str,
+    may_differ: Sequence[str] = (),
+    read: Reader = read_weights,
+) -> PretrainState:
     """The state with another run's parameters and running statistics, both branches alike.
 
     Optimiser, queues, keys and step are those of a fresh run.
 
     Args:
       state: a fresh one.
-      run: workdir of a pretraining run, or `DIR@STEP`; empty leaves the state as it is.
+      run: workdir of a pretraining run, or `DIR@STEP`, or what else `read` knows; empty leaves the
+        state as it is.
       may_differ: patterns of names whose arrays may be missing, unexpected or of another shape, as
         in `params/predictors/*`; those of the network are then left as they were drawn.
+      read: finds the weights.
 
     Raises:
-      ConfigError: there is no checkpoint, or other names differ.
+      ConfigError: there is nothing to read, or other names differ.
     """
     if not run:
         return state
     field = f"config.init_from={run}"
-    weights = weights_of(field, run)
+    weights = weights_of(field, run, read)
     own = {"params": {**state.params, **state.frozen_params}, "batch_stats": state.batch_stats}
     differing = misfits(weights.variables, own)
     wrong = [line for line in differing if not _matches(line.split(" is ")[0], may_differ)]
     if wrong:
+        parts = tuple(sorted({"/".join(line.split("/")[:2]) + "/*" for line in wrong}))
         raise ConfigError(
             f"{field}: {len(wrong)} arrays differ from the network's: {'; '.join(wrong[:6])}. Name "
-            "what may differ, as in --config.init_may_differ=\"('params/predictors/*',)\""
+            f'what may differ, all of it by --config.init_may_differ="{parts}"'
         )
     for line in differing:
         logger.warning("left as it was drawn, or not taken: %s", line)

@@ -25,14 +25,24 @@ ENCODERS = {
 
 
 def outcome(encoder: nn.Module, patch: Any, weights: Any, images: Any, platform: str) -> Any:
-    """Features, moved statistics and the gradient of a pass in training, masked where it may be."""
-    mask = None
+    """Features, moved statistics and the gradient of a pass in training, masked where it may be.
+
+    The ViT drops branches, each block its own.
+    """
+    mask, options = None, {}
     if patch is not None:
         mask = jnp.arange(32 // patch[0] * 2).reshape(1, -1, 2).repeat(len(images), 0) % 3 == 1
+    else:
+        options["branches"] = jnp.asarray(np.arange(12).reshape(2, 3, 2) % 5 / 2, jnp.float32)
 
     def loss(params: Any) -> Any:
         (features, _), moved = encoder.apply(
-            {**weights, "params": params}, images, mask=mask, train=True, mutable=["batch_stats"]
+            {**weights, "params": params},
+            images,
+            mask=mask,
+            train=True,
+            mutable=["batch_stats"],
+            **options,
         )
         return jnp.sum(jnp.sin(features)), (features, moved)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from rcmstr_jax.data.charset import Charset
 from rcmstr_jax.data.faults import FaultLog
-from rcmstr_jax.data.records import BadRecord, Record
+from rcmstr_jax.data.lmdb import write_lmdb
+from rcmstr_jax.data.records import BadRecord, Record, label_of
+from rcmstr_jax.data.sources import open_source
 from rcmstr_jax.recognition.words import check_sources, choose_words
+from tests.recognition.toy_words import picture
 
 FULL = Charset.preset(94)
 
@@ -71,6 +75,82 @@ def test_what_is_left_out_is_counted() -> None:
         "trained_on": 3,
     }
     assert [fault.key for fault in faults.faults()] == ["6"] and len(subset) == 3
+
+
+class Whole:
+    """A source as it was before labels could be read by themselves."""
+
+    def __init__(self, source) -> None:
+        self.source, self.name = source, source.name
+        self.endless = getattr(source, "endless", False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int, /) -> Record:
+        return self.source[index]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Path:
+    """An LMDB and two folders in which labels and images are missing or broken."""
+    root = tmp_path_factory.mktemp("words")
+    texts = [f"w{i}" if i % 5 else ("", "я", "x" * 26, None)[i // 5 % 4] for i in range(60)]
+    write_lmdb(root / "lmdb", (Record(picture("ab"), text, "toy") for text in texts))
+    with lmdb.open(str(root / "lmdb"), lock=False, map_size=1 << 26) as environment:
+        with environment.begin(write=True) as transaction:
+            transaction.delete(b"image-%09d" % 7)
+            transaction.put(b"label-%09d" % 9, b"\xff")
+    for name in ("table", "beside"):
+        (root / name).mkdir()
+        for i, text in enumerate(texts):
+            (root / name / f"{i}.png").write_bytes(picture("ab"))
+            if name == "beside" and text is not None:
+                (root / name / f"{i}.txt").write_text(text, encoding="utf-8")
+        (root / name / "7.png").unlink()
+        (root / name / "7.png").symlink_to(root / "nowhere")
+    lines = [f"{i}.png\t{text}\n" for i, text in enumerate(texts) if text]
+    (root / "table" / "labels.tsv").write_text("".join(lines), encoding="utf-8")
+    (root / "beside" / "9.txt").write_bytes(b"\xff")
+    return root
+
+
+@pytest.mark.parametrize(
+    "specs",
+    ["lmdb", "table", "beside", "lmdb beside", "lmdb?vertical=left", "synthetic:3:40", "mixture"],
+)
+def test_labels_alone_choose_the_same_words(places: Path, specs: str) -> None:
+    """As whole records do: order, counts and faults, in every kind of source."""
+    weights = None
+    if specs == "mixture":
+        specs, weights = "table synthetic:3:40", (2.0, 1.0)
+    kinds = {"lmdb": "lmdb", "table": "folder", "beside": "folder"}
+    source = open_source(
+        [
+            f"{kinds[spec.partition('?')[0]]}:{places / spec}" if "synthetic" not in spec else spec
+            for spec in specs.split()
+        ],
+        weights=weights,
+    )
+    found = []
+    for one in (source, Whole(source)):
+        faults = FaultLog()
+        chosen = choose_words(
+            one, labels=20 if weights else 1.0, seed=4, charset=Charset.preset(36),
+            max_length=25, faults=faults,
+        )  # fmt: skip
+        found.append((list(chosen.subset.indices), chosen.texts, chosen.counts, faults.faults()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 10
+
+
+def test_labels_are_read_without_images(places: Path, monkeypatch) -> None:
+    for spec in (f"lmdb:{places / 'lmdb'}", f"folder:{places / 'table'}", "synthetic:3:40"):
+        source = open_source(spec)
+        text = source[1].text
+        monkeypatch.setattr(type(source), "__getitem__", None)
+        assert label_of(source, 1) == text
+        monkeypatch.undo()
 
 
 def test_a_number_of_labels_counts_usable_words_only() -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import threading
+import types
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from rcmstr_jax.runtime import progress as progress_module
+from rcmstr_jax.runtime.curves import read_metrics
+from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.runtime.progress import Forecast, Progress, gauges_line, run_log
 from rcmstr_jax.runtime.writers import JsonLinesWriter, MetricWriter
+from rcmstr_jax.training.loop import open_session
 
 
 class Clock:
@@ -190,6 +195,62 @@ def test_tensorboard_takes_scalars_and_the_config(tmp_path):
     content = events.read_bytes()
     for name in (b"loss", b"config", b"seed"):
         assert name in content
+
+
+class StubRun:
+    """What `wandb.init` gives, as far as it is used."""
+
+    def __init__(self, told, **begun):
+        self.begun, self.told, self.config = begun, told, self
+
+    def define_metric(self, name, step_metric):
+        self.told.append(("axis", name, step_metric))
+
+    def log(self, numbers):
+        self.told.append(numbers)
+
+    def update(self, fields, allow_val_change):
+        self.told.append((fields, allow_val_change))
+
+    def finish(self):
+        self.told.append("finished")
+
+
+def test_weights_and_biases_takes_the_same_and_goes_on_with_its_run(tmp_path, monkeypatch):
+    begun, told = [], []
+
+    def init(**options):
+        begun.append(options)
+        return StubRun(told, **options)
+
+    stub = types.SimpleNamespace(init=init, Error=KeyError)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    for last in (0, 1):
+        writer = MetricWriter(tmp_path, last, wandb="words")
+        if not last:
+            writer.write_hparams({"seed": 1})
+        writer.write_scalars(last + 1, {"loss": np.float32(1.5)})
+        writer.close()
+    assert told == [
+        ("axis", "*", "step"), ({"seed": 1}, True), {"step": 1, "loss": 1.5}, "finished",
+        ("axis", "*", "step"), {"step": 2, "loss": 1.5}, "finished",
+    ]  # fmt: skip
+    assert begun[0] == begun[1] and begun[0]["resume"] == "allow"
+    assert (begun[0]["project"], begun[0]["dir"]) == ("words", str(tmp_path))
+    assert len(read_metrics(tmp_path / "metrics.jsonl")["loss"][0]) == 2
+    other = MetricWriter(tmp_path / "other", 0, writes=False, wandb="words")
+    other.close()
+    assert len(begun) == 2  # hosts that write no logs begin no run
+
+    stub.init = lambda **_: {}["account"]
+    with pytest.raises(ConfigError, match=r"--wandb=words: .*account.*WANDB_MODE=offline"):
+        MetricWriter(tmp_path, 0, wandb="words")
+    for missing in (None, types.ModuleType("wandb")):  # not installed; a folder of that name
+        monkeypatch.setitem(sys.modules, "wandb", missing)
+        with pytest.raises(ConfigError, match=r"--wandb=words needs.*rcmstr-jax\[wandb\]"):
+            with open_session(tmp_path / "new", wandb="words"):
+                pass
+    assert not (tmp_path / "new").exists()
 
 
 def test_hosts_that_do_not_write_leave_no_file(tmp_path):

@@ -72,6 +72,28 @@ def test_loss_sees_hidden_patches_alone() -> None:
     assert (float(total), float(count)) == (3 * 4 * 4.0, 12.0)
 
 
+def test_features_are_standardised_at_every_place(x64: None) -> None:
+    tokens = jax.random.normal(jax.random.key(0), (2, 3, 4, 8), jnp.float64) * 5 + 1
+    target = reconstruction.feature_targets(tokens, 4)
+    np.testing.assert_allclose(target.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(target.std(-1), 1, rtol=1e-6)
+    at = np.asarray(tokens[1, 2, 3])
+    np.testing.assert_allclose(target[1, 2, 3], (at - at.mean()) / at.std(), rtol=1e-6)
+    # Of frames, a column takes the two that see it; a constant place has nothing to predict.
+    frames = jnp.asarray([[[[0.0, 4.0], [2.0, 8.0], [6.0, 4.0], [2.0, 8.0]]]], jnp.float32)
+    found = reconstruction.feature_targets(frames.astype(jnp.bfloat16), 3)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found[0, 0], [[-1, 1], [-1, 1], [-1, 1]], rtol=1e-5)
+    np.testing.assert_array_equal(reconstruction.feature_targets(jnp.ones((1, 1, 2, 5)), 2), 0)
+
+
+def test_a_row_of_features_stands_for_all_patches_of_its_columns() -> None:
+    mask = jnp.asarray([[[True, False, True], [True, False, False]]])
+    prediction = jnp.asarray([[[[1.0, 2.0], [50.0, 50.0], [3.0, 0.0]]]])
+    total, count = reconstruction.reconstruction_loss(prediction, jnp.zeros((1, 1, 3, 2)), mask)
+    assert (float(total), float(count)) == (2 * (1 + 4) + 9, 3 * 2)
+
+
 def test_restored_images_equal_the_originals() -> None:
     images = jax.random.uniform(jax.random.key(0), (2, 32, 100, 3), minval=-1.0, maxval=1.0)
     for normalize in (True, False):

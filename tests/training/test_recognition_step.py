@@ -151,8 +151,12 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
     head = make_head("ctc", CHARSET, hidden=8, max_length=6)
     optimizer, schedule = rs.recognition_optimizer(5, LabelPlan((), learning_rate=1e-2))
 
-    def encode(params, stats, images, constants):
+    def draw(key, places):
+        return (places % 2).astype(jnp.float32)[:, None, None]
+
+    def encode(params, stats, images, constants, *, branches):
         assert images.dtype == jnp.float32
+        assert branches.shape == (8, 1, 1)
         columns = images.mean((1, 3))[:, :, None] * params["encoder"]["w"][None, None]
         return columns, {"encoder": {"mean": stats["encoder"]["mean"] * 0.9 + columns.mean()}}
 
@@ -164,7 +168,9 @@ def test_fine_tuning_trains_the_encoder_and_its_statistics(monkeypatch) -> None:
     )  # fmt: skip
     images = np.random.default_rng(0).integers(0, 256, (8, 32, FRAMES, 3)).astype(np.uint8)
     memory = {"inputs": jnp.asarray(images), **jax.tree.map(jnp.asarray, head.targets(WORDS))}
-    step = rs.make_step(head.loss, optimizer, schedule, encode=encode, view_ops=4, axis_name=None)
+    step = rs.make_step(
+        head.loss, optimizer, schedule, encode=encode, view_ops=4, branches=draw, axis_name=None
+    )
     rows = epoch_rows(0, 8, 8, 0, 3)
     state, metrics = in_calls(step, 3, 3)(state, batches(rows), {"memory": memory})
     assert np.isfinite(metrics["loss"])

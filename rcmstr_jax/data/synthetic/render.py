@@ -81,9 +81,13 @@ class WordRenderer:
         rng, scene = self.compose(seed, index)
         return self.photograph(rng, scene), scene.text
 
+    def text(self, seed: int, index: int) -> str:
+        """The text alone."""
+        return self.lexicon.draw(_generator(seed, index))
+
     def compose(self, seed: int, index: int) -> tuple[np.random.Generator, Scene]:
         """What stands in front of the camera, and the generator that the camera goes on with."""
-        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        rng = _generator(seed, index)
         return rng, self._draw(rng, self.lexicon.draw(rng))
 
     def photograph(self, rng: np.random.Generator, scene: Scene) -> bytes:
@@ -111,6 +115,10 @@ class WordRenderer:
         picture = style.paint(rng, picture, ground, ink, layers, options)
         picture = degrade.light(rng, picture, options)
         return Scene(text, picture, layout.density, flat, view)
+
+
+def _generator(seed: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, index]))
 
 
 class _Style:

@@ -64,6 +64,10 @@ class SyntheticSource:
         image, text = self._renderer.render(self.seed, position)
         return Record(image=image, text=text, source=self.name, key=str(position))
 
+    def label(self, index: int) -> str:
+        """See `label_of`; nothing is drawn."""
+        return self._renderer.text(self.seed, check_index(int(index), len(self), self.name))
+
     def __repr__(self) -> str:
         return f"SyntheticSource(seed={self.seed}, length={self._given}, options={self.options})"
 
