@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import sys
 
 import jax
@@ -12,8 +13,10 @@ import pytest
 
 from rcmstr_jax.benchmarking import compiled
 from rcmstr_jax.benchmarking.compiled import CompiledStep, DoesNotFit, compile_step, find_target
+from rcmstr_jax.benchmarking.program import operations_in
 from rcmstr_jax.benchmarking.scaling import abstract_step
 from rcmstr_jax.configs.pretrain import mini
+from rcmstr_jax.models.fused_attention import fused_attention
 from rcmstr_jax.models.layers import convolve
 from rcmstr_jax.runtime.errors import ConfigError
 from rcmstr_jax.ssl.relational import default_chunk
@@ -87,6 +90,25 @@ def test_the_test_size_step_for_a_tpu() -> None:
     assert images.size in (8 * 32 * 32 * 3 * 2, 8 * 32 * 32 * 3 * 4) and images.group == 4
     said = "\n".join(compiled.describe(step, target, 8))
     assert "roofline of TPU v5e" in said and "words per second" in said
+
+
+@pytest.mark.parametrize("heads", [4, 3])
+def test_the_attention_kernel_for_a_tpu_moves_no_weights(heads: int) -> None:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install libtpu")
+    device = find_target("v5e:2x2").devices[0]
+    shape = (4, 128, 3 * 64 * heads)
+    qkv = jax.ShapeDtypeStruct(
+        shape, jnp.bfloat16, sharding=jax.sharding.SingleDeviceSharding(device)
+    )
+
+    def gradient(qkv: jax.Array, out: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: fused_attention(x, heads), qkv)[1](out[..., : 64 * heads])[0]
+
+    program = jax.jit(gradient).lower(qkv, qkv).compile()
+    moved = sum(o.moved for o in operations_in(program.as_text()))
+    # In, its gradient in and out, and at most once more; the weights would be 4 * heads * 128 ** 2.
+    assert moved <= 4 * 2 * math.prod(shape)
 
 
 def test_what_does_not_fit_is_told_with_the_parts_that_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,8 @@ def test_asked_to_stop_inside_a_save_after_a_resume(
             step += steps_per_call
             if call == 3:
                 state = {"step": np.asarray(step)}
-                checkpoints.save(step, state, {}, DataPosition("words", 0, 8))
+                # Several processes hand over before they go on.
+                checkpoints.save(step, state, {}, DataPosition("words", 0, 8)).result()
             if stop.agreed():
                 stopped_at = call
                 break
