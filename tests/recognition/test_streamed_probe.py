@@ -139,11 +139,8 @@ def test_four_devices_learn_what_one_learns(tmp_path: Path) -> None:
     assert learnt(1, 0)[1][0] != pytest.approx(losses[0], rel=1e-4)  # the views do something
 
 
-def test_memory_does_not_grow_with_the_number_of_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_does_not_grow_with_the_number_of_words(tmp_path: Path) -> None:
     """A place in the order and a reference to a text stay of a word; images and frames do not."""
-    monkeypatch.setattr(words, "KEPT_BYTES", 0)
     config = small()
     plan = evaluation_plan(config)
 

@@ -32,7 +32,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
         config.model.depth = 1
     else:
         config.model.width = 16
-        config.model.blocks = (1, 0, 0, 1)
+        config.model.blocks = (1, 0, 1) if config.model.encoder == "compact" else (1, 0, 0, 1)
         config.model.image_width = 44
     config.views.enabled = False
     return config
