@@ -21,7 +21,14 @@ from rcmstr_jax.dense.network import DENSE, DenseNetwork, load_network, map_shap
 from rcmstr_jax.recognition.encoders import Encoder, planned_encoder, split_pretrained
 from rcmstr_jax.recognition.features import calibrate_statistics
 from rcmstr_jax.recognition.feeds import MemoryFeed
-from rcmstr_jax.recognition.fitting import CALIBRATION_WORDS, Clock, finished, labelled_job
+from rcmstr_jax.recognition.fitting import (
+    CALIBRATION_WORDS,
+    Clock,
+    describe,
+    finished,
+    labelled_job,
+    tuned,
+)
 from rcmstr_jax.recognition.task import identity, refuse_another_run
 from rcmstr_jax.runtime import parallel
 from rcmstr_jax.runtime.checkpoint import CHECKPOINTS
@@ -106,25 +113,16 @@ def obtain_network(task: DenseTask, clock: Clock) -> DenseNetwork:
     clock.mark("train")
     weights = outcome.state.weights()
     if not plan.frozen:
-        encoder = dataclasses.replace(
-            encoder, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
-        )
-    description = {
-        "protocol": plan.protocol,
-        "initialisation": "random_init" if task.is_random else "pretrained",
-        "encoder": encoder.origin,
-        "seed": plan.seed,
+        encoder = tuned(encoder, weights)
+    trained = {
+        "source": task.source.name,
+        "labels_asked": plan.train.labels,
+        "available": len(task.source),
+        "trained_on": len(words.images),
         "steps": outcome.step,
-        "train": {
-            "source": task.source.name,
-            "labels_asked": plan.train.labels,
-            "available": len(task.source),
-            "trained_on": len(words.images),
-            "steps": outcome.step,
-            "batch_size": plan.loop.batch_size,
-        },
-        "run": task.run,
+        "batch_size": plan.loop.batch_size,
     }
+    description = describe(task, encoder, outcome.step, trained)
     network = DenseNetwork(
         plan.task,
         encoder,
@@ -192,11 +190,10 @@ def extract_maps(
         return encoder.maps(weights[0], weights[1], head.shown(rows))[0]
 
     rows = parallel.map_rows(infer)((encoder.params, encoder.batch_stats))
-    size, found = min(batch_size, len(images)), []
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        found.append([x[: len(batch)].astype(np.float32) for x in rows(padded)])
+    found = [
+        [x[:count].astype(np.float32) for x in rows(batch)]
+        for batch, count in parallel.whole_batches(images, min(batch_size, len(images)))
+    ]
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 

@@ -50,12 +50,8 @@ class DenseNetwork:
         self, images: UInt8[np.ndarray, "images height width 3"]
     ) -> UInt8[np.ndarray, "images ..."]:
         """The picture of every image, which has the size that the head takes."""
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            padding = [(0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-            found.append(self._rows(np.pad(batch, padding))[: len(batch)])
-        return np.concatenate(found)
+        batches = parallel.whole_batches(images, self.batch_size)
+        return np.concatenate([self._rows(batch)[:count] for batch, count in batches])
 
     def compile(self) -> None:
         """Answers an empty image, so that the first real one is as quick as the others."""

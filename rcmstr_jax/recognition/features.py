@@ -66,11 +66,10 @@ def extract_features(
     infer = parallel.map_rows(lambda weights, rows: encoder.infer(weights[0], weights[1], rows))(
         (encoder.params, encoder.batch_stats)
     )
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-        features[start : start + size] = infer(padded)[: len(batch)].astype(features.dtype)
-        done = start + len(batch)
-        if done == len(images) or (start // size) % 50 == 49:
+    done = 0
+    for number, (batch, count) in enumerate(parallel.whole_batches(images, size)):
+        features[done : done + count] = infer(batch)[:count].astype(features.dtype)
+        done += count
+        if done == len(images) or number % 50 == 49:
             logger.info("features: %d of %d words", done, len(images))
     return features

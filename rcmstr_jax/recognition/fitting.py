@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -132,29 +132,53 @@ def train_recognizer(task: Task, chosen: TrainingWords, clock: Clock) -> Recogni
         accuracy, ned = (round(float(value), 4) for value in best["score"])
         found = {"word_accuracy": accuracy, "one_minus_ned": ned}
     if trained is not None:
-        encoder = dataclasses.replace(
-            trained, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
-        )
-    description = {
-        "protocol": plan.protocol,
-        "initialisation": "random_init" if task.is_random else "pretrained",
-        "encoder": encoder.origin,
-        "seed": plan.seed,
-        "steps": step,
-        "train": {
-            "source": list(labels.source),
-            "labels_asked": labels.labels,
-            "labels": dataclasses.asdict(chosen.counts),
-            "steps": plan.loop.total_steps,
-            "batch_size": plan.loop.batch_size,
-            "validation_words": 0 if task.held_out is None else len(task.held_out.subset),
-            "validation": found,
-        },
-        "run": task.run,
+        encoder = tuned(trained, weights)
+    said = {
+        "source": list(labels.source),
+        "labels_asked": labels.labels,
+        "labels": dataclasses.asdict(chosen.counts),
+        "steps": plan.loop.total_steps,
+        "batch_size": plan.loop.batch_size,
+        "validation_words": 0 if task.held_out is None else len(task.held_out.subset),
+        "validation": found,
     }
+    description = describe(task, encoder, step, said)
     return Recognizer(
         encoder, head, weights["params"]["decoder"], description, plan.eval_batch_size
     )
+
+
+class Described(Protocol):
+    """A task of any head, trained on labels."""
+
+    @property
+    def plan(self) -> LabelledPlan: ...
+    @property
+    def is_random(self) -> bool: ...
+    @property
+    def run(self) -> dict[str, Any]: ...
+
+
+def tuned(encoder: Encoder, weights: Tree) -> Encoder:
+    """The encoder with the parameters and statistics that it was trained to."""
+    return dataclasses.replace(
+        encoder, params=weights["params"]["encoder"], batch_stats=weights["batch_stats"]
+    )
+
+
+def describe(
+    task: Described, encoder: Encoder, steps: int, train: dict[str, Any]
+) -> dict[str, Any]:
+    """What a network says about itself, JSON-ready; `train` is what it was trained on."""
+    return {
+        "protocol": task.plan.protocol,
+        "initialisation": "random_init" if task.is_random else "pretrained",
+        "encoder": encoder.origin,
+        "seed": task.plan.seed,
+        "steps": steps,
+        "train": train,
+        "run": task.run,
+    }
 
 
 def probe_decoder(

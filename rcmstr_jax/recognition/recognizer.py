@@ -78,10 +78,8 @@ class Recognizer:
     def read(self, images: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[Word]:
         """Reads images of the encoder's size."""
         words: list[Word] = []
-        for start in range(0, len(images), self.batch_size):
-            batch = np.stack(images[start : start + self.batch_size])
-            padding = [(0, self.batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-            words += self.reader(np.pad(batch, padding))[: len(batch)]
+        for batch, count in parallel.whole_batches(images, self.batch_size):
+            words += self.reader(batch)[:count]
         return words
 
     def compile(self) -> None:

@@ -84,12 +84,9 @@ class Validation:
 
     def score(self, weights: Any) -> dict[str, float]:
         """`word_accuracy` and `one_minus_ned` of weights on the host, in %."""
-        inputs, size = self._inputs, self._size
         read, words = self._rows(weights), []
-        for start in range(0, len(inputs), size):
-            batch = inputs[start : start + size]
-            padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            words += [word.text for word in self._head.words(read(padded))[: len(batch)]]
+        for batch, count in parallel.whole_batches(self._inputs, self._size):
+            words += [word.text for word in self._head.words(read(batch))[:count]]
         score = score_words(words, self._labels, policy=self._policy)
         return {
             "word_accuracy": 100 * score.word_accuracy,

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from rcmstr_jax.data.cache import DecodedCache
 from rcmstr_jax.data.records import RecordSource
 from rcmstr_jax.recognition.words import Subset
+from rcmstr_jax.runtime.parallel import whole_batches
 from rcmstr_jax.runtime.weights import read_weights
 from rcmstr_jax.training.build import build_model
 from rcmstr_jax.training.plan import PretrainPlan, pretrain_plan
@@ -95,14 +96,11 @@ def embed(workdir: str | Path, words: Words) -> Embeddings:
         projected = model.apply(variables, frames, method="project_frames")
         return frames, model.apply(variables, projected, method="predict")
 
-    found = []
-    for start in range(0, len(words.images), BATCH):
-        batch = words.images[start : start + BATCH]
-        padded = np.concatenate([batch, np.repeat(batch[-1:], BATCH - len(batch), axis=0)])
-        result = encode(padded)
-        found.append(jax.tree.map(lambda x: np.asarray(x, np.float32), result))
-    count = len(words.images)
-    frames, levels = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    found = [
+        jax.tree.map(lambda x: np.asarray(x[:count], np.float32), encode(batch))  # noqa: B023
+        for batch, count in whole_batches(words.images, BATCH)
+    ]
+    frames, levels = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
     return Embeddings(plan, variables, words, frames, levels)
 
 

@@ -38,6 +38,11 @@ def spread(lines: Sequence[Line], count: int) -> list[Line]:
     return [ranked[round(i * (len(ranked) - 1) / (count - 1))] for i in range(count)]
 
 
+def _shown(lines: Sequence[Line], count: int) -> list[Line]:
+    """`spread` of those whose image could be read."""
+    return spread([line for line in lines if line.get("readable", True)], count)
+
+
 def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
     """Right and wrong words of every evaluation, with the confidence of each.
 
@@ -56,7 +61,7 @@ def sheets(runs: Sequence[Run], *, crops: bool) -> Section:
         show, problems = _crops(run, results) if crops else (lambda line: None, [])
         missing += problems
         for title, found in _judged(run.lines, policy).items():
-            shown = spread([line for line in found if line.get("readable", True)], SHEET_WORDS)
+            shown = _shown(found, SHEET_WORDS)
             parts.append(paragraph(f"{len(found)} {title}, {len(shown)} of them:"))
             parts.append(gallery([_card(line, policy, show(line)) for line in shown]))
     if not crops and parts:
@@ -96,7 +101,7 @@ def draw_words(run: Run, path: str | Path, count: int = SHEET_WORDS) -> Path:
     kinds = _judged(run.lines, results.policy)
     images, captions = [], []
     for title in ("right", "wrong"):
-        for line in spread([line for line in kinds[title] if line.get("readable", True)], count):
+        for line in _shown(kinds[title], count):
             pixels = show(line)
             if pixels is not None:
                 guess, label = _read_and_true(line, results.policy)

@@ -6,7 +6,7 @@ the collectives below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import einops
@@ -117,6 +117,17 @@ def map_rows(function: Callable[[Any, Any], Any]) -> Callable[[Any], Callable[[A
         return run
 
     return with_weights
+
+
+def whole_batches(rows: Sequence[Any] | np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """All rows in batches of one size, so that one compilation serves all, and how many count.
+
+    The last batch is filled up with its last row.
+    """
+    for start in range(0, len(rows), size):
+        batch = np.asarray(rows[start : start + size])
+        filling = np.repeat(batch[-1:], size - len(batch), axis=0)
+        yield np.concatenate([batch, filling]), len(batch)
 
 
 def pmap_step(step: Callable[..., Any], devices: Sequence[Any] | None = None) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,3 +40,12 @@ def test_without_an_axis_rows_stay_where_they_are() -> None:
     assert order is None
     for found in (mine, *parallel.gather_rows(mine, None, order)):
         np.testing.assert_array_equal(found, rows)
+
+
+@pytest.mark.parametrize("rows", [np.arange(14).reshape(7, 2), [np.array([i]) for i in range(7)]])
+def test_whole_batches_hold_every_row_once_and_one_shape(rows: Any) -> None:
+    batches = list(parallel.whole_batches(rows, 3))
+    assert [count for _, count in batches] == [3, 3, 1]
+    assert {batch.shape for batch, _ in batches} == {(3, len(rows[0]))}
+    np.testing.assert_array_equal(np.concatenate([b[:n] for b, n in batches]), np.stack(rows))
+    assert list(parallel.whole_batches(rows[:0], 3)) == []

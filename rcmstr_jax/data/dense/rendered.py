@@ -17,17 +17,52 @@ from rcmstr_jax.data.records import check_index
 from rcmstr_jax.data.synthetic import degrade
 from rcmstr_jax.data.synthetic.fonts import Face
 from rcmstr_jax.data.synthetic.options import RenderOptions
-from rcmstr_jax.data.synthetic.render import WordRenderer
+from rcmstr_jax.data.synthetic.render import Scene, WordRenderer
 
 
-class RenderedMasks:
-    """Words with the mask of their letters; word i depends on (seed, i) and the options alone.
-
-    The image is the one that `SyntheticSource` gives for the same seed, index and options.
-    Neighbouring text is text; outlines and shadows are background.
+class _Rendered:
+    """Rendered words; word i depends on (seed, i) and the options alone.
 
     Attributes:
       name: the spec.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        length: int,
+        options: RenderOptions,
+        *,
+        faces: Sequence[Face] | None = None,
+    ) -> None:
+        self.name = name
+        self._given = (seed, length, options)
+        self._also: dict[str, Any] = {}  # what else a copy is made with
+        self._renderer = WordRenderer(self._drawn(options), faces=faces)
+
+    def _drawn(self, options: RenderOptions) -> RenderOptions:
+        """What words are drawn with."""
+        return options
+
+    def __len__(self) -> int:
+        return self._given[1]
+
+    def compose(self, index: int) -> tuple[np.random.Generator, Scene]:
+        """The scene of a word, and the numbers that its photograph is taken with."""
+        return self._renderer.compose(self._given[0], check_index(int(index), len(self), self.name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        faces = tuple(self._renderer.fonts.faces)
+        rebuild = functools.partial(type(self), faces=faces, **self._also)
+        return rebuild, (self.name, *self._given)
+
+
+class RenderedMasks(_Rendered):
+    """Words with the mask of their letters.
+
+    The image is the one that `SyntheticSource` gives for the same seed, index and options.
+    Neighbouring text is text; outlines and shadows are background.
     """
 
     def __init__(
@@ -40,64 +75,30 @@ class RenderedMasks:
         image_width: int = WIDTH,
         faces: Sequence[Face] | None = None,
     ) -> None:
-        self.name = name
-        self._given = (seed, length, options)
-        self._image_width = image_width
-        self._renderer = WordRenderer(options, faces=faces)
-
-    def __len__(self) -> int:
-        return self._given[1]
+        super().__init__(name, seed, length, options, faces=faces)
+        self._also = {"image_width": image_width}
 
     def __getitem__(self, index: int) -> DenseWord:
-        position = check_index(int(index), len(self), self.name)
-        rng, scene = self._renderer.compose(self._given[0], position)
-        size = (HEIGHT, self._image_width)
+        rng, scene = self.compose(index)
+        size = (HEIGHT, self._also["image_width"])
         image = decode_image(self._renderer.photograph(rng, scene), size)
         return DenseWord(image, text_mask(scene.coverage("letters", size)), scene.text)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        faces = tuple(self._renderer.fonts.faces)
-        rebuild = functools.partial(RenderedMasks, image_width=self._image_width, faces=faces)
-        return rebuild, (self.name, *self._given)
 
+class RenderedPairs(_Rendered):
+    """Clean words and their damaged halves, 32 x 128 and 16 x 64 pixels."""
 
-class RenderedPairs:
-    """Clean words and their damaged halves; word i depends on (seed, i) and the options alone.
-
-    Attributes:
-      name: the spec.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        seed: int,
-        length: int,
-        options: RenderOptions,
-        *,
-        faces: Sequence[Face] | None = None,
-    ) -> None:
-        self.name = name
-        self._given = (seed, length, options)
+    def _drawn(self, options: RenderOptions) -> RenderOptions:
         # A smaller crop would have to be enlarged to be the truth.
         least = max(HIGH[0], options.min_height)
-        tall = dataclasses.replace(
+        return dataclasses.replace(
             options, min_height=least, max_height=max(least, options.max_height)
         )
-        self._renderer = WordRenderer(tall, faces=faces)
-
-    def __len__(self) -> int:
-        return self._given[1]
 
     def __getitem__(self, index: int) -> DenseWord:
-        position = check_index(int(index), len(self), self.name)
-        rng, scene = self._renderer.compose(self._given[0], position)
+        rng, scene = self.compose(index)
         clean = resize_image(np.clip(scene.picture, 0, 255).astype(np.uint8), HIGH)
         return DenseWord(damage(rng, clean, self._given[2], scene.density), clean, scene.text)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild = functools.partial(RenderedPairs, faces=tuple(self._renderer.fonts.faces))
-        return rebuild, (self.name, *self._given)
 
 
 def damage(
